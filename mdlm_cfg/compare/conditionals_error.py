@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,14 +27,16 @@ class ConditionalsError:
         kl: the same expectation with less noise, the cross entropy replaced by the KL divergence from the exact
             conditionals; never negative.
         entropy: mean -log p(x | z) of the same images, which exact_nelbo estimates.
+
+    A denoiser that gives probability 0 to what is possible has an infinite error, which has no standard error.
     """
 
     nelbo: float
     exact_nelbo: float
     difference: float
-    difference_se: float
+    difference_se: float | None
     kl: float
-    kl_se: float
+    kl_se: float | None
     entropy: float
     num_images: int
     num_draws: int
@@ -85,5 +88,6 @@ def conditionals_error(
     )
 
 
-def _mean_and_error(values: Tensor) -> tuple[float, float]:
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+def _mean_and_error(values: Tensor) -> tuple[float, float | None]:
+    mean = float(values.mean())
+    return mean, float(values.std() / len(values) ** 0.5) if math.isfinite(mean) else None

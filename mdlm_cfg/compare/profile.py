@@ -134,9 +134,14 @@ class InformationProfile:
             steps: K, 1..D.
 
         Raises:
-            UserError: K is out of range.
+            UserError: K is out of range, or every list of steps costs infinitely much.
         """
         d = self.num_dims
+        if not bool(self.cross_entropies.isfinite().all()):
+            raise UserError(
+                "the denoiser gives probability 0 to values that are possible, so that all steps cost infinitely much: "
+                "there are no best ones; give a denoiser that allows what the class has"
+            )
         steps = whole_number("steps", steps, 1, d)
         costs = self.step_costs()
         least = torch.full((d + 1,), math.inf, dtype=torch.float64)

@@ -14,6 +14,7 @@ from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
 
 CONDITIONALS = ("conditional", "null")
@@ -25,6 +26,7 @@ COLUMNS = {  # by the names that `ConditionalsError` gives them
     "kl_se": "conditionals_kl_se",
     "num_images": "num_examples",
 }
+ROUNDING = 1e-9  # nats
 SURE = 2.0  # standard errors from which a difference is more than chance
 
 
@@ -40,12 +42,18 @@ class ConditionalsRow:
         "independent values", "mean -log p under independent values with the same marginals", unit="nats"
     )
     conditionals_error: float = col("error", "nelbo minus exact_nelbo", unit="nats", digits=3)
-    conditionals_error_se: float = col(
-        "standard error", "standard error of the difference, over examples", unit="nats", digits=3
+    conditionals_error_se: float | None = col(
+        "standard error",
+        "standard error of the difference, over examples; absent where it is infinite",
+        unit="nats",
+        digits=3,
     )
     conditionals_kl: float = col("error as KL", "estimate of the same error with less noise", unit="nats", digits=3)
-    conditionals_kl_se: float = col(
-        "its standard error", "standard error of conditionals_kl, over examples", unit="nats", digits=3
+    conditionals_kl_se: float | None = col(
+        "its standard error",
+        "standard error of conditionals_kl, over examples; absent where it is infinite",
+        unit="nats",
+        digits=3,
     )
     uniform: float = col("uniform values", "D ln N", unit="nats")
     num_examples: int = col("examples", "number of test examples")
@@ -116,12 +124,14 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     """Whether the network is trained, by its NELBO with the class."""
     row = next(row for row in rows if row.conditionals == "conditional")
     own = f"its NELBO is {row.nelbo:.2f} nats per {unit}"
+    if row.conditionals_error_se is None or row.conditionals_kl_se is None:
+        return "The network gives probability 0 to values that are possible: its error is infinite."
     margin = SURE * row.conditionals_error_se
     if row.uniform - row.nelbo <= margin:
         return f"The network is not trained: {own}, no better than uniform values ({row.uniform:.2f}). {LONGER}"
     structure = row.independent - row.exact_nelbo
-    said = f"{row.conditionals_kl:.2f} ± {row.conditionals_kl_se:.2f} nats per {unit}"
-    if row.conditionals_kl <= SURE * row.conditionals_kl_se:
+    said = f"{short(row.conditionals_kl, 2)} ± {short(row.conditionals_kl_se, 2)} nats per {unit}"
+    if row.conditionals_kl <= ROUNDING:  # a divergence is never negative: whatever is above 0 is no chance
         return f"The network shows no measurable error: {own}, and the exact conditionals have {row.exact_nelbo:.2f}."
     if structure <= margin:
         return f"The error of the network is {said}; the exact conditionals have {row.exact_nelbo:.2f}."

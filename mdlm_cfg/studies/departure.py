@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -217,7 +218,8 @@ def _of_learned(rows: Sequence[RuleRow], levels: Sequence[LevelRow]) -> str:
     said = f"With learned conditionals {who}{least} there: {short(near[0].departure)} nats"
     lasts = [_by_level(row, levels)[-1] for row in near]
     exact_lasts = [_by_level(replace(row, denoiser=EXACT), levels)[-1] for row in near]
-    if max(lasts) - min(lasts) > SAME or max(exact_lasts) - min(exact_lasts) > SAME:
+    differ = max(lasts) - min(lasts) > SAME or max(exact_lasts) - min(exact_lasts) > SAME
+    if differ or math.isinf(max(lasts)):
         return f"{said}."
     return (
         f"{said}, of which {short(lasts[0])} at the last coordinate, where exact conditionals depart by "
@@ -236,6 +238,8 @@ def _by_level(row: RuleRow, levels: Sequence[LevelRow]) -> list[float]:
 def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:
     if row.departure <= NOTHING:
         return "0"
+    if math.isinf(row.departure):
+        return "infinite"
     share = _by_level(row, levels)[0] / row.departure
     return f"{short(row.departure)} nats, {share:.0%} of which at the first coordinate"
 

@@ -205,7 +205,7 @@ class LikelihoodStudy(Settings):
         for who, label in product(case.denoisers, LABELS):
             entropy, nll, nelbo, excesses, policies = made.of(self._of_table, who, label)
             likelihoods.append(LikelihoodRow(who, label, entropy, None, nll, nelbo, None, _less(nelbo, nll)))
-            for k, excess, error in excesses:
+            for k, excess, error in excesses if math.isfinite(nelbo) else ():
                 value = nll + excess
                 bounds.append(BoundRow(who, label, k, value, error, value * bits, _less(nelbo, value), error))
             for policy, value in policies:
@@ -223,13 +223,17 @@ class LikelihoodStudy(Settings):
         for label in LABELS:
             nelbo = Bound(*made.of(self._nelbo, label))
             truth, truth_se = made.of(self._truth, label) or (None, None)
+            along = {policy: made.of(self._along, label, policy) for policy in (None, *POLICIES)}
+            if not all(math.isfinite(float(one.sum())) for one in along.values()) or math.isinf(nelbo.value):
+                likelihoods.append(LikelihoodRow(case.judged, label, truth, truth_se, None, math.inf, None, None))
+                continue
             row = LikelihoodRow(case.judged, label, truth, truth_se, None, nelbo.value, nelbo.standard_error, None)
             likelihoods.append(row)
-            random = Likelihood.of(made.of(self._along, label, None))
+            random = Likelihood.of(along[None])
             for k in random.bounds:
                 bounds.append(BoundRow(case.judged, label, k, *_below(nelbo, random.fall(k), num_dims)))
             for policy in POLICIES:
-                one = Likelihood.of(made.of(self._along, label, policy))
+                one = Likelihood.of(along[policy])
                 fall = Bound.of(random.of_each(1) - one.of_each(1))
                 orders.append(OrderRow(case.judged, label, policy, *_below(nelbo, fall, num_dims)))
         num = min(self.num_images, num_test)
@@ -351,6 +355,9 @@ def verdict_of_bounds(
     """The lowest bound, how far the orders disagree, and the orders of policies, with the class and without."""
     said = []
     for row in likelihoods:
+        if math.isinf(row.nelbo):
+            said.append(f"{LABELS[row.label]}, an order gives examples probability 0: the NELBO is infinite.")
+            continue
         _, best = ends(where(bounds, label=row.label), "orders")
         nelbo = f"{LABELS[row.label]}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}"
         fall = f"{short(best.fall)} ± {short(best.fall_se)}"

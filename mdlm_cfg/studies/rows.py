@@ -59,8 +59,9 @@ def tied_ends(rows: Sequence[Row], name: str, same: float) -> tuple[list[Row], l
     No row is of both, and the second are none where all numbers are that close.
     """
     numbers = [getattr(row, name) for row in rows]
-    near = [row for row, number in zip(rows, numbers) if number - min(numbers) < same]
-    far = [row for row, number in zip(rows, numbers) if max(numbers) - number < same and row not in near]
+    least, most = min(numbers), max(numbers)  # infinite ones are close to themselves
+    near = [row for row, number in zip(rows, numbers) if number == least or number - least < same]
+    far = [row for row, number in zip(rows, numbers) if (number == most or most - number < same) and row not in near]
     return near, far
 
 

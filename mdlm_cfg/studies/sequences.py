@@ -436,7 +436,7 @@ def _likelier(a: Measured, b: Measured, num: int) -> int:
 
 
 def _show(value: float | None, digits: int) -> str:
-    return "unknown" if value is None else f"{value:.{digits}f}"
+    return "unknown" if value is None else f"{value:z.{digits}f}"
 
 
 def _likelihoods(a: Measured, b: Measured) -> str:

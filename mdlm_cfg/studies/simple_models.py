@@ -28,7 +28,12 @@ class NelboRow:
     excess: float = col(
         "over the network's", "this minus the network's NELBO, on the same examples", unit="nats", digits=2
     )
-    excess_se: float = col("standard error", "standard error of the difference, over examples", unit="nats", digits=2)
+    excess_se: float | None = col(
+        "standard error",
+        "standard error of the difference, over examples; absent where it is infinite",
+        unit="nats",
+        digits=2,
+    )
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,10 @@ def nelbo_rows(network: Tensor, others: Tensor, words: Words) -> list[NelboRow]:
     """
     rows = []
     for model, values in zip(("network", f"independent {words.parts}", UNIFORM), (network, *others), strict=True):
-        excess = values - network
+        excess = torch.where(values == network, 0.0, values - network)  # two infinite values differ by nothing
         spread = float(excess.std()) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
-        rows.append(NelboRow(model, float(values.mean()), float(excess.mean()), spread))
+        mean = float(excess.mean())
+        rows.append(NelboRow(model, float(values.mean()), mean, spread if math.isfinite(mean) else None))
     return rows
 
 
@@ -78,6 +84,8 @@ def nelbo_block(rows: Sequence[NelboRow], words: Words, group: str) -> Block:
 def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
     """Whether the network predicts test examples better than models without structure."""
     network, independent, uniform = rows
+    if independent.excess_se is None or uniform.excess_se is None:
+        return f"The network gives probability 0 to test {words.example}s: its NELBO is infinite."
     own = f"its NELBO is {network.nelbo:.1f} nats per test {words.example}"
     if uniform.excess <= SURE * uniform.excess_se:
         return f"The network is not trained: {own}, no better than uniform values ({uniform.nelbo:.1f}). {LONGER}"

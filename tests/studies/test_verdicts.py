@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from helpers import Blurred, Inconsistent, block_of, data_of, found_by, random_t
 from study_cases import CASES, PIXELS, TABLE
 from torch import Tensor
 
-from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture
+from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.studies import own_model
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.departure import Departures
@@ -27,6 +28,7 @@ from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
 from mdlm_cfg.studies.own_model import OwnModel
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.studies.rows import tied_ends
 from mdlm_cfg.studies.samplers import Samplers
 from mdlm_cfg.studies.table_moves import TableMoves
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -314,3 +316,44 @@ def test_what_is_said_of_mixtures_is_said_of_numbers_that_exist(study: Any, name
             if row.w == Guidance(2.0) and same:
                 about = [s for s in found.verdict if f"with {row.denoiser} conditionals, they" in s]
                 assert len(about) == 1 and "nearer" not in about[0] and "away" not in about[0]
+
+
+class Sure:
+    """A denoiser that gives probability 1 to the value 0, whatever is possible."""
+
+    def __init__(self, data: Any) -> None:
+        self.num_tokens = data.num_tokens
+        self.num_dims = math.prod(data.grid_shape)
+        self.num_classes = data.num_classes
+
+    def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
+        known = torch.where(tokens == self.num_tokens, 0, tokens)
+        return torch.nn.functional.one_hot(known, self.num_tokens).double().log()
+
+
+IMPOSSIBLE = ("Corpus", "Departures", "Images", "LikelihoodStudy", "Mixtures", "Sequences")
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_network_that_gives_probability_0_to_the_data_has_an_infinite_error_and_no_number_that_is_none(
+    name: str,
+) -> None:
+    study, data, plan = CASES[name]
+    found = found_by(study, data, Sure(data), plan)
+    said = " ".join(found.verdict)
+    assert "inf" in said and "nan" not in said and "learned how" not in said
+    values = [value for block in found.blocks for row in block.rows for value in vars(row).values()]
+    assert not [value for value in values if isinstance(value, float) and value != value]
+
+
+def test_steps_of_a_denoiser_without_the_data_have_no_best_sizes() -> None:
+    study, data, plan = CASES["ProfileStudy"]
+    with pytest.raises(UserError, match="probability 0"):
+        found_by(study, data, Sure(data), plan)
+
+
+def test_infinite_numbers_are_the_largest_and_equal_ones() -> None:
+    rows = [SimpleNamespace(number=number) for number in (1.0, float("inf"), 1.0, float("inf"), 2.0)]
+    near, far = tied_ends(rows, "number", 1e-9)
+    assert (near, far) == ([rows[0], rows[2]], [rows[1], rows[3]])
+    assert tied_ends(rows[1:2], "number", 1e-9) == (rows[1:2], [])
