@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -203,11 +204,12 @@ def multinomial_counts(p: Tensor, num_trials: int, num_draws: int, generator: to
 
 
 def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:
-    """|a - b| relative to |b|, in the Frobenius and the spectral norm (Euclidean for vectors)."""
-    if a.ndim == 1:
-        return {"euclidean": float((a - b).norm() / b.norm())}
-    spectral = torch.linalg.matrix_norm(a - b, ord=2) / torch.linalg.matrix_norm(b, ord=2)
-    return {"frobenius": float((a - b).norm() / b.norm()), "spectral": float(spectral)}
+    """|a - b| relative to |b|, in the Frobenius and the spectral norm (Euclidean for vectors); 0 where a is b."""
+    orders: dict[str, Any] = {"euclidean": 2} if a.ndim == 1 else {"frobenius": "fro", "spectral": 2}
+    if torch.equal(a, b):  # also of a law of one point, whose covariance is 0
+        return dict.fromkeys(orders, 0.0)
+    norm = torch.linalg.vector_norm if a.ndim == 1 else torch.linalg.matrix_norm
+    return {name: float(norm(a - b, ord=order) / norm(b, ord=order)) for name, order in orders.items()}
 
 
 def tv_error(num_samples: int) -> float:

@@ -250,7 +250,7 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
     judged = [top, *(r for r in e.results if r.guidance.is_schedule and r is not top)]
     said += [_of_the_guidance(result, e) for result in judged]
     found = top.sample_tv[e.follows or "exact"]
-    if e.plan.num_samples and found.floor > 0:
+    if e.plan.num_samples and found.floor > NOTHING:
         n = e.plan.num_samples
         samples = "1 sample has" if n == 1 else f"{n:,} samples have"
         said.append(

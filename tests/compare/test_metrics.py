@@ -75,6 +75,10 @@ def test_relative_difference():
     a = torch.tensor([3.0, 4.0]).double()
     b = torch.tensor([0.0, 2.0]).double()
     assert relative_difference(a, b) == {"euclidean": pytest.approx(math.sqrt(13) / 2)}
+    zero = torch.zeros(2, 2, dtype=torch.float64)  # the covariance of a law of one point
+    assert relative_difference(zero, zero) == {"frobenius": 0, "spectral": 0}
+    assert relative_difference(zero[0], zero[0]) == {"euclidean": 0}
+    assert set(relative_difference(zero + 1, zero).values()) == {math.inf}
 
 
 @pytest.mark.parametrize("n", [1, 7, 50])
