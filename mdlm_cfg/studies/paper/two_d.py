@@ -101,7 +101,7 @@ def _table(evaluation: TableEvaluation, parts: list[Region], samples: str) -> tu
 
 def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
     """The speed of convergence in two dimensions, and where it stops growing."""
-    exact, learned, decay = on_speed(target, evaluation, denoiser, "{short(v)} (w = {w:g})")
+    exact, learned, decay = on_speed(target, evaluation, denoiser, "{v:.4f} (w = {w:g})")
     return PaperResult(
         [
             Claim(
