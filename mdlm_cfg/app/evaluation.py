@@ -23,6 +23,7 @@ from mdlm_cfg.app.report_cache import (
     take_places,
 )
 from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.page import Picture, Section, command_apart, write_page
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
@@ -33,6 +34,7 @@ from mdlm_cfg.studies.findings import CHECKPOINT, COMMAND, DONE, STEPS, Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Study, name_of, run
 from mdlm_cfg.support.atomic import part_folder, remove_parts
+from mdlm_cfg.support.instantiate import code_of_the_user
 from mdlm_cfg.support.numbers import format_column
 from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
@@ -72,7 +74,7 @@ class Report:
     def head(self) -> dict[str, Any]:
         """The first entries of report.json."""
         about = {"run": self.run, "settings": dict(self.settings), "data": self.data, "test": self.test}
-        return {"title": self.title, **about}
+        return {"title": self.title, **about, "code": code_of_the_user()}
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
             earlier = files_of(report.folder)  # another process may have written them meanwhile
             take_places(part, report.folder, earlier)
     except KeyboardInterrupt:
-        say_cached(report.folder, cache)
+        if denoiser is None or isinstance(denoiser, NetDenoiser):  # of another one nothing is reused
+            say_cached(report.folder, cache)
         raise
     cache.clear()
     _print(sections, findings.verdict, report)

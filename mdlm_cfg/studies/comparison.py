@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ STRENGTH = "w"
 CLASS = "class"
 FLOOR = "noise_floor"
 FINGERPRINT = "data.fingerprint"
+CODE_OF = "code of "  # a module of the user's own
 SAME = 1e-6  # relative difference of numbers that are computed again, perhaps on another machine
 
 
@@ -109,7 +111,7 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
     Raises:
         UserError: as `find_reports` and `read_entry`.
     """
-    entries = _without_needless_fingerprints([read_entry(path) for path in find_reports(paths)])
+    entries = _without_needless([read_entry(path) for path in find_reports(paths)])
     settings, places = _settings_of(entries)
     if odd := _contradicting(entries, places):
         named = [replace(e, settings=e.settings | {"report": str(e.path.parent)}) for e in entries]
@@ -163,6 +165,7 @@ def read_entry(path: Path) -> Entry:
         flat |= {key: value for key, value in plan.items() if key not in ("guidances", SEED)}
         flat |= {"data": report["data"].get("name"), FINGERPRINT: report["data"].get("fingerprint")}
         flat |= {"denoiser": report["run"].get("denoiser", "learned"), CHECKPOINT: _checkpoint_of(report["run"])}
+        flat |= {f"{CODE_OF}{name}": digest[:8] for name, digest in (report.get("code") or {}).items()}
         flat[BEGUN] = report["run"].get(BEGUN)  # a run that went on with other settings repeats none that did not
         settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
         seeds = (report["run"].get(TRAINING_SEED), plan.get(SEED))
@@ -196,13 +199,18 @@ def _checkpoint_of(run: Mapping[str, Any]) -> str | None:
     return name if is_done or name == BEST else f"{name}, {run[STEPS]} steps"
 
 
-def _without_needless_fingerprints(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, without the fingerprints of data if no two different data have the same name."""
+def _without_needless(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, without fingerprints if no two different data have the same name, and without code that is all one.
+
+    A module that one report does not name may have come with another one of the same process, and tells nothing apart.
+    """
     data = {(repr(entry.settings["data"]), repr(entry.settings[FINGERPRINT])) for entry in entries}
-    if len({name for name, _ in data}) < len(data):
-        return list(entries)
+    needless = set() if len({name for name, _ in data}) < len(data) else {FINGERPRINT}
+    code = {item for entry in entries for item in entry.settings.items() if item[0].startswith(CODE_OF)}
+    found = Counter(key for key, _ in code)
+    needless |= {key for key, number in found.items() if number == 1}
     return [
-        replace(entry, settings={key: value for key, value in entry.settings.items() if key != FINGERPRINT})
+        replace(entry, settings={key: value for key, value in entry.settings.items() if key not in needless})
         for entry in entries
     ]
 

@@ -102,13 +102,14 @@ APART: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of two re
     "denoisers": ({"run": {"denoiser": "mine"}}, {"run": {"denoiser": "other"}}),
     "samplers": ({"plan": {"sampler": "euler"}}, {"plan": {"sampler": "first_hitting"}}),
     "classes": ({"plan": {"classes": [0]}}, {"plan": {"classes": [1]}}),
+    "code of the user's own": ({"code": {"mine": "1" * 64}}, {"code": {"mine": "2" * 64, "other": "3" * 64}}),
 }
 
 
 def changed(path: Path, changes: dict[str, Any]) -> None:
     report = json.loads(path.read_text())
     for key, value in changes.items():
-        report[key] = report[key] | value
+        report[key] = report.get(key, {}) | value
     path.write_text(json.dumps(report))
 
 
@@ -166,6 +167,13 @@ def test_what_a_report_has_no_word_for_is_named_only_where_it_tells_two_apart(tm
     written(tmp_path / "d", {0: 1.0}, objective="pooled")  # told from c by a setting that no other has
     labels = compare([tmp_path]).labels
     assert len(set(labels)) == 4 and all("net.depth" in label and "objective" in label for label in labels)
+
+
+def test_code_that_came_with_another_job_tells_no_reports_apart(tmp_path: Path) -> None:
+    for seed, code in enumerate(({"mine": "1" * 64}, {"mine": "1" * 64, "other": "2" * 64}, {})):
+        written(tmp_path / str(seed), {0: 1.0}, seed)
+        changed(tmp_path / str(seed) / "report" / "report.json", {"code": code})
+    assert compare([tmp_path]).seeds == [[0, 1, 2]]
 
 
 def test_classes_are_averaged_within_a_report(tmp_path: Path) -> None:
