@@ -15,6 +15,8 @@ from mdlm_cfg.support.by_value import ByValue, value_key
 from mdlm_cfg.support.errors import UserError, one_of
 
 NEG_INF = float("-inf")
+PROBES = ((-3.0, 0.2, 1.5), (0.0, 0.7, -0.4))  # log Z of coordinates of two states, at which a kind is looked at
+ROUNDING = 1e-9
 FOLLOWS_FROM_RATE = ("share", "deciding_ratio", "decay_statement")  # methods that hold for one log_rate alone
 
 
@@ -174,5 +176,25 @@ def kind_of(kind: Kind | str) -> Kind:
     if isinstance(kind, Kind):
         if KINDS.get(kind.name, kind) != kind:
             raise UserError(f"{kind!r} has the name of the built-in kind {kind.name!r}: give it a name of its own")
+        if type(kind) not in map(type, KINDS.values()):
+            _check_rate(kind)
         return kind
     return KINDS[one_of("guidance kind", kind, KINDS)]
+
+
+def _check_rate(kind: Kind) -> None:
+    """Raise UserError unless what a kind of one's own says of its rate goes together, at a few Z."""
+    log_z = torch.tensor(PROBES, dtype=torch.float64)
+    rate = kind.log_rate(log_z.clone())
+    nowhere = kind.log_rate(torch.full((1, 1), NEG_INF, dtype=torch.float64))
+    if not bool(rate.isfinite().all()) or not bool((nowhere == NEG_INF).all()):
+        raise UserError(f"the log_rate of the kind {kind.name!r} must be a number where log Z is, and -inf where it is")
+    if kind.is_rho and not torch.allclose(rate, log_z, rtol=0, atol=ROUNDING):
+        raise UserError(f"the kind {kind.name!r} says that its rate is rho (is_rho), and its log_rate is not log Z")
+    for factor in (1.0, 7.0):
+        z = factor * log_z.exp()[..., None]
+        if not torch.allclose((kind.share(z.clone()) * z)[..., 0], rate.softmax(dim=1), rtol=0, atol=ROUNDING):
+            raise UserError(
+                f"the share of the kind {kind.name!r} does not follow from its log_rate: share(z) times z must be "
+                "exp(log_rate) divided by its sum over the coordinates, whatever factor all z have in common"
+            )

@@ -14,19 +14,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.checks import constant_on
+from mdlm_cfg.chain.checks import constant_on, raise_where
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.support.arguments import check_fields
 from mdlm_cfg.support.by_value import ByValue, exact_number
 from mdlm_cfg.support.errors import UserError, one_of
+from mdlm_cfg.support.instantiate import PACKAGE
 from mdlm_cfg.support.numeric import number, whole_number
 
 NEG_INF = float("-inf")
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
+
+ASKED_TWICE: WeakSet[Policy] = WeakSet()  # policies of one's own that gave the same answer again
 
 
 class Policy(ByValue, ABC):
@@ -57,16 +62,52 @@ class Policy(ByValue, ABC):
 
         Coordinates that have nowhere to go (log Z = -inf; unmasked ones too) come last, with weight 0.
         """
-        score, log_weight = self.preference(log_z.clone(), log_r, coordinates)  # it may write over its copy
+        found = self.preference(log_z.clone(), log_r, coordinates)  # it may write over its copy
         nowhere = log_z == NEG_INF
+        if log_z.numel() and not type(self).__module__.startswith(f"{PACKAGE}."):
+            self._check_preference(found, log_z, log_r, coordinates)
+        score, log_weight = found
         log_weight = log_weight.expand_as(log_z).masked_fill(nowhere, NEG_INF)
         if score is None:
             return None, log_weight
-        return tiers(score.expand_as(log_z).masked_fill(nowhere, NEG_INF)), log_weight
+        return tiers(score.to(log_z.dtype).expand_as(log_z).masked_fill(nowhere, NEG_INF)), log_weight
+
+    def _check_preference(self, found: Any, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> None:
+        """Raise UserError where a policy of one's own gives no score and weights, or others when it is asked again."""
+        is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Tensor)
+        if not (is_pair and isinstance(found[0], Tensor | None)):
+            raise UserError(f"{self}.preference must return two tensors, the scores (or None) and the logs of weights")
+
+        def explain(row: int, wrong: Tensor) -> str:
+            return (
+                f"{self}.preference gives coordinate {int(wrong.int().argmax()) + 1} of the masked ones a score that "
+                "is NaN, or a log weight that is NaN or inf: scores and logs of weights must be numbers or -inf"
+            )
+
+        for values, wrong in ((found[0], Tensor.isnan), (found[1], lambda one: one.isnan() | (one == -NEG_INF))):
+            if values is not None:
+                bad = wrong(values.expand_as(log_z)) & (log_z != NEG_INF)
+                raise_where(bad.reshape(-1, bad.shape[-1]), explain, bad.reshape(-1, bad.shape[-1]))
+        if self in ASKED_TWICE:
+            return
+        again = self.preference(log_z.clone(), log_r, coordinates)
+        if not all(map(_is_same, found, again)):
+            raise UserError(
+                f"{self}.preference returns other values when it is asked again: it must depend on its arguments "
+                "alone, as laws sum over it; equal scores are drawn at random, by their weights"
+            )
+        ASKED_TWICE.add(self)
 
     def log_choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Tensor:
         """log pi(i | x_U), (..., m): -inf where i is not next, and everywhere where nothing can move."""
         return log_first(*self.choice(log_z, log_r, coordinates))
+
+
+def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two answers are the same, NaN where nothing can move included."""
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def tiers(score: Tensor) -> Tensor:

@@ -114,6 +114,9 @@ class Rule(ByValue, ABC):
     def __repr__(self) -> str:
         return str(self)
 
+    def __str__(self) -> str:
+        return super().__repr__()
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CFG(Rule):

@@ -37,6 +37,7 @@ from mdlm_cfg.chain.schedules import (
 from mdlm_cfg.chain.steps import JUMPS, EventStep, JumpRule, Step, TimeStep
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError, one_of, shown
+from mdlm_cfg.support.instantiate import calling
 from mdlm_cfg.support.numeric import is_whole, number
 
 FIRST_HITTING = "first_hitting"
@@ -75,6 +76,8 @@ class Options:
             )
         if self.jump is not None and (self.family is not OWN or JUMPS.get(self.name, self.jump) != self.jump):
             raise UserError(f"{self.name} takes no jump rule of your own: give your sampler a different name")
+        if self.jump is not None and self.name not in FAMILIES:
+            _check_jump(self.name, self.jump)
         for name, read in READ.items():
             if getattr(self, name) is not None:
                 self._set(name, read(getattr(self, name)))
@@ -236,6 +239,28 @@ def _grid_name(grid: Grid) -> str:
         return ",".join(times)
     digest = hashlib.sha256(",".join(times).encode()).hexdigest()[:8]
     return f"{','.join(times[:2])},...,{times[-1]} (#{digest})"
+
+
+def _check_jump(name: str, jump: JumpRule) -> None:
+    """Raise UserError unless a jump rule of one's own gives probabilities at a few places, the same again, 1 at u = 1.
+
+    A law and draws of anything else would differ, or leave masks.
+    """
+    log_z, u = torch.meshgrid(*(torch.tensor(values, dtype=torch.float64) for values in PROBES), indexing="ij")
+    with calling(name):
+        found, again = (jump(log_z.clone(), u.clone()) for _ in range(2))
+    if not (isinstance(found, torch.Tensor) and found.is_floating_point() and found.shape in (log_z.shape, ())):
+        raise UserError(f"the jump rule of {name} must return a float for each log Z and u, and returns {shown(found)}")
+    if not torch.equal(found, again):
+        raise UserError(f"the jump rule of {name} returns other values when it is called again: it must draw nothing")
+    found = found.expand_as(log_z).double()
+    for wrong, must in (
+        (~((found >= 0) & (found <= 1)), "be a probability, from 0 to 1"),
+        ((found < 1 - 1e-6) & (u == 1), "be 1 at u = 1, in the last step, which leaves no mask"),
+    ):
+        if bool(wrong.any()):
+            j, z, at = (float(one[wrong][0]) for one in (found, log_z, u))
+            raise UserError(f"the jump rule of {name} returns {j:g} for log Z = {z:g} and u = {at:g}: it must {must}")
 
 
 Plan = Callable[[Options, int], Sequence[Step]]

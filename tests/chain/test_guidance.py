@@ -333,7 +333,7 @@ def test_a_label_is_exactly_the_number(one, other) -> None:
 
 
 def test_samplers_are_known_by_what_they_do() -> None:
-    rules = [lambda log_z, u: u.expand_as(log_z), lambda log_z, u: u.expand_as(log_z) / 2]
+    rules = [lambda log_z, u: u.expand_as(log_z), lambda log_z, u: u.expand_as(log_z).square()]
     keys = [Sampler("mine", 3, jump=rule).key for rule in rules]
     keys += [Sampler("euler", 3).key, Sampler("euler", (0.0, 1.0, float("inf"))).key, Sampler().key]
     assert len(set(keys)) == len(keys) and not any(" at 0x" in key for key in keys)

@@ -1,0 +1,161 @@
+"""Jump rules, policies and kinds of one's own: what would make laws and draws differ is refused when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import random_target
+from torch import Tensor
+
+from mdlm_cfg import Guidance, Sampler, UserError, sample, terminal_law
+from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.chain.rules import ProductRule, Term
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+
+DENOISER = random_target(3, 3, seed=2).denoiser()
+GUIDANCE = Guidance(2.0)
+NUM = 4000
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def is_drawn_from(x: Tensor, law: Tensor) -> bool:
+    return total_variation(histogram(x, 3), law) < 2 * expected_sampling_tv(law, NUM)
+
+
+JUMPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "above one": lambda log_z, u: 1 + u + 0 * log_z,
+    "not clamped": lambda log_z, u: log_z.exp() * -torch.log1p(-u),
+    "below zero": lambda log_z, u: torch.where(u < 1, -0.1, 1.0) + 0 * log_z,
+    "NaN": lambda log_z, u: torch.where(log_z > 1, math.nan, u),
+    "masks left": lambda log_z, u: u / 2 + 0 * log_z,
+    "random": lambda log_z, u: torch.where(u < 1, torch.rand_like(log_z), 1.0),
+    "truth": lambda log_z, u: u + log_z > 0.5,
+    "other shape": lambda log_z, u: torch.ones(7),
+    "number": lambda log_z, u: 1.0,
+}
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_a_jump_rule_that_is_no_probability_is_refused(name: str) -> None:
+    with pytest.raises(UserError):
+        Sampler("mine", steps=3, jump=JUMPS[name])
+
+
+@pytest.mark.parametrize(
+    "jump", [lambda log_z, u: u, lambda log_z, u: u.float(), lambda log_z, u: torch.ones_like(log_z.zero_())]
+)
+def test_a_jump_rule_may_be_short_of_digits_and_write_over_its_arguments(jump: Any) -> None:
+    sampler = Sampler("mine", steps=3, jump=jump)
+    assert is_drawn_from(sampler.draw(DENOISER, GUIDANCE, 0, NUM, seeded()), sampler.law(DENOISER, GUIDANCE, 0))
+
+
+def policy(answer: Callable[[Tensor, Tensor], Any]) -> Policy:
+    class Own(Policy):
+        def preference(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Any:
+            return answer(log_z, coordinates)
+
+    return Own()
+
+
+PREFERENCES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "random scores": lambda log_z, i: (torch.rand_like(log_z), torch.zeros_like(log_z)),
+    "random weights": lambda log_z, i: (None, torch.rand_like(log_z)),
+    "a score that is NaN": lambda log_z, i: (torch.where(i == 1, math.nan, 0.0).expand_as(log_z), 0 * log_z),
+    "a weight that is NaN": lambda log_z, i: (None, torch.where(i == 1, math.nan, 0.0).expand_as(log_z)),
+    "a weight that is infinite": lambda log_z, i: (None, torch.where(i == 1, math.inf, 0.0).expand_as(log_z)),
+    "scores alone": lambda log_z, i: torch.zeros_like(log_z),
+    "nothing": lambda log_z, i: None,
+}
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_a_policy_that_is_no_distribution_is_refused(name: str) -> None:
+    for use in (
+        lambda own: terminal_law(DENOISER, GUIDANCE, 0, policy=own),
+        lambda own: sample(DENOISER, GUIDANCE, 0, 5, policy=own, generator=seeded()),
+        lambda own: Sampler("event_leaping", steps=2, policy=own).draw(DENOISER, GUIDANCE, 0, 5, seeded()),
+    ):
+        with pytest.raises(UserError):
+            use(policy(PREFERENCES[name]))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda log_z, i: (i.expand_as(log_z), torch.zeros_like(log_z)),  # whole numbers
+        lambda log_z, i: (log_z - log_z.amax(dim=-1, keepdim=True), torch.zeros_like(log_z)),  # NaN where all are -inf
+        lambda log_z, i: (log_z.fill_(0), (i == 0).double().expand_as(log_z)),
+    ],
+)
+def test_what_a_policy_prefers_is_what_is_drawn(answer: Any) -> None:
+    own = policy(answer)
+    law = terminal_law(DENOISER, GUIDANCE, 0, policy=own)
+    assert is_drawn_from(sample(DENOISER, GUIDANCE, 0, NUM, policy=own, generator=seeded()), law)
+
+
+def kind(rate: Callable[[Tensor], Tensor], share: Callable[[Tensor], Tensor], is_rho: bool = False) -> Kind:
+    class Own(Kind):
+        guides_time = True
+
+        def log_rate(self, log_z: Tensor) -> Tensor:
+            return rate(log_z)
+
+        def share(self, z: Tensor) -> Tensor:
+            return share(z)
+
+        def deciding_ratio(self, best: Tensor) -> Tensor:
+            return best
+
+        def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
+            return ""
+
+    Own.is_rho = is_rho
+    return Own()
+
+
+def power(a: float) -> Callable[[Tensor], Tensor]:
+    return lambda z: z ** (a - 1) / (z**a).sum(dim=1, keepdim=True)
+
+
+KINDS: dict[str, Callable[[], Kind]] = {
+    "a share of another rate": lambda: kind(lambda log_z: log_z / 2, power(1.0)),
+    "a rate that is no power": lambda: kind(
+        lambda log_z: torch.logaddexp(log_z, 2 * log_z), lambda z: (1 + z) / (z + z**2).sum(dim=1, keepdim=True)
+    ),
+    "a rate of nothing": lambda: kind(torch.zeros_like, power(0.0)),
+    "NaN": lambda: kind(lambda log_z: log_z * math.nan, power(1.0)),
+    "a rate that is not rho": lambda: kind(lambda log_z: log_z / 2, power(0.5), is_rho=True),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_whose_parts_do_not_go_together_is_refused(name: str) -> None:
+    with pytest.raises(UserError):
+        Guidance(2.0, KINDS[name]())
+
+
+def test_a_kind_whose_parts_go_together_is_drawn_as_its_law_says() -> None:
+    for a in (0.5, 1.0, 2.0):
+        guidance = Guidance(2.0, kind(lambda log_z, a=a: a * log_z, power(a), is_rho=a == 1))
+        x = sample(DENOISER, guidance, 0, NUM, generator=seeded())
+        assert is_drawn_from(x, terminal_law(DENOISER, guidance, 0))
+
+
+def test_a_rule_without_a_name_goes_by_its_fields() -> None:
+    class Half(ProductRule):
+        def __init__(self, by: float) -> None:
+            self.by = by
+
+        def terms(self, w: float, target_class: int | None) -> list[Term]:
+            return [Term(self.by, target_class)]
+
+    names = {str(Half(by)) for by in (0.5, 0.25)} | {repr(Guidance(1.0, rule=Half(0.5)).rule)}
+    assert len(names) == 2
