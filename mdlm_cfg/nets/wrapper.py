@@ -105,8 +105,9 @@ class NetDenoiser(_Wrapped):
         device = self.device
         given = tokens.to(device), classes.to(device)
         with eval_mode(self.net), _precision(device, self.bf16):
-            parts = zip(*(part.split(self.batch_size) for part in given), strict=True)
-            answers = [ask(*given)] if len(tokens) <= self.batch_size else [ask(*part) for part in parts]
+            is_one = len(tokens) <= self.batch_size
+            parts = [given] if is_one else zip(*(part.split(self.batch_size) for part in given), strict=True)
+            answers = [ask(*part) for part in parts]
         for answer in answers:
             expected = (*getattr(answer, "shape", ())[:-2], self.num_dims, self.num_tokens)
             check_shape_of(answer, expected, "the network of ")
