@@ -190,8 +190,8 @@ class Findings:
         return next((block for block in self.blocks if block.rows), self.blocks[0])
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of the main table, plain."""
-        return self.main.plain()
+        """The rows of the main table, plain; none of a study that has a verdict alone."""
+        return self.main.plain() if self.blocks else []
 
     def numbers(self) -> dict[str, float]:
         """Flat numbers to log, by column and index: "tv_tilted_exact_rate_1_w2"; the strength comes last."""

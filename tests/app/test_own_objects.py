@@ -154,6 +154,16 @@ class Means:
         rows = [Row(g, made["mean", g.label]) for g in case.plan.guidances]
         block = Block("means", rows, "Means", views=[Table(["w"], ["mean"])], logged=("mean",))
         return Findings(case.plan, [block], [f"{self.times} samples were drawn."])
+
+
+class Said:
+    needs: ClassVar[Needs] = Needs()
+
+    def pieces(self, case):
+        return []
+
+    def findings(self, case, made):
+        return Findings(case.plan, [], ["said"])
 """
 
 
@@ -334,6 +344,12 @@ def test_a_sweep_over_settings_of_ones_own(own: str, tmp_path: Path) -> None:
     assert run("eval", *settings, *own_sampler) == 0
     reports = [json.loads(path.read_text()) for path in tmp_path.rglob("report.json")]
     assert sorted(report["plan"]["steps"] for report in reports) == [1, 2]
+
+
+def test_a_study_that_has_a_verdict_alone(own: str, tmp_path: Path) -> None:
+    settings = ("denoiser=exact", "data=toy_1d_overlap", "w=[0]", "logger=null")
+    assert run("eval", *settings, f"study._target_={own}.Said", f"out={tmp_path / 'a'}") == 0
+    assert json.loads((tmp_path / "a" / "report.json").read_text())["verdict"] == ["said"]
 
 
 def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
