@@ -128,6 +128,11 @@ def check_same_data(path: str | Path, saved: Mapping[str, Any], here: Mapping[st
             f"the checkpoint {path} was trained with {there:,} examples of {here['name']} held out for validation, not "
             f"{now:,}: set {settings}"
         )
+    if saved["name"] == here["name"]:
+        raise UserError(
+            f"the checkpoint {path} was trained on other data: {here['name']} has changed since (fingerprint "
+            f"{saved['fingerprint']} then, {here['fingerprint']} now); give the data of then, or train again"
+        )
     raise UserError(
         f"the checkpoint {path} was trained on other data: {saved['name']} (fingerprint {saved['fingerprint']}), "
         f"not {here['name']} (fingerprint {here['fingerprint']})"
