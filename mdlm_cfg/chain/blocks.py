@@ -161,7 +161,7 @@ class BlockedLattice:
             parents = self.by_subset(values, q - 1)
             for own, j, others in runs_of_first_children(self.outer, q - 1):
                 known = children[others].view(-1, n, n ** (q - 1 - j) * values.stride(0))
-                self._add_values(known, parents[own].view(len(known), 1, -1).zero_())
+                self._sum_values(known, parents[own].view(len(known), 1, -1), keep=False)
         return values
 
     def _memory(self, *shape: int) -> Tensor:
@@ -183,13 +183,15 @@ class BlockedLattice:
         for rows in chunks:
             yield tuple(matrix[rows] for matrix in matrices)
 
-    def _add_values(self, values: Tensor, into: Tensor) -> None:
-        """Add the sum over the N values (b, N, c) of a coordinate to (b, 1, c), by a product where torch's is fast."""
+    def _sum_values(self, values: Tensor, into: Tensor, keep: bool) -> None:
+        """Write the sum over the N values (b, N, c) of a coordinate to (b, 1, c), or add it to what is there (`keep`)."""
         if values.shape[1] * values.shape[2] >= SLOW_PRODUCT:
-            into.baddbmm_(self.one.expand(len(values), 1, -1), values)
+            into.baddbmm_(self.one.expand(len(values), 1, -1), values, beta=int(keep))
             return
         total = into.squeeze(1)
-        for value in values.unbind(1):
+        first, *others = values.unbind(1)
+        total.add_(first) if keep else total.copy_(first)
+        for value in others:
             total.add_(value)
 
     def by_subset(self, values: Tensor, level: int) -> Tensor:
@@ -231,7 +233,7 @@ class BlockedLattice:
                 children = values[rows].view(len(subsets), -1)
                 for own, j, others in runs_of_parents(self.outer, q, subsets):
                     known = children[own].view(-1, n, n ** (q - 1 - j) * values.stride(0))
-                    self._add_values(known, parents[others].view(len(known), 1, -1))
+                    self._sum_values(known, parents[others].view(len(known), 1, -1), keep=True)
         return total
 
     def push(self, start: Tensor, hand_on: HandOn, to_the_end: bool = True, out: Tensor | None = None) -> Tensor:

@@ -109,6 +109,6 @@ def joint_chain(denoiser: Denoiser, guidance: Guidance, target_class: int | None
     spare = [matrix for matrix in (known.cond, known.uncond) if in_place and matrix is not weights]
     holding = known.blocks.sum_over_children(weights, spare[0] if spare else None)
     for own, total in known.blocks.pieces(weights, holding):
-        torch.div(own, total.clamp_(min=TINY), out=total)
+        torch.div(own, total.clamp_(min=TINY) if known.has_zeros else total, out=total)
     holding[known.blocks.finished].fill_(1)
     return JointChain(known.blocks, weights, holding, in_place)
