@@ -21,6 +21,7 @@ from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.laws import TabulatedDenoiser
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
+from mdlm_cfg.support.machine import keep_freed_memory
 
 GUIDANCE = Guidance(2.0)
 LARGE = ((5, 9), (2, 16))
@@ -143,8 +144,7 @@ def _learned(device: torch.device) -> Figure:
 
 
 def small_laws() -> None:
-    """Terminal laws in CPU time on one thread, which other work disturbs little: python -m bench.laws."""
-    torch.set_num_threads(1)
+    """Small terminal laws in CPU time on one thread, which other work disturbs little."""
     for (n, d), goal in AGAINST_SCIPY.items():
         denoiser, generator, start = _problem(n, d)
         ours_is = partial(terminal_law, denoiser, GUIDANCE, 0)
@@ -152,6 +152,18 @@ def small_laws() -> None:
         runs = [(_cpu(ours_is, 10), _cpu(theirs_is)) for _ in range(10)][1:]
         ours, theirs = (float(np.median(times)) for times in zip(*runs))
         print(f"| {n} | {d} | {1e3 * ours:.2f} | {1e3 * theirs:.1f} | {theirs / ours:.0f} | {goal:g} |", flush=True)
+
+
+def large_laws() -> None:
+    """Large terminal laws and a copy of memory in turns, in CPU time on one thread."""
+    source = torch.rand(2**26)
+    target = torch.empty(2**26)
+    for n, d in LARGE:
+        law = partial(terminal_law, random_table(n, d).denoiser(), GUIDANCE, 0)
+        runs = [(_cpu(law), _cpu(partial(target.copy_, source))) for _ in range(8)][1:]
+        took, copied = (float(np.median(times)) for times in zip(*runs))
+        rate = 2 * source.nbytes / copied
+        print(f"| {n} | {d} | {took:.3f} | {rate / 1e9:.1f} | {took * rate / edge_bytes(n, d):.1f} |", flush=True)
 
 
 def _cpu(work: Callable[[], object], times: int = 1) -> float:
@@ -162,5 +174,8 @@ def _cpu(work: Callable[[], object], times: int = 1) -> float:
     return (time.process_time() - begun) / times
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # python -m bench.laws
+    keep_freed_memory()
+    torch.set_num_threads(1)
     small_laws()
+    large_laws()
