@@ -184,7 +184,7 @@ class BlockedLattice:
             yield tuple(matrix[rows] for matrix in matrices)
 
     def _sum_values(self, values: Tensor, into: Tensor, keep: bool) -> None:
-        """Write the sum over the N values (b, N, c) of a coordinate to (b, 1, c), or add it to what is there (`keep`)."""
+        """Write the sum over the N values (b, N, c) of a coordinate to (b, 1, c), or add it there if `keep`."""
         if values.shape[1] * values.shape[2] >= SLOW_PRODUCT:
             into.baddbmm_(self.one.expand(len(values), 1, -1), values, beta=int(keep))
             return
