@@ -148,7 +148,7 @@ def check_steady(denoiser: Denoiser) -> None:
     asked = conditionals(denoiser, tokens, classes)
     again = conditionals(denoiser, tokens, classes)
     alone = [conditionals(denoiser, tokens[i : i + 1], classes[i : i + 1]) for i in range(PROBED)]
-    others = {"at another time": again, "alone in a call": torch.cat(alone)}
+    others = {"on a second call": again, "when alone in a call": torch.cat(alone)}
     if getattr(denoiser, "of_labels", None) is not None:
         together = conditionals_under(denoiser, tokens, range(k + 1))
         others["by of_labels"] = together[classes, rows.to(tokens.device)]
@@ -159,8 +159,9 @@ def check_steady(denoiser: Denoiser) -> None:
             state, label = name_state(tokens[worst].tolist(), n), int(classes[worst])
             raise UserError(
                 f"the denoiser answers the partial state {state} under {name_class(None if label == k else label)} "
-                f"otherwise {how}, by {float(gap[worst]):.2g} (total variation): it must answer by the state and the "
-                "class alone, without dropout, random numbers, or statistics of the rows of a call"
+                f"differently {how}, by {float(gap[worst]):.2g} (total variation): its output must depend only on the "
+                "state and the "
+                "class, without dropout, random numbers, or statistics of the rows of a call"
             )
 
 
@@ -306,7 +307,7 @@ def check_shape_of(answer: Any, expected: tuple[int, ...], whose: str = "") -> N
     if not isinstance(answer, Tensor):
         hint = ", such as its .logits.log_softmax(-1)" if hasattr(answer, "logits") else ""
         raise UserError(
-            f"{whose}the denoiser answers with an object of type {type(answer).__name__}, and must with a tensor{hint}"
+            f"{whose}the denoiser returns an object of type {type(answer).__name__} and must return a tensor{hint}"
         )
     if answer.shape != expected:
         raise UserError(

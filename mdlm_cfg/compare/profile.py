@@ -140,7 +140,7 @@ class InformationProfile:
         if not bool(self.cross_entropies.isfinite().all()):
             raise UserError(
                 "the denoiser gives probability 0 to values that are possible, so that all steps cost infinitely much: "
-                "there are no best ones; give a denoiser that allows what the class has"
+                "there are no best steps; give a denoiser that allows every value of the class"
             )
         steps = whole_number("steps", steps, 1, d)
         costs = self.step_costs()

@@ -137,9 +137,9 @@ class NetDenoiser(_Wrapped):
         def explain(row: int, wrong: Tensor, totals: Tensor, state: Tensor) -> str:
             i = int(wrong.int().argmax())
             return (
-                f"the network {type(self.net).__name__} answers a row whose exponentials sum to "
+                f"the network {type(self.net).__name__} returns a row whose exponentials sum to "
                 f"{float(totals[i].exp()):.6g} for coordinate {i + 1} of the partial state "
-                f"{name_state(state.tolist(), self.num_tokens)}: it must answer log-probabilities, such as "
+                f"{name_state(state.tolist(), self.num_tokens)}: it must return log-probabilities, such as "
                 "logits.log_softmax(-1)"
             )
 

@@ -60,7 +60,9 @@ class SetRow(AtStrength):
     usage_tv: float = col(
         "component usage", "TV between the component frequencies and the reference's; 0 for the reference", unit=("TV")
     )
-    usage_se: float = col("its standard error", "by the spread of groups of both sets", unit="TV")
+    usage_se: float = col(
+        "its standard error", "standard error of the usage TV, from the spread of the groups of both sets", unit=("TV")
+    )
     usage_floor: float = col(
         "its noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit=("TV")
     )

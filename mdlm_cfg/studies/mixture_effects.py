@@ -69,7 +69,7 @@ class ComponentRow(AtStrength):
         "rank correlation (whole images)", "the same by whole images; absent if they give no ranking", digits=3
     )
     gain_in_errors: float | None = col(
-        "gain of distinct ones", "of usage / weight, by rank of partial images, in standard errors", digits=1
+        "gain of distinct components", "rank correlation by partial images, in standard errors", digits=1
     )
     components_in_use: float = col("components in use", "exp of the entropy of the usage, mean over classes", digits=2)
 
