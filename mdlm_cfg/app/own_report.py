@@ -22,7 +22,7 @@ from mdlm_cfg.studies.own_model import OwnModel
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED_LAW_ENTRIES
 from mdlm_cfg.support.arguments import checked
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.targets.checks import checked_names
@@ -111,12 +111,12 @@ def _data_of(
         return data
     if target is not None:
         raise UserError(
-            f"target = {target!r} is an object of type {type(target).__name__}: it must be a TableMixture, a "
-            "HiddenMarkovMixture, a BernoulliMixture, or data after setup(); leave it out if nothing is known"
+            f"target is {shown(target)}: it must be a TableMixture, a HiddenMarkovMixture, a BernoulliMixture, or data "
+            "after setup(); leave it out if nothing is known"
         )
     for what, names in (("class_names", class_names), ("value_names", value_names)):
         if isinstance(names, str) or not all(isinstance(one, str) for one in names or ()):
-            raise UserError(f"{what} = {names!r} must be a list of texts")
+            raise UserError(f"{what} = {shown(names)} must be a list of texts")
     return UnknownData(
         name or _name_of(denoiser),
         denoiser.num_tokens,
@@ -137,7 +137,7 @@ def _guidances(w: Any, kind: Kind | str) -> tuple[Guidance, ...]:
     """One guidance for each strength, all of one kind: the tables of a report name the strength alone."""
     strengths = [w] if isinstance(w, str | Guidance) or is_number(w) or callable(w) else w
     if not isinstance(strengths, Iterable) or isinstance(strengths, Mapping):
-        raise UserError(f"w = {w!r} is not a list of strengths: give numbers, such as w=[0, 1, 2]")
+        raise UserError(f"w = {shown(w)} is not a list of strengths: give numbers, such as w=[0, 1, 2]")
     given = list(strengths)
     read = [parse_strength(one) if isinstance(one, str) else one for one in given]
     found = tuple(one if isinstance(one, Guidance) else Guidance(one, kind_of(kind)) for one in read)

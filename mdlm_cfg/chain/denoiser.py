@@ -229,7 +229,7 @@ def check_class(target_class: int | None, num_classes: int) -> None:
     if target_class is None:
         return
     if not is_whole(target_class):
-        raise UserError(f"class {target_class!r} is not a whole number: classes are 0 to {num_classes - 1}")
+        raise UserError(f"class {shown(target_class)} is not a whole number: classes are 0 to {num_classes - 1}")
     if not 0 <= target_class < num_classes:
         raise UserError(
             f"class {target_class} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"

@@ -28,7 +28,7 @@ from mdlm_cfg.laws.policy_transitions import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.support.arguments import checked
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import number, numbers
 from mdlm_cfg.targets.table import TableMixture
 
@@ -276,7 +276,7 @@ def objective_of(objective: str | Objective, reference: Tensor) -> Objective:
     if callable(objective):
         return objective
     if objective not in ("kl", "tv"):
-        raise UserError(f"objective {objective!r} is unknown; choose kl or tv, or give a function of the law")
+        raise UserError(f"objective {shown(objective)} is unknown; choose kl or tv, or give a function of the law")
     return kl_to(reference) if objective == "kl" else tv_to(reference)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, conditionals
 from mdlm_cfg.chain.masking import mask_uniform
+from mdlm_cfg.compare.metrics import relative_difference
 from mdlm_cfg.support.errors import UserError
 
 CHUNK = 4096  # rows of a distance matrix at a time
@@ -48,11 +49,11 @@ def moment_difference(x: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, 
 
     Returns:
         mean_rms: root mean square over pixels of the difference of means, in units of the values.
-        covariance: |Cov(x) - covariance| / |covariance|, Frobenius.
+        covariance: |Cov(x) - covariance| / |covariance|, Frobenius; 0 where both are equal, also where both are 0.
     """
     own_mean, own_covariance = pixel_moments(x)
-    difference = (own_covariance - covariance).norm() / covariance.norm()
-    return {"mean_rms": float((own_mean - mean).square().mean().sqrt()), "covariance": float(difference)}
+    difference = relative_difference(own_covariance, covariance)["frobenius"]
+    return {"mean_rms": float((own_mean - mean).square().mean().sqrt()), "covariance": difference}
 
 
 def pixel_distance(x: Tensor, y: Tensor, top: int = 1) -> Tensor:

@@ -44,7 +44,7 @@ def test_text_is_trained_on_and_judged(tmp_path: Path) -> None:
 def test_a_saved_data_set_of_grey_images_is_trained_on_and_judged(tmp_path: Path) -> None:
     images = np.where(LABELS[:, None, None] == 1, 200, 80) + RNG.integers(0, 50, (60, 4, 4))
     Dataset.from_dict({"image": images.tolist(), "label": LABELS.tolist()}).save_to_disk(str(tmp_path / "d"))
-    settings = ("data.levels=3", f"+data.root={tmp_path}", "steps=4")  # its classifier is kept there
+    settings = ("data.levels=3", f"+data.root={tmp_path}", "steps=4", "classifier=true")  # which is kept there
     found = trained(tmp_path, "data=datasets", f"data.path={tmp_path / 'd'}", *settings)
     assert found["data"]["num_tokens"] == 3 and found["classifier_accuracy"] > 0.9
     with np.load(next(tmp_path.rglob("samples.npz"))) as held:
