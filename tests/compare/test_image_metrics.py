@@ -89,6 +89,8 @@ def test_moments_are_those_of_the_sample_and_differences_relative() -> None:
     shifted = moment_difference(x, mean + 0.5, 2 * covariance)
     assert shifted["mean_rms"] == pytest.approx(0.5)
     assert shifted["covariance"] == pytest.approx(0.5)
+    same = x[:1].expand(3, -1)  # its covariance is 0
+    assert moment_difference(same, *pixel_moments(same)) == {"mean_rms": 0.0, "covariance": 0.0}
 
 
 def slow_share(points: Tensor, manifold: Tensor, k: int) -> float:
