@@ -84,10 +84,10 @@ class Policy(ByValue, ABC):
                 "is NaN, or a log weight that is NaN or inf: scores and logs of weights must be numbers or -inf"
             )
 
-        for values, wrong in ((found[0], Tensor.isnan), (found[1], lambda one: one.isnan() | (one == -NEG_INF))):
-            if values is not None:
-                bad = wrong(values.expand_as(log_z)) & (log_z != NEG_INF)
-                raise_where(bad.reshape(-1, bad.shape[-1]), explain, bad.reshape(-1, bad.shape[-1]))
+        score, log_weight = found
+        bad = log_weight.isnan() | log_weight.isposinf() | (False if score is None else score.isnan())
+        bad = (bad & (log_z != NEG_INF)).reshape(-1, log_z.shape[-1])
+        raise_where(bad, explain, bad)
         if self in ASKED_TWICE:
             return
         again = self.preference(log_z.clone(), log_r, coordinates)

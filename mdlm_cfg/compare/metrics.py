@@ -206,10 +206,10 @@ def multinomial_counts(p: Tensor, num_trials: int, num_draws: int, generator: to
 def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:
     """|a - b| relative to |b|, in the Frobenius and the spectral norm (Euclidean for vectors); 0 where a is b."""
     orders: dict[str, Any] = {"euclidean": 2} if a.ndim == 1 else {"frobenius": "fro", "spectral": 2}
-    if torch.equal(a, b):  # also of a law of one point, whose covariance is 0
-        return dict.fromkeys(orders, 0.0)
     norm = torch.linalg.vector_norm if a.ndim == 1 else torch.linalg.matrix_norm
-    return {name: float(norm(a - b, ord=order) / norm(b, ord=order)) for name, order in orders.items()}
+    gaps = {name: norm(a - b, ord=order) for name, order in orders.items()}
+    # 0 / 0 of equal laws of one point, whose covariance is 0, is 0
+    return {name: float(torch.where(gap == 0, gap, gap / norm(b, ord=orders[name]))) for name, gap in gaps.items()}
 
 
 def tv_error(num_samples: int) -> float:

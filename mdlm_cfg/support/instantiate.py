@@ -161,7 +161,7 @@ def changed_code(then: Mapping[str, str]) -> list[str]:
     Args:
         then: as `code_of_the_user` returned.
     """
-    return [name for name, digest in then.items() if CODE.get(name, _digest_of_module(name)) not in (digest, None)]
+    return [name for name, digest in then.items() if (CODE.get(name) or _digest_of_module(name)) not in (digest, None)]
 
 
 def _digest_of_module(name: str) -> str | None:
