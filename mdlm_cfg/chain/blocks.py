@@ -69,11 +69,6 @@ class BlockedLattice:
         return _slices(lattice_of(self.num_tokens, self.num_inner))
 
     @cached_property
-    def parents(self) -> list[list[list[int]]]:
-        """parents[q][c][j]: see `Lattice.parents`, of the outer coordinates."""
-        return self.outer.parent_rows
-
-    @cached_property
     def at_once(self) -> bool:
         """Whether all outer moves into a level are one call."""
         return self.device.type != "cpu"
@@ -130,17 +125,6 @@ class BlockedLattice:
         """1 where what is unmasked in `fewer` is the same in `more`, float64 (len(fewer), len(more))."""
         same = (fewer[:, None] == more) | (fewer[:, None] == self.num_tokens)
         return same.all(dim=-1).double().to(self.device)
-
-    def level(self, values: Tensor, level: int) -> tuple[Tensor, ...]:
-        """The rows of one outer level, for each of its subsets as one long piece."""
-        subsets = len(self.outer.subsets[level])
-        known = values[self.rows[level]]
-        return (known.view(-1),) if subsets == 1 else known.view(subsets, -1).unbind(0)
-
-    def moves(self, level: int) -> Iterator[tuple[int, int, int]]:
-        """Every outer move into a level above 0: the child's subset, the position of what is new, the parent's."""
-        for child, parents in enumerate(self.parents[level - 1]):
-            yield from ((child, position, parent) for position, parent in enumerate(parents))
 
     def marginals(self, pmf: Tensor) -> Tensor:
         """The marginal probability of every partial state, (rows, columns) from a pmf (N,)*D."""
@@ -309,8 +293,8 @@ class BlockedLattice:
         rows, columns = self.finished
         found = mixed(mixing, values[rows, :, self.columns[-2]]) @ self.incidence[-1]
         last = len(self.rows) - 1
-        for _, j, parent in self.moves(last) if last else ():
-            given = self.level(values, last - 1)[parent].view(-1, *values.shape[1:])[..., columns]
+        for j, parent in enumerate(self.outer.parent_rows[last - 1][0] if last else ()):
+            given = self.by_subset(values, last - 1)[parent].view(-1, *values.shape[1:])[..., columns]
             found.view(len(found), n**j, n, -1).add_(mixed(mixing, given).view(len(found), n**j, 1, -1))
         return found
 

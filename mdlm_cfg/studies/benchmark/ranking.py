@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from mdlm_cfg.studies.benchmark.entries import Entry
 from mdlm_cfg.studies.benchmark.judge import REFERENCES
@@ -14,6 +15,20 @@ from mdlm_cfg.support.errors import UserError
 
 RANKED = (4, 16)  # calls that verdicts and tables speak of
 TIE = 1e-9  # mean TVs closer than this share a place: they differ by rounding
+
+
+def _kl(reference: str) -> Any:
+    about = "KL(reference || entry); absent for entries that are evaluated by samples"
+    return col(f"KL from the {reference}", about, unit="nats", default=None)
+
+
+def _end(reference: str, head: str, which: str) -> Any:
+    return col(f"TV to the {reference}, {head}", f"{which} end of the 95% interval", unit="TV", default=None)
+
+
+def _floor(reference: str) -> Any:
+    about = "mean TV of the same number of perfect samples"
+    return col(f"noise floor, {reference}", about, unit="TV", default=None)
 
 
 @dataclass(frozen=True)
@@ -30,41 +45,18 @@ class ResultRow:
         "TV to the chain", "total variation to the guided chain of the entry's kind at constant w", unit="TV"
     )
     tv_tilted: float = col("TV to the tilted distribution", "total variation to p_{z,w}", unit="TV")
-    kl_class: float | None = col(
-        "KL from the class",
-        "KL(reference || entry); absent for entries that are evaluated by samples",
-        unit="nats",
-        default=None,
-    )
-    kl_chain: float | None = col(
-        "KL from the chain",
-        "KL(reference || entry); absent for entries that are evaluated by samples",
-        unit="nats",
-        default=None,
-    )
-    kl_tilted: float | None = col(
-        "KL from the tilted distribution",
-        "KL(reference || entry); absent for entries that are evaluated by samples",
-        unit="nats",
-        default=None,
-    )
-    tv_class_low: float | None = col("TV to the class, low", "lower end of the 95% interval", unit="TV", default=None)
-    tv_class_high: float | None = col("TV to the class, high", "upper end of the 95% interval", unit="TV", default=None)
-    tv_chain_low: float | None = col("TV to the chain, low", "lower end of the 95% interval", unit="TV", default=None)
-    tv_chain_high: float | None = col("TV to the chain, high", "upper end of the 95% interval", unit="TV", default=None)
-    tv_tilted_low: float | None = col("TV to the tilted, low", "lower end of the 95% interval", unit="TV", default=None)
-    tv_tilted_high: float | None = col(
-        "TV to the tilted, high", "upper end of the 95% interval", unit="TV", default=None
-    )
-    noise_floor_class: float | None = col(
-        "noise floor, class", "mean TV of the same number of perfect samples", unit="TV", default=None
-    )
-    noise_floor_chain: float | None = col(
-        "noise floor, chain", "mean TV of the same number of perfect samples", unit="TV", default=None
-    )
-    noise_floor_tilted: float | None = col(
-        "noise floor, tilted", "mean TV of the same number of perfect samples", unit="TV", default=None
-    )
+    kl_class: float | None = _kl("class")
+    kl_chain: float | None = _kl("chain")
+    kl_tilted: float | None = _kl("tilted distribution")
+    tv_class_low: float | None = _end("class", "low", "lower")
+    tv_class_high: float | None = _end("class", "high", "upper")
+    tv_chain_low: float | None = _end("chain", "low", "lower")
+    tv_chain_high: float | None = _end("chain", "high", "upper")
+    tv_tilted_low: float | None = _end("tilted", "low", "lower")
+    tv_tilted_high: float | None = _end("tilted", "high", "upper")
+    noise_floor_class: float | None = _floor("class")
+    noise_floor_chain: float | None = _floor("chain")
+    noise_floor_tilted: float | None = _floor("tilted")
 
     def tv(self, against: str) -> tuple[float, float, float]:
         """The TV to a reference, and the interval of the TV of what is sampled: TV, low, high."""
