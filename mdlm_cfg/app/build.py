@@ -40,7 +40,7 @@ from mdlm_cfg.training.saving import WholeFiles
 
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}  # of the trainer
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
-REFUSALS = (ValueError, TypeError, AttributeError, MisconfigurationException)  # of Lightning's trainer
+REFUSALS = (ValueError, TypeError, AttributeError, MisconfigurationException)  # of Lightning, for any setting
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 
@@ -160,12 +160,7 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
         filled["profiler"] = Unprofiled()
     try:
         trainer = make(settings, "trainer", (), names_in(settings), **filled)
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        MisconfigurationException,
-    ) as error:  # of Lightning, which looks at all settings here
+    except REFUSALS as error:
         raise UserError(f"the trainer cannot be made: {error}") from error
     if not isinstance(trainer, Trainer):
         raise UserError(

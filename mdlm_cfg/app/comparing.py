@@ -17,9 +17,8 @@ RECORD = "comparison.json"  # names the files that were written
 HELP = """\
 Put reports side by side: what differs in their configurations, and what they measured over w, averaged over seeds.
 
-python compare.py runs/toy_2d_overlap                all reports below a folder of runs or of a sweep
-python compare.py runs/a runs/b out=runs/a_and_b     several folders, and where to write (default: \
-runs/comparisons/DATE)
+    python compare.py runs/toy_2d_overlap              all reports below a folder of runs or of a sweep
+    python compare.py runs/a runs/b out=runs/a_and_b   several folders; where to write (default: runs/comparisons/DATE)
 
 It prints the tables and writes comparison.html, comparison.csv and a picture of each number.
 """

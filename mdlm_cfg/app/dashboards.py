@@ -14,9 +14,7 @@ from mdlm_cfg.support.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Save both, and print where they are; with --dry-run print them as JSON, with no account and no network."""
     parser = argparse.ArgumentParser(prog="python -m mdlm_cfg.app.dashboards", description=__doc__)
-    parser.add_argument(
-        "where", metavar="ENTITY/PROJECT", help=("ENTITY/PROJECT of the runs; by default the project is mdlm_cfg")
-    )
+    parser.add_argument("where", metavar="ENTITY/PROJECT", help="entity of the runs; the default project is mdlm_cfg")
     parser.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON")
     given = parser.parse_args(arguments)
     with steady_streams():

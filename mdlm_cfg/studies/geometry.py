@@ -215,12 +215,7 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
         if row.law == EXACT and isinstance(row.w, Guidance) and not row.w.is_schedule:
             at.setdefault(row.w, {})[row.region] = row.mass
     if not at:
-        return [
-            (
-                "Regions are compared between numeric strengths, and all given strengths are schedules: give w=[0,4], "
-                "for instance."
-            )
-        ]
+        return ["Regions are compared between numeric strengths, and all of these are schedules: give w=[0,4], say."]
     one = next(iter(at))
     if len(at[one]) == 1:
         return ["All points of the class's support lie in one region, so no region can gain from another."]

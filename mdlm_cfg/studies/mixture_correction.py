@@ -58,13 +58,13 @@ class SetRow(AtStrength):
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
     usage_tv: float = col(
-        "component usage", "TV between the component frequencies and the reference's; 0 for the reference", unit=("TV")
+        "component usage", "TV between the component frequencies and the reference's; 0 for the reference", unit="TV"
     )
     usage_se: float = col(
-        "its standard error", "standard error of the usage TV, from the spread of the groups of both sets", unit=("TV")
+        "its standard error", "standard error of the usage TV, from the spread of the groups of both sets", unit="TV"
     )
     usage_floor: float = col(
-        "its noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit=("TV")
+        "its noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit="TV"
     )
     class_posterior: float = col("mean p(z | x)", "exactly", unit="probability", digits=6)
     mean_rms: float = col("pixel means", "root mean square difference from the pixel means of the reference")
@@ -290,13 +290,13 @@ def _components(target: BernoulliMixture, x: Tensor, target_class: int) -> Tenso
 
 def usage_errors(target: BernoulliMixture, sets: Mapping[str, Weighted], target_class: int) -> dict[str, float]:
     """The standard errors of the TVs between the usage of every set and of the reference, to first order."""
-    usage = {name: usage_of(target, one.x, one.weights, target_class) for name, one in sets.items()}
     posterior = {name: _components(target, one.x, target_class) for name, one in sets.items()}
+    usage = {name: usage_of(target, one.x, one.weights, target_class) for name, one in sets.items()}
     found = {}
     for name, one in sets.items():
         signs = (usage[name] - usage[REFERENCE]).sign() / 2
-        errors = (of.error_of(posterior[which] @ signs) for which, of in ((name, one), (REFERENCE, sets[REFERENCE])))
-        found[name] = math.hypot(*errors)
+        of_reference = sets[REFERENCE].error_of(posterior[REFERENCE] @ signs)
+        found[name] = math.hypot(one.error_of(posterior[name] @ signs), of_reference)
     return found
 
 

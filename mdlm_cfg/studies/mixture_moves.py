@@ -53,10 +53,10 @@ class MovedSetRow(OfDenoiser):
     moves: int = col("moves", "number of moves", index=True)
     calls: int = col("calls", CALLS)
     usage_tv: float = col(
-        "usage", "TV between the component frequencies and those of the tilted distribution", unit=("TV")
+        "usage", "TV between the component frequencies and those of the tilted distribution", unit="TV"
     )
     usage_floor: float = col(
-        "noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit=("TV")
+        "noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit="TV"
     )
     components: float = col("components", "number of components in use: exp of the entropy of the usage", digits=2)
     accuracy: float = col("accuracy", "share of samples whose most probable class is the intended one", unit="share")
@@ -192,9 +192,8 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow],
         ]
     else:
         moved = (
-            f"(total variation to that of the tilted distribution "
-            f"{short(before[best.start, best.move].usage_tv)} before, "
-            f'{short(best.usage_tv)} after "{best.start}"; noise floor {short(floor)})'
+            f"(total variation to that of the tilted distribution {short(before[best.start, best.move].usage_tv)} "
+            f'before, {short(best.usage_tv)} after "{best.start}"; noise floor {short(floor)})'
         )
         do = verb_of(most, "correct") if gains[best] > chance else "cannot be shown to correct"
         said = [f"{head} {phrase(most, best.move)} {do} the usage of components {moved}."]
@@ -205,8 +204,8 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow],
         said.append(
             f"The usage of {_name(near)}{_and_others(as_near)} is nearest ({short(near.usage_tv)}, with {near.calls} "
             f"calls), and that of {_name(far)}{_and_others(as_far)} farthest ({short(far.usage_tv)}, with "
-            f"{far.calls}): "
-            f"{far.components:.1f} components are in use there, {reference.components:.1f} in the tilted distribution."
+            f"{far.calls}): {far.components:.1f} components are in use there, {reference.components:.1f} in the tilted "
+            "distribution."
         )
     return [
         *said,
