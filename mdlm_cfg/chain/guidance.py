@@ -259,7 +259,7 @@ class Guidance:
         if self.kind.is_rho:
             return log_rho
         log_z = unrolled_logsumexp(log_rho, dim=-1)[..., None]
-        log_rate = self.kind.log_rate(log_z)
+        log_rate = self.kind.log_rate(log_z.clone())  # it may write over its copy
         return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z - log_rate)
 
 

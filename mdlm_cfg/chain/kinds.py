@@ -13,9 +13,11 @@ from torch import Tensor
 
 from mdlm_cfg.support.by_value import ByValue, value_key
 from mdlm_cfg.support.errors import UserError, one_of
+from mdlm_cfg.support.instantiate import calling
 
 NEG_INF = float("-inf")
 PROBES = ((-3.0, 0.2, 1.5), (0.0, 0.7, -0.4))  # log Z of coordinates of two states, at which a kind is looked at
+FAR = (-40.0, 40.0)  # log Z by which the power is known
 ROUNDING = 1e-9
 FOLLOWS_FROM_RATE = ("share", "deciding_ratio", "decay_statement")  # methods that hold for one log_rate alone
 
@@ -182,13 +184,29 @@ def kind_of(kind: Kind | str) -> Kind:
     return KINDS[one_of("guidance kind", kind, KINDS)]
 
 
+def exponent_of(kind: Kind) -> float:
+    """a of a kind, at which coordinate i jumps at a rate proportional to Z_i^a."""
+    low, high = kind.log_rate(torch.tensor(FAR, dtype=torch.float64)).tolist()
+    return float(high - low) / (FAR[1] - FAR[0])
+
+
 def _check_rate(kind: Kind) -> None:
     """Raise UserError unless what a kind of one's own says of its rate goes together, at a few Z."""
     log_z = torch.tensor(PROBES, dtype=torch.float64)
-    rate = kind.log_rate(log_z.clone())
-    nowhere = kind.log_rate(torch.full((1, 1), NEG_INF, dtype=torch.float64))
+    far = torch.tensor(FAR, dtype=torch.float64)
+    with calling(f"{type(kind).__name__}.log_rate"):
+        rates = [kind.log_rate(z.clone()) for z in (log_z, far, torch.full_like(log_z, NEG_INF))]
+    if not all(isinstance(rate, Tensor) and rate.dtype == torch.float64 for rate in rates):
+        raise UserError(f"the log_rate of the kind {kind.name!r} must return a float64 tensor, as it is given")
+    rate, far_rate, nowhere = rates
     if not bool(rate.isfinite().all()) or not bool((nowhere == NEG_INF).all()):
         raise UserError(f"the log_rate of the kind {kind.name!r} must be a number where log Z is, and -inf where it is")
+    line = far_rate[0] + exponent_of(kind) * (log_z - FAR[0])
+    if not torch.allclose(rate, line, rtol=0, atol=ROUNDING):
+        raise UserError(
+            f"the log_rate of the kind {kind.name!r} must be a * log Z + b for two constants a and b, for every "
+            "coordinate by itself: distributions know the Z of a state only up to a common factor"
+        )
     if kind.is_rho and not torch.allclose(rate, log_z, rtol=0, atol=ROUNDING):
         raise UserError(f"the kind {kind.name!r} says that its rate is rho (is_rho), and its log_rate is not log Z")
     for factor in (1.0, 7.0):

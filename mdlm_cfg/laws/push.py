@@ -19,7 +19,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.chain.kinds import Kind, exponent_of
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy, policy_of
 from mdlm_cfg.chain.reductions import unrolled_sum
@@ -141,10 +141,12 @@ def plain_levels(
     """
     if not isinstance(denoiser, Telescoping) or not guidance.telescopes or lattice.device.type != "cpu":
         return None
+    exponent = exponent_of(guidance.kind)
+    most = MAX_LOG_RANGE / max(1.0, abs(exponent), abs(exponent - 1))  # these powers of Z are taken
     levels = []
     for log_here, log_t in log_weights(denoiser, guidance, target_class, lattice):
         top = log_t.max()
-        if top - log_t.masked_fill(log_t == NEG_INF, math.inf).min() > MAX_LOG_RANGE:
+        if top - log_t.masked_fill(log_t == NEG_INF, math.inf).min() > most:
             return None
         levels.append(((log_t - top).exp_(), top, log_here))
     return levels

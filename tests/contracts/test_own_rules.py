@@ -11,7 +11,7 @@ import torch
 from helpers import random_target
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, UserError, sample, terminal_law
+from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, law_at, sample, terminal_law
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.rules import ProductRule, Term
@@ -130,6 +130,18 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "a rate that is no power": lambda: kind(
         lambda log_z: torch.logaddexp(log_z, 2 * log_z), lambda z: (1 + z) / (z + z**2).sum(dim=1, keepdim=True)
     ),
+    "a rate that depends on other coordinates": lambda: kind(
+        lambda log_z: (log_z - log_z.logsumexp(dim=-1, keepdim=True)).nan_to_num(nan=-math.inf, neginf=-math.inf),
+        power(1.0),
+    ),
+    "a rate that depends on all states": lambda: kind(
+        lambda log_z: (log_z - log_z.max()).nan_to_num(nan=-math.inf, neginf=-math.inf), power(1.0)
+    ),
+    "a rate that is cut": lambda: kind(
+        lambda log_z: log_z.clamp(max=20), lambda z: z.clamp(max=4e8) / z.clamp(max=4e8).sum(dim=1, keepdim=True) / z
+    ),
+    "short of digits": lambda: kind(torch.Tensor.float, power(1.0)),
+    "no tensor": lambda: kind(lambda log_z: 1.0, power(1.0)),
     "a rate of nothing": lambda: kind(torch.zeros_like, power(0.0)),
     "NaN": lambda: kind(lambda log_z: log_z * math.nan, power(1.0)),
     "a rate that is not rho": lambda: kind(lambda log_z: log_z / 2, power(0.5), is_rho=True),
@@ -147,6 +159,28 @@ def test_a_kind_whose_parts_go_together_is_drawn_as_its_law_says() -> None:
         guidance = Guidance(2.0, kind(lambda log_z, a=a: a * log_z, power(a), is_rho=a == 1))
         x = sample(DENOISER, guidance, 0, NUM, generator=seeded())
         assert is_drawn_from(x, terminal_law(DENOISER, guidance, 0))
+
+
+def test_a_kind_may_write_over_what_it_is_given() -> None:
+    plain, over = (Guidance(2.0, kind(rate, power(0.5))) for rate in (lambda z: z / 2, lambda z: z.mul_(0.5)))
+    torch.testing.assert_close(law_at(DENOISER, over, 0, 0.5), law_at(DENOISER, plain, 0, 0.5))
+    for sampler in (Sampler("tau_leaping", 2), Sampler("event_leaping", 2)):
+        torch.testing.assert_close(sampler.law(DENOISER, over, 0), sampler.law(DENOISER, plain, 0))
+
+
+@pytest.mark.parametrize("a", [10, -10])
+def test_a_power_of_z_that_float64_does_not_hold_loses_nothing(a: int) -> None:
+    """The first coordinate has two values of the class that are as likely; after one of them Z is far larger."""
+    by_class = [[[0.25, 0.25], [0.46875, 0.03125], [0, 0]], [[0.1, 0.1], [0.0125, 0.1875], [0.3, 0.3]]]
+    pmfs = torch.nn.functional.pad(torch.tensor(by_class, dtype=torch.float64), (0, 1))
+    target = TableMixture(pmfs, torch.tensor([0.5, 0.5], dtype=torch.float64))
+
+    def rate(log_z: Tensor) -> Tensor:
+        return torch.where(log_z == -math.inf, -math.inf, a * log_z)
+
+    found = terminal_law(target.denoiser(), Guidance(300.0, kind(rate, power(float(a)))), 0)
+    by_policy = policy(lambda log_z, i: (None, a * log_z))
+    torch.testing.assert_close(found, terminal_law(target.denoiser(), Guidance(300.0), 0, policy=by_policy))
 
 
 def test_a_rule_without_a_name_goes_by_its_fields() -> None:
