@@ -109,8 +109,7 @@ def likelihood(
 ) -> Likelihood:
     """Upper bounds on the NLL of samples, from k orders each (theory, section 14).
 
-    A product along an order needs D evaluations of the denoiser: n * k * D rows in all. Orders are drawn by the rows of
-    x
+    A product along an order needs D evaluations of the denoiser: n * k * D rows in all. Orders depend on the rows of x
     alone: with and without classes they are the same for equal generators.
 
     Args:

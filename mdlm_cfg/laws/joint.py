@@ -30,18 +30,18 @@ class JointChain:
     Attributes:
         blocks: how they lie. weights: T, (rows, columns). holding: 1 / Lambda, the mean time spent in each; 0 where the
             chain never is, and 1 in finished states.
-        is_spent: whether a terminal law may take the place of `holding`.
+        is_single_use: whether the terminal law is written over `holding`: nothing else may be computed after it.
     """
 
     blocks: BlockedLattice
     weights: Tensor
     holding: Tensor
-    is_spent: bool
+    is_single_use: bool
 
     def terminal_law(self) -> Tensor:
         """The law of finished states, (N,)*D."""
         rows, columns = self.blocks.finished
-        out = self.holding[:, None] if self.is_spent else None
+        out = self.holding[:, None] if self.is_single_use else None
         handed_on = self.blocks.push(self.weights[0, :1].reciprocal(), self._leave, out=out)
         law = handed_on[rows, 0, columns] * self.weights[rows, columns]
         return law.reshape([self.blocks.num_tokens] * self.blocks.num_dims)
