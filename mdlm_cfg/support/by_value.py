@@ -156,17 +156,13 @@ def _comparable(value: object) -> dict[str, Any]:
 
 
 def _fields(value: object) -> dict[str, Any]:
-    """The fields of a dataclass, or the attributes of any other object; what is cached of them is not one."""
-    if is_dataclass(value):
-        named = {field.name: getattr(value, field.name) for field in fields(value)}
-    else:
-        slots = [name for base in type(value).__mro__ for name in vars(base).get("__slots__", ())]
-        named = {name: getattr(value, name) for name in slots if name != "__dict__" and hasattr(value, name)}
-    return named | {
-        name: part
-        for name, part in getattr(value, "__dict__", {}).items()
-        if not isinstance(getattr(type(value), name, None), cached_property)
-    }
+    """The fields of a dataclass, the slots and the attributes of any object; what is cached of them is not one."""
+    cls = type(value)
+    named = {field.name: getattr(value, field.name) for field in fields(value)} if is_dataclass(value) else {}
+    state = object.__getstate__(value)  # the attributes, or these and the slots
+    attributes, slots = state if isinstance(state, tuple) else (state, {})
+    own = (attributes or {}).items()
+    return named | slots | {k: part for k, part in own if not isinstance(getattr(cls, k, None), cached_property)}
 
 
 def _parts_of(module: torch.nn.Module) -> dict[str, Any]:

@@ -162,6 +162,16 @@ class Slots:
         self.a = a
 
 
+class OneSlot(FixedOrder):
+    """A policy whose only slot is written as a word and has a private name."""
+
+    __slots__ = "__a"
+
+    def __init__(self, a: object) -> None:
+        super().__init__((0,))
+        object.__setattr__(self, "_OneSlot__a", a)
+
+
 class Attribute(torch.nn.Module):
     """A module with a number that is no parameter, and a buffer that is not saved."""
 
@@ -213,6 +223,7 @@ MADE: dict[str, Callable[[int], object]] = {  # of every sort that a field may h
     "partial": lambda a: functools.partial(scaled, by=a),
     "method": lambda a: Slots(a).__init__,
     "slots": Slots,
+    "one slot": OneSlot,
     "module": Attribute,
     "buffer": lambda a: torch.nn.Sequential(Attribute(0.0, float(a))),
     "activation": lambda a: torch.nn.ReLU() if a == 1 else torch.nn.GELU(),
