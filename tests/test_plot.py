@@ -69,7 +69,7 @@ def test_laws_of_one_coordinate_are_curves() -> None:
 
 @pytest.mark.parametrize("found", [{}, {"a": torch.ones(2, 2) / 4, "b": torch.ones(3, 3) / 9}])
 def test_laws_that_do_not_fit_are_refused(found: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(UserError, match="same shape"):
+    with pytest.raises(UserError, match=r"\(N, \.\.\., N\).*(None|\(2, 2\), \(3, 3\))"):
         plot.laws(found)
 
 
@@ -100,7 +100,7 @@ def test_a_ledger_is_a_bar_per_line_and_entry() -> None:
     assert [bars.get_label() for bars in axes.containers] == ["w = 0", "w = 2"]
     assert [bar.get_height() for bar in axes.containers[1]] == list(found[1].tv.values())
     assert [len(plot.ledger(found[0]).containers), len(plot.ledger([found[0]] * 2).containers)] == [1, 2]
-    with pytest.raises(UserError, match="no error budget"):
+    with pytest.raises(UserError, match="error_ledger"):
         plot.ledger([])
 
 

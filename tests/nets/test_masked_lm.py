@@ -132,15 +132,15 @@ def test_it_may_be_trained(denoiser) -> None:
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        ({"values": [7]}, r"values \[7\] must be at least two ids"),
-        ({"values": [7, 7]}, "each once"),
-        ({"values": [7, MASK]}, "not the mask 3"),
-        ({"values": [7, 20]}, "id 20 is not one of the model's: give ids from 0 to 19"),
-        ({"sentences": [[-1, *[MASK] * 4]]}, "id -1 is not"),
-        ({"sentences": []}, "give one for each class"),
-        ({"null_sentence": [START]}, r"hold \[4, 4\] masks \(id 3\) and the null sentence 0"),
-        ({"sentences": [[MASK] * 3, [MASK] * 4]}, "give each the same number of them"),
-        ({"null_sentence": [MASK] * 4 + [15] * 9}, "has 13 ids, and the model takes at most 12"),
+        ({"values": [7]}, r"values \[7\].* 3:"),
+        ({"values": [7, 7]}, r"values \[7, 7\].* 3:"),
+        ({"values": [7, MASK]}, r"values \[7, 3\].* 3:"),
+        ({"values": [7, 20]}, r"id 20\b.* 0 to 19"),
+        ({"sentences": [[-1, *[MASK] * 4]]}, r"id -1\b.* 0 to 19"),
+        ({"sentences": []}, r"^\D*$"),
+        ({"null_sentence": [START]}, r"\[4, 4\].*\(id 3\).*\b0\b"),
+        ({"sentences": [[MASK] * 3, [MASK] * 4]}, r"\[3, 4\].*\(id 3\).*\b4\b"),
+        ({"null_sentence": [MASK] * 4 + [15] * 9}, r"\b13\b.*\b12\b"),
     ],
 )
 def test_what_does_not_fit_is_refused(model, changed, complaint) -> None:

@@ -100,7 +100,7 @@ def test_several_labels_at_once_are_those_one_by_one(net: GridTransformer) -> No
         assert torch.equal(every[:, K], net(tokens, None))
         torch.testing.assert_close(every.take_along_dim(labels[:, :, None, None], dim=1), found)
     else:
-        with pytest.raises(ValueError, match="label_heads"):
+        with pytest.raises(ValueError, match="label_heads=true"):
             net.under_labels(tokens)
 
 
@@ -169,16 +169,16 @@ def test_plain_attention_is_the_fused_one() -> None:
     ("changed", "message"),
     [
         ({"patch_size": 3}, "patch_size 3"),
-        ({"patch_size": [2, 2]}, "patch_size"),
+        ({"patch_size": [2, 2]}, "patch_size 2"),
         ({"patch_size": 0}, "patch_size 0"),
-        ({"patch_size": None, "grid_shape": (29, 31)}, "pad to sides with more divisors"),
-        ({"grid_shape": ()}, "grid_shape"),
+        ({"patch_size": None, "grid_shape": (29, 31)}, r"\(29, 31\).*\b899\b.*\b256\b.*net\.patch_size"),
+        ({"grid_shape": ()}, r"grid_shape \(\)"),
         ({"num_heads": 5}, "num_heads 5"),
-        ({"num_tokens": 1}, "num_tokens must be at least 2, not 1"),
-        ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
-        ({"depth": -1}, "depth must be at least 0, not -1"),
+        ({"num_tokens": 1}, r"num_tokens.*\b2\b.*\b1\b"),
+        ({"num_classes": 0}, r"num_classes.*\b1\b.*\b0\b"),
+        ({"depth": -1}, r"depth.*\b0\b.* -1\b"),
         ({"mlp_ratio": 0.0}, "mlp_ratio 0.0"),
-        ({"stem_channels": 4, "grid_shape": (2, 2, 2)}, "one or two axes"),
+        ({"stem_channels": 4, "grid_shape": (2, 2, 2)}, r"stem_channels.*\(2, 2, 2\).*stem_channels=0"),
     ],
 )
 def test_bad_arguments_are_named(changed: dict, message: str) -> None:

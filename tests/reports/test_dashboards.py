@@ -77,7 +77,7 @@ def test_a_dry_run_prints_all_that_would_be_saved(capsys: pytest.CaptureFixture[
 def test_a_project_that_is_none_is_refused(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as found:
         main([where])
-    assert found.value.code == 2 and "give ENTITY/PROJECT" in capsys.readouterr().err
+    assert found.value.code == 2 and f"{where!r} " in capsys.readouterr().err
 
 
 def test_saving_without_an_account_is_refused(

@@ -37,11 +37,11 @@ def test_what_is_trusted_is_made_with_its_arguments(own: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"z": 1}, "point.z is not an argument of Point: it takes x, y"),
-        ({}, "point.x is missing: Point needs it"),
-        ({"x": "1"}, "point.x = '1' must be a whole number"),
-        ({"x": True}, "point.x = True must be a whole number"),
-        ({"x": 1, "y": None}, "point.y = None must be a number"),
+        ({"z": 1}, r"point\.z .*Point: .*x, y"),
+        ({}, r"point\.x .*Point\b"),
+        ({"x": "1"}, r"point\.x = '1'"),
+        ({"x": True}, r"point\.x = True"),
+        ({"x": 1, "y": None}, r"point\.y = None"),
     ],
 )
 def test_wrong_arguments_are_named(own: str, arguments: dict[str, Any], message: str) -> None:
@@ -51,10 +51,10 @@ def test_wrong_arguments_are_named(own: str, arguments: dict[str, Any], message:
 
 def test_what_is_not_trusted_is_not_imported(own: str) -> None:
     for name in (own, "own_points.Point.x", "mdlm_cfg.nets.own_points.Point"):
-        with pytest.raises(UserError, match=r"functions and classes of mdlm_cfg\.nets"):
+        with pytest.raises(UserError, match=rf"net .*{name}:.*mdlm_cfg\.nets"):
             locate(name, "net", ("mdlm_cfg.nets",))
     nested = {"_target_": "mdlm_cfg.nets.GridTransformer", "num_tokens": {"_target_": own, "x": 1}}
-    with pytest.raises(UserError, match=r"net\.num_tokens cannot be made by own_points"):
+    with pytest.raises(UserError, match=r"net\.num_tokens .*own_points\.Point:.*mdlm_cfg\.nets"):
         make(nested, "net", ("mdlm_cfg.nets",))
     assert "own_points" not in sys.modules
 
@@ -68,7 +68,7 @@ def test_a_group_of_modules_is_offered_one_level_down() -> None:
 
 
 def test_settings_without_a_name_are_refused() -> None:
-    with pytest.raises(UserError, match=r"net\._target_ is missing"):
+    with pytest.raises(UserError, match=r"net\._target_=module\.Name"):
         make({"x": 1}, "net", ())
 
 

@@ -76,14 +76,14 @@ def test_one_that_cannot_be_kept_is_used_and_said(
 
 def test_a_damaged_file_says_what_to_do(data: BinaryImageData, tmp_path: Path) -> None:
     classifier_path(data, SMALL, tmp_path).write_bytes(b"not a classifier")
-    with pytest.raises(ValueError, match="delete it"):
+    with pytest.raises(ValueError, match=classifier_path(data, SMALL, tmp_path).name):
         classifier_for(data, SMALL, tmp_path)
 
 
 def test_impossible_settings_and_grids_are_refused() -> None:
-    with pytest.raises(ValueError, match="epochs"):
+    with pytest.raises(ValueError, match="epochs = 0"):
         ClassifierSettings(epochs=0)
-    with pytest.raises(ValueError, match="grid"):
+    with pytest.raises(ValueError, match=r"\(784,\)"):
         ImageClassifier((784,), 10)
 
 
@@ -106,7 +106,7 @@ def test_the_file_tells_the_precision_and_auto_is_what_the_cpu_does_fast(
         named = dataclasses.replace(SMALL, precision="bfloat16" if fast else "float32")
         assert paths[fast] == classifier_path(data, named, tmp_path)
     assert paths[True] != paths[False]
-    with pytest.raises(ValueError, match="choose one of auto, float32, bfloat16"):
+    with pytest.raises(ValueError, match=r"precision 'half'.*auto, float32, bfloat16"):
         ClassifierSettings(precision="half")
 
 

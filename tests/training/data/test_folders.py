@@ -64,29 +64,29 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
 
     write_classes(tmp_path / "sizes", {"a": 3, "b": 3})
     write_png(tmp_path / "sizes" / "b" / "9.png", np.zeros((5, 6), np.uint8))
-    refused("sizes", r"9\.png is 5 x 6 pixels and .*000\.png 4 x 6")
+    refused("sizes", r"9\.png .*5 x 6.*000\.png .*4 x 6")
     write_classes(tmp_path / "few", {"a": 3, "b": 2})
-    refused("few", "class 'b' has 2 training examples, and needs at least 3")
+    refused("few", r"'b'.*\b2\b.*\b3\b")
     write_classes(tmp_path / "apart" / "train", {"a": 3, "b": 1})
     write_classes(tmp_path / "apart" / "test", {"a": 1})
-    refused("apart", "class 'b' has 1 training example, and needs at least 2")
+    refused("apart", r"'b'.*\b1\b.*\b2\b")
     write_classes(tmp_path / "apart" / "test", {"c": 1})
-    refused("apart", "holds class 'c'")
+    refused("apart", "apart/test .*'c'.*apart/train")
     write_classes(tmp_path / "broken", {"a": 3, "b": 3})
     (tmp_path / "broken" / "a" / "001.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
-    refused("broken", r"001\.png is not a readable image")
+    refused("broken", r"broken/a/001\.png")
     write_classes(tmp_path / "clear", {"a": 3, "b": 3})
     Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(tmp_path / "clear" / "a" / "000.png")
-    refused("clear", "transparent pixels")
+    refused("clear", r"clear/a/000\.png")
     write_classes(tmp_path / "deep", {"a": 3, "b": 3})
     Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(tmp_path / "deep" / "a" / "000.png")
-    refused("deep", "more than 8 bits")
+    refused("deep", r"deep/a/000\.png .*\b8\b")
     write_classes(tmp_path / "gone", {"a": 3, "b": 3})
     for path in (tmp_path / "gone" / "a").iterdir():
         path.rename(path.with_suffix(".bmp"))
-    refused("gone", r"gone/a holds no images: .* it holds 000\.bmp, 001\.bmp")
+    refused("gone", r"gone/a .*000\.bmp, 001\.bmp")
     (tmp_path / "empty").mkdir()
-    refused("empty", "lacks train-images.* it is empty")
+    refused("empty", "/empty .*train-images-idx3-ubyte")
 
 
 def test_a_class_of_images_with_levels_has_so_many_tokens(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_a_class_of_images_with_levels_has_so_many_tokens(tmp_path: Path) -> Non
     two.setup()
     assert two.fingerprint() != data.fingerprint() and data.describe()["binarization"] is None
     for settings, complaint in (
-        ({"levels": 4, "binarization": "static"}, "makes two levels"),
-        ({"levels": 1}, "from 2 to 256"),
-        ({"levels": 257}, "from 2 to 256"),
-        ({"levels": "4"}, "from 2 to 256"),
+        ({"levels": 4, "binarization": "static"}, "binarization=static.*levels=4"),
+        ({"levels": 1}, "levels = 1 .* 2 to 256"),
+        ({"levels": 257}, "levels = 257 .* 2 to 256"),
+        ({"levels": "4"}, "levels = '4' .* 2 to 256"),
         ({"batch_size": 1e30}, "batch_size"),
         ({"batch_size": 10**30}, "batch_size"),
         ({"num_val": True}, "num_val"),
@@ -132,7 +132,7 @@ def test_images_of_16_bits_are_refused_and_not_cut_to_8(tmp_path: Path, colour: 
     write_classes(tmp_path, {"a": 3, "b": 3})
     shape = (4, 6, 3) if colour else (4, 6)
     (tmp_path / "a" / "000.png").write_bytes(png_of_16_bits(np.full(shape, 1000), colour))
-    with pytest.raises(UserError, match=r"a/000\.png has more than 8 bits per channel"):
+    with pytest.raises(UserError, match=r"a/000\.png .*\b8\b"):
         load_class_folders(tmp_path)
 
 
@@ -158,8 +158,8 @@ def test_png_jpeg_and_gif_are_read_and_what_is_left_out_is_said(
         distances = (own[:, None] - torch.from_numpy(each).double()).abs().amax(dim=(2, 3))
         assert sorted(distances.argmin(dim=1).tolist()) == list(range(len(each))), "every image is there once"
         assert float(distances.amin(dim=1).max()) <= 8, "JPEG rounds"
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "left out" in line)
-    assert "'a/notes.txt', 'b/deeper/'" in line and "DS_Store" not in line and "._000" not in line
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "'a/notes.txt', 'b/deeper/'" in line)
+    assert "DS_Store" not in line and "._000" not in line
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".gif", "GIF"), (".png", "GIF"), (".png", "PNG")])
@@ -167,7 +167,7 @@ def test_animated_images_are_refused(tmp_path: Path, suffix: str, kind: str) -> 
     made = write_classes(tmp_path, {"a": 3, "b": 3})
     first, *others = (Image.fromarray(pixels) for pixels in made["a"])
     first.save(tmp_path / "a" / f"moving{suffix}", format=kind, save_all=True, append_images=others)
-    with pytest.raises(UserError, match=rf"moving\{suffix} is animated \(3 images\)"):
+    with pytest.raises(UserError, match=rf"a/moving\{suffix} .*\b3\b"):
         load_class_folders(tmp_path)
 
 

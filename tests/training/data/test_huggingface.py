@@ -96,23 +96,19 @@ def refused(complaint: str, folder: str | Path, **settings: Any) -> None:
 @pytest.mark.parametrize(
     ("columns", "settings", "complaint"),
     [
-        ({"text": ["a"] * 30, "label": LABELS}, {}, "no column image or input_ids: it has text, label; .*data.column="),
-        (
-            {"input_ids": IDS.tolist(), "y": LABELS},
-            {},
-            "no column label: it has input_ids, y; say which with data.label",
-        ),
-        ({"input_ids": IDS.tolist(), "label": LABELS}, {"column": "ids"}, "no column ids"),
-        ({"input_ids": IDS.tolist(), "label": LABELS}, {"levels": 4}, "holds no images: leave levels"),
-        ({"input_ids": [[1] * (2 + k % 2) for k in range(30)], "label": LABELS}, {}, r"shapes \(2,\) and \(3,\)"),
-        ({"input_ids": [[0.5, 1.0]] * 30, "label": LABELS}, {}, "must be whole numbers, and is float64"),
-        ({"input_ids": [["a", "b"]] * 30, "label": LABELS}, {}, "must be whole numbers"),
-        ({"input_ids": [[None, 1]] * 30, "label": LABELS}, {}, "must be whole numbers"),
-        ({"input_ids": IDS.tolist(), "label": [0.5] * 30}, {}, "label must be whole numbers"),
-        ({"input_ids": IDS.tolist(), "label": [None] * 30}, {}, "label must be whole numbers"),
-        ({"input_ids": [], "label": []}, {}, "cannot be read"),
-        ({"image": [[[0, 300]]] * 30, "label": LABELS}, {}, "values up to 300"),
-        ({"image": [[[0, 9]]] * 30, "label": LABELS}, {}, "almost black"),
+        ({"text": ["a"] * 30, "label": LABELS}, {}, r"image.*input_ids.*text, label.*data\.column=NAME"),
+        ({"input_ids": IDS.tolist(), "y": LABELS}, {}, r"label.*input_ids, y.*data\.label=NAME"),
+        ({"input_ids": IDS.tolist(), "label": LABELS}, {"column": "ids"}, r" ids\b.*data\.column=NAME"),
+        ({"input_ids": IDS.tolist(), "label": LABELS}, {"levels": 4}, "input_ids.*levels.*binarization"),
+        ({"input_ids": [[1] * (2 + k % 2) for k in range(30)], "label": LABELS}, {}, r"input_ids.*\(2,\).*\(3,\)"),
+        ({"input_ids": [[0.5, 1.0]] * 30, "label": LABELS}, {}, r"input_ids.*float64.*\(30, 2\)"),
+        ({"input_ids": [["a", "b"]] * 30, "label": LABELS}, {}, r"input_ids.*<U1.*\(30, 2\)"),
+        ({"input_ids": [[None, 1]] * 30, "label": LABELS}, {}, r"input_ids.*object.*\(30, 2\)"),
+        ({"input_ids": IDS.tolist(), "label": [0.5] * 30}, {}, r"label.*float64.*\(30,\)"),
+        ({"input_ids": IDS.tolist(), "label": [None] * 30}, {}, r"label.*object.*\(30,\)"),
+        ({"input_ids": [], "label": []}, {}, "/d .*save_to_disk"),
+        ({"image": [[[0, 300]]] * 30, "label": LABELS}, {}, r"\(27, 1, 2\).*\b300\b"),
+        ({"image": [[[0, 9]]] * 30, "label": LABELS}, {}, r"\b9\b.*levels=10\b"),
     ],
 )
 def test_bad_columns_are_refused(tmp_path: Path, columns: dict[str, Any], settings: dict[str, Any], complaint: str):
@@ -125,30 +121,30 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
     def folder(name: str, one: Any) -> str:
         return saved(tmp_path / name, {"image": [*pictures()[:29], one], "label": LABELS}, features)
 
-    refused(r"shapes \(2, 2\) and \(4, 6\)", folder("sizes", Pil.new("L", (2, 2))))
-    refused("image 29 has transparent pixels", folder("clear", Pil.new("RGBA", (6, 4), (0, 0, 0, 0))))
-    refused("image 29 has more than 8 bits", folder("deep", Pil.fromarray(np.full((4, 6), 1000, np.uint16))))
+    refused(r"image.*\(2, 2\).*\(4, 6\)", folder("sizes", Pil.new("L", (2, 2))))
+    refused("/clear .*image 29", folder("clear", Pil.new("RGBA", (6, 4), (0, 0, 0, 0))))
+    refused("/deep .*image 29.* 8 ", folder("deep", Pil.fromarray(np.full((4, 6), 1000, np.uint16))))
     features = Features({"image": Image(decode=True), "label": Value("int64")})
     broken = {"image": [{"bytes": b"\x89PNG nothing", "path": None}] * 30, "label": LABELS}
-    refused("image 0 is not a readable image", saved(tmp_path / "broken", broken, features))
+    refused("/broken .*image 0.*PNG, JPEG, GIF", saved(tmp_path / "broken", broken, features))
 
 
 def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused("there is no folder .*save_to_disk", tmp_path / "none")
+    refused("/none.*save_to_disk", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    refused("is not a data set that `datasets` saved", tmp_path / "empty")
+    refused(r"/empty .*dataset_info\.json", tmp_path / "empty")
     for text in ("{", "[]", '{"features": 3}'):
         (tmp_path / "empty" / "dataset_info.json").write_text(text)
-        refused("is not a data set|has no column image or input_ids: it has none", tmp_path / "empty")
+        refused(r"/empty .*(dataset_info\.json|image.*input_ids)", tmp_path / "empty")
     test = Dataset.from_dict({"input_ids": IDS.tolist(), "label": LABELS})
     DatasetDict({"test": test}).save_to_disk(str(tmp_path / "dict"))
-    refused("has no part train: it has test", tmp_path / "dict")
+    refused("/dict .*train.*test", tmp_path / "dict")
     DatasetDict({"train": test, "test": test.rename_column("label", "y")}).save_to_disk(str(tmp_path / "other"))
-    refused(r"\(test\) lacks column input_ids or label: it has input_ids, y", tmp_path / "other")
+    refused(r"\(test\).*input_ids.*label.*input_ids, y", tmp_path / "other")
     folder = Path(saved(tmp_path / "cut", {"input_ids": IDS.tolist(), "label": LABELS}))
     arrow = next(folder.glob("*.arrow"))
     arrow.write_bytes(arrow.read_bytes()[:100])
-    refused("cannot be read", folder)
+    refused("/cut .*save_to_disk", folder)
     plain = builtins.__import__
 
     def missing(name: str, *rest: Any) -> Any:
@@ -157,7 +153,7 @@ def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path, monkeypatch: 
         return plain(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    refused(r"needs the package datasets: pip install 'mdlm-cfg\[datasets\]'", folder)
+    refused(r"data=datasets.*pip install 'mdlm-cfg\[datasets\]'", folder)
 
 
 def test_the_recipe_follows_what_is_saved(tmp_path: Path) -> None:

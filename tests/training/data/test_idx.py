@@ -41,15 +41,15 @@ def test_reads_other_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "not an IDX file"),
-        (b"<html>404</html>", "not an IDX file"),
-        (bytes([0, 0, 8, 3, 0, 0]), "truncated within its header"),
-        (bytes([0, 0, 8, 1, 0, 0, 0, 5, 1, 2]), "promises 13"),
-        (bytes([0, 0, 8, 1, 0, 0, 0, 1, 1, 2]), "promises 9"),
-        (gzip.compress(bytes([0, 0, 8, 1, 0, 0, 3, 232]) + bytes(1000), mtime=0)[:-12], "corrupt gzip"),
-        (gzip.compress(bytes(1000), mtime=0), "not an IDX file"),
-        (b"\x1f\x8b\x08" + bytes(20), "corrupt gzip"),
-        (bytes([0, 0, 8, 2]) + b"\xff" * 8, "promises"),
+        (b"", " IDX "),
+        (b"<html>404</html>", " IDX .*3c68746d"),
+        (bytes([0, 0, 8, 3, 0, 0]), r"\b6 bytes"),
+        (bytes([0, 0, 8, 1, 0, 0, 0, 5, 1, 2]), r"\(5,\).*\b13\b"),
+        (bytes([0, 0, 8, 1, 0, 0, 0, 1, 1, 2]), r"\(1,\).*\b9\b"),
+        (gzip.compress(bytes([0, 0, 8, 1, 0, 0, 3, 232]) + bytes(1000), mtime=0)[:-12], " gzip "),
+        (gzip.compress(bytes(1000), mtime=0), " IDX .*00000000"),
+        (b"\x1f\x8b\x08" + bytes(20), " gzip "),
+        (bytes([0, 0, 8, 2]) + b"\xff" * 8, r"\(4294967295, 4294967295\)"),
     ],
 )
 def test_corrupt_files_are_named(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -61,21 +61,21 @@ def test_corrupt_files_are_named(tmp_path: Path, content: bytes, complaint: str)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere cannot be read"):
+    with pytest.raises(ValueError, match=r"nowhere.*No such file"):
         idx.read_idx(tmp_path / "nowhere")
 
 
 def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path)
     write_idx(tmp_path / idx.TRAIN_LABELS, np.zeros(7))
-    with pytest.raises(ValueError, match="must be 40 integers"):
+    with pytest.raises(ValueError, match=r"\(7,\).*\b40\b"):
         idx.load_idx_dataset(tmp_path)
     write_images(tmp_path)
     write_idx(tmp_path / idx.TEST_IMAGES, np.zeros((20, 4, 8)))
-    with pytest.raises(ValueError, match="must have the same shape"):
+    with pytest.raises(ValueError, match=r"\(8, 8\).*\(4, 8\)"):
         idx.load_idx_dataset(tmp_path)
     write_idx(tmp_path / idx.TRAIN_IMAGES, np.zeros(40))
-    with pytest.raises(ValueError, match="height, width"):
+    with pytest.raises(ValueError, match=r"\(40,\)"):
         idx.load_idx_dataset(tmp_path)
 
 
@@ -100,13 +100,13 @@ def test_other_names_of_the_files_are_found(tmp_path: Path, rename: Callable[[st
 def test_a_missing_file_is_named_with_what_is_there_and_two_that_fit_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path)
     (tmp_path / idx.TEST_LABELS).rename(tmp_path / "labels.bin")
-    with pytest.raises(UserError, match=rf"lacks {idx.TEST_LABELS} .* it holds labels\.bin, t10k-images"):
+    with pytest.raises(UserError, match=rf"{idx.TEST_LABELS}.*labels\.bin, {idx.TEST_IMAGES}"):
         idx.load_idx_dataset(tmp_path)
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match=rf"/nowhere .*{', '.join(idx.FILES)}"):
         idx.load_idx_dataset(tmp_path / "nowhere")
     for prefix in ("emnist-letters", "emnist-digits"):
         (tmp_path / f"{prefix}-test-labels-idx1-ubyte").write_bytes(b"")
-    with pytest.raises(UserError, match="one data set"):
+    with pytest.raises(UserError, match=r"emnist-digits.*emnist-letters"):
         idx.load_idx_dataset(tmp_path)
 
 
@@ -114,11 +114,11 @@ def test_a_gzip_bomb_is_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(gzip.compress(idx_bytes((4,), b"abcd" + bytes(200_000_000)), 1))
     (tmp_path / "promise").write_bytes(gzip.compress(idx_bytes((2**31, 2**31), b"ab")))
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"large holds more than 12 bytes, .* promises 12"):
+    with pytest.raises(ValueError, match=r"large .*\(4,\).*\b12\b"):
         idx.read_idx(tmp_path / "large")
-    with pytest.raises(ValueError, match=r"promise holds .* gzipped bytes, .* promises 4611686018427387916"):
+    with pytest.raises(ValueError, match=r"promise .*\b4611686018427387916\b"):
         idx.read_idx(tmp_path / "promise")
-    with pytest.raises(ValueError, match="holds more than the 1000 bytes"):
+    with pytest.raises(ValueError, match=r"large .*\b1000\b"):
         idx.read_bytes(tmp_path / "large", 1000)
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
@@ -127,9 +127,9 @@ def test_a_gzip_bomb_is_refused_unread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "complaint"),
     [
-        (range(1, 27), [1], "labels are 1 to 26, and must number the classes from 0 without gaps, here 0 to 25"),
-        ([0, 1, 3], [0], "labels are 0, 1, 3, and must number the classes from 0 without gaps, here 0 to 2"),
-        ([0, 1], [0, 2], "test labels hold 2, of which there is no training example; the training labels are 0, 1"),
+        (range(1, 27), [1], r"1 to 26.* 0 to 25.*data\.relabel=true"),
+        ([0, 1, 3], [0], r"0, 1, 3.* 0 to 2.*data\.relabel=true"),
+        ([0, 1], [0, 2], r": .*\b2\b.*\b0, 1\b"),
     ],
 )
 def test_labels_that_do_not_count_classes_are_refused(
@@ -151,7 +151,7 @@ def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path)
     for name, shape in zip(idx.FILES, ((0, 2, 2), (0,), (0, 2, 2), (0,))):
         (tmp_path / name).write_bytes(idx_bytes(shape, b""))
-    with pytest.raises(ValueError, match="n > 0"):
+    with pytest.raises(ValueError, match=r"\(0, 2, 2\).*n > 0"):
         idx.load_idx_dataset(tmp_path)
 
 

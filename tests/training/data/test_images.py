@@ -50,16 +50,16 @@ def test_limits_on_test_images(root: str) -> None:
 def test_folder_of_idx_files_is_a_data_set(root: str) -> None:
     data = ready(ImageData(dataset=f"{root}/MNIST/raw"))
     assert data.name == "raw" and data.num_classes == 3 and len(data.train_x) == 90
-    with pytest.raises(ValueError, match="'nonsense' is neither mnist nor fashion_mnist nor a folder"):
+    with pytest.raises(ValueError, match=r"'nonsense'.*fashion_mnist"):
         ready(ImageData(dataset="nonsense", root=root))
 
 
 def test_bad_settings_are_refused(root: str) -> None:
     for make, complaint in (
-        (lambda: ImageData(binarization="maybe"), "'maybe' is unknown; choose one of dynamic"),
-        (lambda: ImageData("fashion_mnist", binarization="larochelle"), "only for MNIST"),
-        (lambda: BernoulliData(binarization="dynamic"), "choose static or threshold"),
-        (lambda: ready(ImageData(root=root, binarization="larochelle")), "lacks binarized_mnist_train"),
+        (lambda: ImageData(binarization="maybe"), "'maybe'.*dynamic, threshold, static, larochelle"),
+        (lambda: ImageData("fashion_mnist", binarization="larochelle"), "binarization=larochelle.*fashion_mnist"),
+        (lambda: BernoulliData(binarization="dynamic"), "'dynamic'.*static.*threshold"),
+        (lambda: ready(ImageData(root=root, binarization="larochelle")), r"mnist_train\.amat.*binarization=static"),
     ):
         with pytest.raises(ValueError, match=complaint):
             make()
@@ -116,13 +116,13 @@ def test_images_in_a_file_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("held", "complaint"),
     [
-        ({"labels": LABELS}, "lacks images; it holds labels"),
-        ({"images": GREY, "labels": LABELS[:9]}, r"images must have shape .* they are \(30, 4, 6\) and \(9,\)"),
-        ({"images": GREY / 255, "labels": LABELS}, "images must be whole numbers, and is float64"),
-        ({"images": GREY[..., None], "labels": LABELS}, r"must have shape \(n, height, width\)"),
-        ({"images": GREY.astype(int) * 2, "labels": LABELS}, "values up to 510"),
-        ({"images": GREY, "labels": LABELS, "class_names": ["a"]}, "must be 3 different names"),
-        ({"images": GREY, "labels": LABELS, "test_labels": [0]}, "one of test_images and test_labels"),
+        ({"labels": LABELS}, r"images\b.*\blabels$"),
+        ({"images": GREY, "labels": LABELS[:9]}, r"images.*\(30, 4, 6\).*\(9,\)"),
+        ({"images": GREY / 255, "labels": LABELS}, r"images.*float64.*\(30, 4, 6\)"),
+        ({"images": GREY[..., None], "labels": LABELS}, r"images.*\(27, 4, 6, 1\)"),
+        ({"images": GREY.astype(int) * 2, "labels": LABELS}, r"images.*\(27, 4, 6\).*\b510\b"),
+        ({"images": GREY, "labels": LABELS, "class_names": ["a"]}, r"class_names.*\b3\b.*\b1\b.*\b1\b"),
+        ({"images": GREY, "labels": LABELS, "test_labels": [0]}, "test_images.*test_labels"),
     ],
 )
 def test_bad_images_in_a_file_are_refused(tmp_path: Path, held: dict[str, Any], complaint: str) -> None:

@@ -36,9 +36,9 @@ def test_dynamic_follows_its_generator() -> None:
 
 
 def test_bad_binarizations_are_refused() -> None:
-    with pytest.raises(ValueError, match="'sometimes' is unknown; choose one of dynamic"):
+    with pytest.raises(ValueError, match=r"'sometimes'.*dynamic, threshold, static"):
         binarize(torch.zeros(1, dtype=torch.uint8), "sometimes")
-    with pytest.raises(ValueError, match="must be uint8"):
+    with pytest.raises(ValueError, match=r"uint8.*float32"):
         binarize(torch.zeros(1), "static")
 
 
@@ -66,6 +66,6 @@ def test_images_on_no_known_scale_are_refused() -> None:
         with pytest.raises(UserError, match=complaint):
             on_grey_scale("x", x, y, levels)
 
-    refused(15, 15, 2, "is 15, almost black .* or give levels=16")
-    refused(0, 0, 2, "is 0, almost black")
-    refused(1, 255, 2, "values 0 to 1 and the test images up to 255")
+    refused(15, 15, 2, r"\b15\b.*levels=16")
+    refused(0, 0, 2, r"\b0\b.*\b0\.\.255\b")
+    refused(1, 255, 2, r"\b0 to 1\b.*\b255\b")

@@ -55,9 +55,9 @@ def test_tables_that_nothing_can_be_learned_from_are_refused() -> None:
     weightless = TableMixture(torch.full((2, 3), 1 / 3), torch.tensor([1.0, 0.0]))
     assert TargetData(weightless, "t").name == "t"  # its other classes can be learned, and judged
     large = TableMixture(torch.full((1, *[2] * 20), 2.0**-20), torch.ones(1))
-    with pytest.raises(UserError, match=r"\(2\+1\)\^20 = 3\.49e\+09 partial states"):
+    with pytest.raises(UserError, match=r"\(2\+1\)\^20 = 3\.49e\+09"):
         TargetData(large, "t")
-    with pytest.raises(UserError, match="num_test = "):
+    with pytest.raises(UserError, match="num_test = None"):
         table(num_test=None)
 
 
@@ -65,7 +65,7 @@ def test_settings_of_targets_are_refused() -> None:
     for settings, complaint in (
         ({"batch_size": 0}, "batch_size = 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch = 0"),
-        ({"grid_shape": [3]}, r"grid_shape \(3,\) must have 2 cells"),
+        ({"grid_shape": [3]}, r"grid_shape.*\(3,\).*\b2\b"),
     ):
         with pytest.raises(UserError, match=complaint):
             table(**settings)
@@ -85,7 +85,7 @@ def test_fit_is_kept_and_a_damaged_one_is_named(root: str, monkeypatch: pytest.M
     monkeypatch.setattr("mdlm_cfg.training.data.bernoulli_data.fit_em", None)
     assert ready(BernoulliData(2, 5, root=root, seed=7)).describe() == first.describe()
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"{path.name} is damaged: delete it"):
+    with pytest.raises(ValueError, match=path.name):
         ready(BernoulliData(2, 5, root=root))
 
 

@@ -51,27 +51,27 @@ def test_lines_of_one_length_need_no_blank(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is empty"),
-        (b"a\tx\nb x\n", "line 2 of .* must be LABEL, a tab, TEXT, and is 'b x'"),
-        (b"a\t\n", "line 1"),
-        (b"\tabc\n", "line 1"),
-        (b"a\t\xff\n", "not text in UTF-8"),
-        (b"a\tx\na\ty\nb\tz\nb\tz\n", "class 'a' has 2 training examples, and needs at least 3"),
-        (b"abc\tup\nabd\tup\nab\tdown\n", "3 different labels on 3 lines: the label comes first"),
+        (b"", r"x\.txt [^0-9]*$"),
+        (b"a\tx\nb x\n", r"\b2\b.*x\.txt.*'b x'"),
+        (b"a\t\n", r"\b1\b.*x\.txt.*'a\\t'"),
+        (b"\tabc\n", r"\b1\b.*x\.txt.*'\\tabc'"),
+        (b"a\t\xff\n", r"x\.txt.*UTF-8.*\b2\b"),
+        (b"a\tx\na\ty\nb\tz\nb\tz\n", r"x\.txt.*'a'.*\b2\b.*\b3\b"),
+        (b"abc\tup\nabd\tup\nab\tdown\n", r"x\.txt.*\b3\b.*\b3\b"),
     ],
 )
 def test_bad_text_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "x.txt").write_bytes(content)
     with pytest.raises(UserError, match=complaint):
         ready(text_file(tmp_path / "x.txt"))
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(UserError, match=r"y\.txt"):
         ready(text_file(tmp_path / "y.txt"))
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=f"{tmp_path}.*Is a directory"):
         ready(text_file(tmp_path))
 
 
 def test_what_cannot_be_read_again_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path(os.devnull)):
-        with pytest.raises(UserError, match="not a file"):
+        with pytest.raises(UserError, match=str(path)):
             ready(text_file(path))
