@@ -22,7 +22,7 @@ from mdlm_cfg import (
     stepped_law,
     terminal_law,
 )
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_steady, conditionals, conditionals_under
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_steady, conditionals, conditionals_under, name_class
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.compare.by_state import MixedDenoiser, conditionals_error_by_state
 from mdlm_cfg.compare.decay import log_still_masked, time_to_tv, tv_decay
@@ -64,22 +64,22 @@ ASKERS = {
     "tv_decay": lambda denoiser: tv_decay(TARGET, Z, [GUIDANCE], [0.5], 0.5, denoiser),
     "tabulated": lambda denoiser: terminal_law(TabulatedDenoiser(denoiser), GUIDANCE, Z),
 }
-FAULTS = {  # what is done to the right answer (B, D, N), and what the sentence must say
-    "nan": (
-        lambda answer: answer * math.nan,
-        r"NaN for coordinate \d of the partial state \(.*mask.* under class 2",
-    ),
+FAULTS = {  # what is done to the right answer (B, D, N), and the values that the sentence must hold
+    "nan": (lambda answer: answer * math.nan, r"NaN .* \d .*\(.*mask.*\) .*class 2:"),
     "one nan": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.nan), "NaN"),
-    "infinity": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.inf), "probabilities that sum to inf"),
-    "probabilities": (lambda answer: answer.exp(), r"sum to .* normalised log-probabilities"),
-    "unnormalised": (lambda answer: answer + 0.3, "sum to 1.34985881"),
-    "half": (lambda answer: answer - math.log(2), "sum to 0.5"),
-    "no mass": (lambda answer: answer - math.inf, "sum to 0"),
-    "logits": (lambda answer: answer * 3, "normalised log-probabilities"),
+    "infinity": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.inf), r" inf .*class 2: .*1e-06"),
+    "probabilities": (lambda answer: answer.exp(), r" \d\.\d{3,} .*class 2: .*1e-06"),
+    "unnormalised": (lambda answer: answer + 0.3, r" 1\.34985881 "),
+    "half": (lambda answer: answer - math.log(2), r" 0\.5 .*class 2:"),
+    "no mass": (lambda answer: answer - math.inf, r" 0 .*class 2: .*1e-06"),
+    "logits": (lambda answer: answer * 3, r" \d\.\d{3,} .*class 2: .*1e-06"),
     "transposed": (lambda answer: answer.transpose(1, 2), r"\(\d+, 3, 2\).*\(\d+, 2, 3\)"),
-    "a row for the mask": (lambda answer: torch.cat([answer, answer[..., :1] - 99], -1), r"shape \(\d+, 2, 4\)"),
-    "one row": (lambda answer: answer[:1].expand(len(answer) + 1, -1, -1), "mask"),
-    "flat": (lambda answer: answer.flatten(1), "shape"),
+    "a row for the mask": (
+        lambda answer: torch.cat([answer, answer[..., :1] - 99], -1),
+        r"\(\d+, 2, 4\).*\(\d+, 2, 3\)",
+    ),
+    "one row": (lambda answer: answer[:1].expand(len(answer) + 1, -1, -1), r"\((\d+), 2, 3\).*\((?!\1,)\d+, 2, 3\)"),
+    "flat": (lambda answer: answer.flatten(1), r"\(\d+, 6\).*\(\d+, 2, 3\)"),
 }
 
 
@@ -122,9 +122,9 @@ def test_a_broken_contract_is_refused_by_all(asker, fault) -> None:
 
 
 @pytest.mark.parametrize("asker", ASKERS)
-@pytest.mark.parametrize(("label", "named"), [(2, "under class 2"), (3, "under no class")])
+@pytest.mark.parametrize(("label", "named"), [(2, 2), (3, None)])
 def test_the_class_that_gave_it_is_named(asker, label, named) -> None:
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=f" {name_class(named)}:"):
         ASKERS[asker](broken(FAULTS["nan"][0], label))
 
 
@@ -136,9 +136,9 @@ def test_the_state_that_gave_it_is_named() -> None:
 
     denoiser = FunctionDenoiser(answer, 3, 2, 3)
     assert conditionals(denoiser, torch.tensor([[1, 3], [3, 3]]), 0).shape == (2, 2, 3)
-    with pytest.raises(UserError, match=r"NaN for coordinate 1 of the partial state \(mask, 1\) under class 0"):
+    with pytest.raises(UserError, match=r"NaN .* 1 .*\(mask, 1\) .*class 0:"):
         conditionals(denoiser, torch.tensor([[1, 3], [3, 1]]), 0)
-    with pytest.raises(UserError, match=r"partial state \(mask, 1\) under class 2"):
+    with pytest.raises(UserError, match=r"NaN .* 1 .*\(mask, 1\) .*class 2:"):
         terminal_law(denoiser, GUIDANCE, Z)
 
 
@@ -233,7 +233,7 @@ def test_a_class_for_every_row() -> None:
         answer = exact(asked, labels)
         return torch.where((labels == 2)[:, None, None], float("nan"), answer)
 
-    with pytest.raises(UserError, match=r"NaN for coordinate 1 of the partial state \(mask, 1\) under class 2"):
+    with pytest.raises(UserError, match=r"NaN .* 1 .*\(mask, 1\) .*class 2:"):
         conditionals(FunctionDenoiser(wrong, 3, 2, 3), tokens, classes)
 
 
@@ -324,26 +324,26 @@ def test_a_sample_with_nowhere_to_go_is_refused(sampler) -> None:
 
     steps = 1 if sampler in WITH_STEPS else None
     denoiser = FunctionDenoiser(answer, 2, 2, 1)
-    with pytest.raises(UserError, match="20 of 20 samples hold masks"):
+    with pytest.raises(UserError, match=f"20 of 20 .*{sampler}"):
         sample(denoiser, Guidance(-0.5), 0, 20, sampler, steps)
-    with pytest.raises(UserError, match="infinite rate"):
+    with pytest.raises(UserError, match=r"w = 2 .*mask.*\): class 0 "):
         sample(denoiser, Guidance(2.0), 0, 20, sampler, steps)
-    with pytest.raises(UserError, match="no possible value"):
+    with pytest.raises(UserError, match=r"class 0 .* 1: "):
         Sampler(sampler, steps).law(denoiser, Guidance(-0.5), 0)
-    with pytest.raises(UserError, match="no possible value"):
+    with pytest.raises(UserError, match=r"class 0 .* 1: "):
         visit_law(denoiser, Guidance(-0.5), 0)
-    with pytest.raises(UserError, match="no possible value"):
+    with pytest.raises(UserError, match=f"class 0 .* {1 - math.exp(-0.5):.3g}: "):
         law_at(denoiser, Guidance(-0.5), 0, 0.5)
-    with pytest.raises(UserError, match="no possible value"):
+    with pytest.raises(UserError, match=r"class 0 .* 1: "):
         time_to_tv(denoiser, Guidance(-0.5), 0, 0.05)
 
 
 def test_a_histogram_of_masks_is_refused() -> None:
     x = torch.tensor([[0, 1], [2, 3]])
     assert float(histogram(x, 4).sum()) == 1
-    for bad in (torch.tensor([[0, 1], [2, 4]]), torch.tensor([[0, 1], [-1, 3]])):
-        with pytest.raises(UserError, match=r"samples hold the value (4|-1).* 0 to 3"):
-            histogram(bad, 4)
+    for wrong in (4, -1):
+        with pytest.raises(UserError, match=f" {wrong}, .* 0 to 3"):
+            histogram(torch.tensor([[0, 1], [2, wrong]]), 4)
 
 
 PAIR = random_target(3, 2, seed=1)

@@ -39,7 +39,7 @@ def test_what_it_says_of_itself() -> None:
     assert Guidance(1.5, temperature=2.0).label == "1.5, temperature 2" and Guidance(1.5, temperature=2.0).filters
     assert effective_guidance(ramp, Uniform()) == Guidance(LinearRamp(0, 4), "rate", 0.5, 0.9)
     assert Guidance([1, 2]).w == PerCount((1.0, 2.0)) == Guidance((1, 2)).w and Guidance([1, 2]).kind is KINDS["rate"]
-    with pytest.raises(UserError, match=r"the strength ramp\(0,4\), .* is a schedule"):
+    with pytest.raises(UserError, match=re.escape(f" {ramp.label} ")):
         _ = ramp.constant
 
 
@@ -50,11 +50,12 @@ def test_strengths_by_number_of_unmasked_coordinates() -> None:
     assert Guidance(LinearRamp(1, 3)).table(1) == [3.0] and Guidance(0.5).table(3) == [0.5] * 3
     assert Guidance(-1.0).w == -1 and Guidance(MAX_STRENGTH).w == MAX_STRENGTH
     for w in (-1 - 1e-9, MAX_STRENGTH * (1 + 1e-9), math.inf, math.nan):
-        with pytest.raises(UserError, match="must be at least -1"):
+        allowed = rf"w = {re.escape(str(w))} .* -1 .* {MAX_STRENGTH:g};"
+        with pytest.raises(UserError, match=allowed):
             Guidance(w)
-        with pytest.raises(UserError, match="is not allowed"):
+        with pytest.raises(UserError, match=f" = {re.escape(str(w))} "):
             Guidance([0.0, w]).table(2)
-        with pytest.raises(UserError, match="must be at least -1"):
+        with pytest.raises(UserError, match=allowed):
             Guidance(lambda _, w=w: w).table(1)
 
 
@@ -119,7 +120,7 @@ def test_the_first_state_with_an_infinite_rate_is_named() -> None:
     log_rho[1, 1, 0] = NEG_INF
     refuse_infinite(log_rho, tokens, 2, 1, "5")
     log_rho[1:, 1, 0] = math.inf
-    with pytest.raises(UserError, match=r"w = 5 gives an infinite rate in the partial state \(1, mask\): class 1 has"):
+    with pytest.raises(UserError, match=r"w = 5 .*\(1, mask\): class 1 "):
         refuse_infinite(log_rho, tokens, 2, 1, "5")
 
 
@@ -134,7 +135,7 @@ def test_names_for_people() -> None:
     for k in (None, 0, 2):
         check_class(k, 3)
     for k in (-1, 3):
-        with pytest.raises(UserError, match=rf"class {k} is out of range: there are 3 classes, 0 to 2"):
+        with pytest.raises(UserError, match=rf"class {k} .* 3 .* 0 to 2"):
             check_class(k, 3)
 
 
@@ -156,19 +157,19 @@ def test_supports_are_explicit():
     assert geometric_mean(torch.tensor([-1.0]), torch.tensor([-inf]), 1.0).tolist() == [inf]
     pmfs = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
     denoiser = TableMixture(pmfs, torch.tensor([0.0, 1.0])).denoiser()  # class 0 lies outside its mixture
-    with pytest.raises(UserError, match=r"infinite rate in the partial state \(mask\): class 0 has probability"):
+    with pytest.raises(UserError, match=r"w = 1 .*\(mask\): class 0 "):
         Guidance(1.0).log_rates(denoiser, torch.full((1000, 1), 2), 0)
-    with pytest.raises(UserError, match="infinite rate"):
+    with pytest.raises(UserError, match=r"w = 1 .*\(0\): class 0 "):
         terminal_law(denoiser, Guidance(1.0), 0)
     # under strong guidance too, where the first coordinates are as in the mixture and the pairs are not
     pmfs = torch.tensor([[[0.5, 0.0], [0.0, 0.5]], [[0.0, 0.5], [0.5, 0.0]]])
     target = TableMixture(pmfs, torch.tensor([0.0, 1.0]))
-    said = r"w = 10000 .* partial state \(0, 0\): class 0 has"
+    said = r"w = 10000 .*\(0, 0\): class 0 "
     with pytest.raises(UserError, match=said):
         terminal_law(target.denoiser(), Guidance(1e4), 0)
     with pytest.raises(UserError, match=said):
         tilted_law(target, 1e4, 0)
-    with pytest.raises(UserError, match="infinite rate"):
+    with pytest.raises(UserError, match=r"w = 0\.5 .*\(0, 0\): class 0 "):
         tilted_law(target, 0.5, 0)
 
 
@@ -210,7 +211,7 @@ def test_what_users_write(text, expected):
     "text", ["", "ramp(0)", "ramp[0,4]", "interval(1,2)", "[]", "[1,x]", "two", "(2)", "ramp", "1,2"]
 )
 def test_what_cannot_be_read_is_refused(text):
-    with pytest.raises(ValueError, match=re.escape(f"the strength {text!r} cannot be read; write a number")):
+    with pytest.raises(ValueError, match=rf" {re.escape(repr(text))} .* ramp\(start,end\)"):
         parse_strength(text)
 
 
@@ -218,7 +219,7 @@ def test_what_cannot_be_read_is_refused(text):
     ("text", "near"), [("rampe(0,4)", "ramp"), ("intervall(4,0.3,0.9)", "interval"), ("rmp", "ramp")]
 )
 def test_what_is_near_is_guessed(text, near):
-    with pytest.raises(ValueError, match=f"did you mean {near}"):
+    with pytest.raises(ValueError, match=rf" {re.escape(repr(text))} .* {near}\?$"):
         parse_strength(text)
 
 
@@ -247,11 +248,11 @@ def test_per_count_is_one_strength_for_every_number_of_unmasked_coordinates():
     law = Chain(denoiser, guidance.w, "rate", 0).terminal_by_orders()
     assert (law - terminal_law(denoiser, guidance, 0)).abs().max() < 1e-11
     assert Guidance([2.5]).table(1) == [2.5]
-    with pytest.raises(ValueError, match=r"3 strengths .* must be 2"):
+    with pytest.raises(ValueError, match=r" 3 .*\[3,-1,0\.5\].* 2: "):
         guidance.table(2)
-    with pytest.raises(ValueError, match="at least -1"):
+    with pytest.raises(ValueError, match=r"w = -2\.0 .* -1 "):
         Guidance([0.0, -2.0]).table(2)
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(UserError):
         PerCount([])
 
 

@@ -26,7 +26,7 @@ def test_the_ratio_that_decides_in_the_limit_is_of_each_state() -> None:
 def test_decays_are_stated() -> None:
     said = [RATE.decay_statement(2, growth, "it waits") for growth in ("exponential", "linear", "bounded")]
     assert len(set(said)) == 3 and ["it waits" in one for one in said] == [False, True, True]
-    for dims, formula in ((1, "1 - (1 - exp(-tau)) for"), (3, "1 - (1 - exp(-tau))^3 for")):
+    for dims, formula in ((1, "1 - (1 - exp(-tau)) "), (3, "1 - (1 - exp(-tau))^3 ")):
         assert formula in NORMALIZED.decay_statement(dims, "bounded", "")
 
 
@@ -69,6 +69,6 @@ def test_laws_of_a_kind_of_ones_own_by_brute_force(w, route, monkeypatch) -> Non
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="guidance kind 'x' is unknown; choose one of rate, normalized"):
+    with pytest.raises(ValueError, match=r"'x' .* rate, normalized"):
         kind_of("x")
     assert RATE != NORMALIZED and math.pi != RATE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -112,18 +113,18 @@ def test_policies_by_name() -> None:
     assert policy_of("margin") == Margin() and policy_of("fixed_order") == FixedOrder()
     made = Confidence(0.5)
     assert policy_of(made) is made
-    with pytest.raises(ValueError, match="policy 'x' is unknown; choose one of rate, uniform"):
+    with pytest.raises(ValueError, match=r"'x' .* rate, uniform, "):
         policy_of("x")
     for wrong in ([0, 0], [1, 2], [0, 2]):
-        with pytest.raises(ValueError, match=r"the order of a policy .* must hold each of 0\.\.1 once"):
+        with pytest.raises(ValueError, match=r"order .* 0\.\.1 "):
             FixedOrder(wrong)
-    with pytest.raises(ValueError, match=r"must hold each of 0\.\.2 once"):
+    with pytest.raises(ValueError, match=r"\[0, 1\].* 0\.\.2 "):
         FixedOrder([0, 1]).check(3)
-    with pytest.raises(ValueError, match=r"must hold each of 0\.\.2 once"):
+    with pytest.raises(ValueError, match=r"\[0, 1\].* 0\.\.2 "):
         Blocks([[0], [1]], FixedOrder([0, 1])).check(3)
-    with pytest.raises(ValueError, match=r"the blocks of a policy holds? coordinates \[0, 0\]"):
+    with pytest.raises(ValueError, match=r"blocks .*\[0, 0\].* 0\.\.1 "):
         Blocks([[0], [0]])
-    with pytest.raises(ValueError, match=r"order of a policy .* must hold each of 0\.\.1 once"):
+    with pytest.raises(ValueError, match=r"order .*\[0, 1, 2\].* 0\.\.1 "):
         Blocks([[0], [1]], FixedOrder([0, 1, 2]))
     FixedOrder().check(5)
     FixedOrder([1, 0]).check(2)
@@ -189,19 +190,19 @@ def test_spaces_and_what_may_be_left_away() -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="cannot be read; write rate, uniform, fixed_order, confidence"):
+    with pytest.raises(ValueError, match=rf"{re.escape(repr(text))} .* rate, uniform, fixed_order, confidence"):
         parse_policy(text)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("confidance", "did you mean confidence"),
-        ("fixed_ordr(0,1)", "did you mean fixed_order"),
-        ("block(0|1)", "did you mean blocks"),
-        ("blocks(0|1; entrop)", "did you mean entropy"),
-        ("fixed_order(0,2)", "must hold each of 0..1 once"),
-        ("blocks(0|0)", "must hold each of 0..1 once"),
+        ("confidance", r"confidence\?$"),
+        ("fixed_ordr(0,1)", r"fixed_order\?$"),
+        ("block(0|1)", r"blocks\?$"),
+        ("blocks(0|1; entrop)", r"entropy\?$"),
+        ("fixed_order(0,2)", r"order .*\[0, 2\].* 0\.\.1 "),
+        ("blocks(0|0)", r"blocks .*\[0, 0\].* 0\.\.1 "),
         ("confidence(temperature=-1)", "temperature = -1"),
         ("entropy(temperature=nan)", "temperature = nan"),
         ("margin(temperature=inf)", "temperature = inf"),
@@ -214,9 +215,9 @@ def test_what_is_near_is_guessed_and_what_is_wrong_is_said(text: str, message: s
 
 @pytest.mark.parametrize("text", ["confidence(0.5)", "rate(1)", "blocks()", "blocks"])
 def test_what_is_named_rightly_is_not_guessed(text: str) -> None:
-    with pytest.raises(ValueError, match="cannot be read") as found:
+    with pytest.raises(ValueError, match=re.escape(repr(text))) as found:
         parse_policy(text)
-    assert "did you mean" not in str(found.value) and str(found.value).endswith("margin and entropy)")
+    assert "?" not in str(found.value)
 
 
 def test_the_order_of_a_kind_is_called_as_the_kind() -> None:

@@ -24,7 +24,7 @@ def test_alpha_and_the_clock(schedule: Schedule) -> None:
         assert float(schedule.tau(t)) == pytest.approx(math.log((1 - alpha[-1]) / (1 - a)), abs=1e-12)
     assert float(schedule.tau(0)) == math.inf and float(schedule.alpha(0)) == 1
     for outside in (-1e-9, schedule.end * (1 + 1e-9), [0.0, -1.0], [0.5, schedule.end + 1]):
-        with pytest.raises(ValueError, match=r"is outside \[0, "):
+        with pytest.raises(ValueError, match=rf"\[0, {schedule.end}\]"):
             schedule.alpha(torch.tensor(outside, dtype=torch.float64))
 
 
@@ -72,16 +72,16 @@ def test_what_are_no_steps_is_refused(steps) -> None:
 
 
 def test_a_grid_that_ends_before_everything_is_unmasked_has_no_counts() -> None:
-    with pytest.raises(ValueError, match="must end at inf"):
+    with pytest.raises(ValueError, match=r"\[0\.0, 0\.1\] .* inf "):
         event_counts([0.0, 0.1], 5)
     assert check_steps(np.int64(3)) == 3 == check_steps(torch.tensor(3))
 
 
 @pytest.mark.parametrize("horizon", [0.0, -1.0, 1e-16, 9e-4, math.inf, math.nan])
 def test_a_horizon_is_positive_and_finite_and_1_where_it_must_be(horizon: float) -> None:
-    with pytest.raises(ValueError, match="horizon T = "):
+    with pytest.raises(ValueError, match=f"T = {horizon} "):
         exponential(horizon)
-    with pytest.raises(ValueError, match="T must be 1 for 'cosine'"):
+    with pytest.raises(ValueError, match=r"T = 2\.0 .* 1 .*'cosine'"):
         Schedule("cosine", 2.0)
     assert Schedule("linear", 1.0) == linear() and Schedule("exponential", 10.0) == exponential()
     assert [s.end for s in SCHEDULES] == [1.0, 1.0, 10.0, 3.0]

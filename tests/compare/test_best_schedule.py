@@ -100,13 +100,13 @@ def test_learned_scores_other_kinds_and_bounds():
         law = terminal_law(learned, best.guidance, 0)
         assert (law - best.law).abs().max() < 1e-12 and best.kind == kind_of(kind)
         assert best.value <= best.constant_value and min(best.strengths.values) >= -1
-    with pytest.raises(ValueError, match="objective 'mse' is unknown"):
+    with pytest.raises(ValueError, match=r"'mse' .* kl .*tv, "):
         best_schedule(target, 2.0, 0, "mse")
-    with pytest.raises(ValueError, match="at least -1"):
+    with pytest.raises(ValueError, match=r"w = -2\.0 .* -1 "):
         best_schedule(target, -2.0, 0)
-    with pytest.raises(ValueError, match="class 9 is out of range"):
+    with pytest.raises(ValueError, match=r"class 9 .* 2 .* 0 to 1"):
         best_schedule(target, 2.0, 9)
-    with pytest.raises(ValueError, match="class 9 is out of range"):
+    with pytest.raises(ValueError, match=r"class 9 .* 2 .* 0 to 1"):
         DifferentiablePush(learned, 9, Uniform())
 
 
@@ -116,7 +116,7 @@ def test_a_class_that_can_be_where_the_mixture_cannot_is_refused():
         rows[classes == 1] = torch.tensor([1.0, 0.0], dtype=torch.float64)  # no class
         return rows.log()
 
-    with pytest.raises(ValueError, match="class 0 has probability where the mixture has none"):
+    with pytest.raises(ValueError, match="class 0 "):
         DifferentiablePush(FunctionDenoiser(answer, 2, 2, 1), 0, Uniform())
 
 

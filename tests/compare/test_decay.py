@@ -47,7 +47,7 @@ def test_overlapping_squares_saturate_at_the_unguided_rate():
 
 @pytest.mark.parametrize("level", [-0.5, 0.0, 1.0, 1.5])
 def test_a_level_outside_zero_one_is_refused(level):
-    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+    with pytest.raises(ValueError, match=f" 0 and 1, .* {level}$"):
         time_to_tv(toys.toy_1d_overlap().denoiser(), Guidance(0.0), 0, level)
 
 
@@ -60,7 +60,7 @@ def test_a_time_is_found_however_far_below_the_slowest_exit_it_lies(monkeypatch)
     law = Chain(target.denoiser(), w, "rate", 0).law_at_by_paths(tau)
     assert 1 - float(law[:2, :2].sum()) == pytest.approx(0.05, rel=1e-7)
     monkeypatch.setattr("mdlm_cfg.compare.decay.BRACKETS", 2)
-    with pytest.raises(ArithmeticError, match=r"stays below 0\.05 down to tau = .*e-3"):
+    with pytest.raises(ArithmeticError, match=r" 0\.05 .* tau = .*e-3"):
         time_to_tv(target.denoiser(), Guidance(w), 0, 0.05)
 
 
@@ -111,7 +111,7 @@ def test_what_saturates_under_one_kind_is_not_asked_under_the_other():
     rate, normalized = (tv_decay(target, 0, [Guidance(1.0, kind)], [0.5]) for kind in KINDS)
     assert rate.neutral and not rate.double_exponential and rate.growth == "bounded"
     assert not normalized.neutral and not normalized.double_exponential
-    with pytest.raises(ValueError, match="one kind of guidance"):
+    with pytest.raises(ValueError, match=r"(rate|normalized), (rate|normalized)$"):
         tv_decay(target, 0, [Guidance(1.0, kind) for kind in KINDS], [0.5])
 
 
@@ -147,7 +147,7 @@ def test_a_chain_that_stops_short_is_refused_by_the_name_of_its_class():
         rows[:, 1] = torch.where((classes == 1)[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
         return rows.log()
 
-    with pytest.raises(ValueError, match="under class 1 ends in states with masks with probability 1"):
+    with pytest.raises(ValueError, match=r"class 1 .* 1: "):
         waiting(FunctionDenoiser(answer, 2, 2, 2), Guidance(-0.5), 1)
 
 

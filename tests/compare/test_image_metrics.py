@@ -52,7 +52,7 @@ def test_mean_pixel_distance_equals_the_loop_over_pairs() -> None:
     pairs = [float((a != b).sum()) for a, b in combinations(x, 2)]
     assert mean_pixel_distance(x) == pytest.approx(sum(pairs) / len(pairs))
     assert mean_pixel_distance(x[:2]) == float((x[0] != x[1]).sum())
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match=r" 2 .* 1$"):
         mean_pixel_distance(x[:1])
 
 
@@ -115,7 +115,7 @@ def test_precision_and_recall_equal_the_loops() -> None:
         assert precision_and_recall(data, samples, k) == pytest.approx(expected)
     assert precision_and_recall(data, samples) == precision_and_recall(data, samples, 3)
     for k in (0, 9):
-        with pytest.raises(ValueError, match="sets of more than k points, and one has 9"):
+        with pytest.raises(ValueError, match=f"k = {k} .* 9$"):
             precision_and_recall(data, samples, k)
     # a ball reaches to its k-th neighbour and holds it
     line = torch.tensor([[0.0], [1.0]])
@@ -136,7 +136,7 @@ def test_energy_distance_equals_the_loops(monkeypatch: pytest.MonkeyPatch) -> No
     two = 2 * mean(x[:2], y[:2], 4) - mean(x[:2], x[:2], 2) - mean(y[:2], y[:2], 2)
     assert energy_distance(x[:2], y[:2]) == pytest.approx(two)
     for a, b in ((x[:1], y), (x, y[:1])):
-        with pytest.raises(ValueError, match="at least 2 points of each kind"):
+        with pytest.raises(ValueError, match=f" 2 .* {len(a)} and {len(b)}$"):
             energy_distance(a, b)
 
 

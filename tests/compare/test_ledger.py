@@ -204,7 +204,7 @@ def test_a_ledger_is_made_of_its_laws(policy, sampler) -> None:
     assert shared.states == states and shared.visit_error == by_level
     assert found.expected_noise == pytest.approx(expected_sampling_tv(laws["L3'"], 400), rel=1e-12)
     assert len(visit_law(exact, guidance, z, policy)) == 3
-    with pytest.raises(ValueError, match="make the ledger's laws with its policy"):
+    with pytest.raises(ValueError, match=f"first_hitting, margin .* {policy or 'rate'}: "):
         ledger_of(shared, Sampler(policy="margin"), 10)
 
 

@@ -36,7 +36,7 @@ def test_total_variation_and_kl():
 def test_a_histogram_names_the_value_that_it_does_not_know():
     assert histogram(torch.tensor([[0, 1], [1, 1]]), 2).tolist() == [[0, 0.5], [0, 0.5]]
     for wrong in (-1, 2):
-        with pytest.raises(ValueError, match=f"hold the value {wrong}, and must hold 0 to 1: 2 is the mask"):
+        with pytest.raises(ValueError, match=f" {wrong}, .* 0 to 1: 2 "):
             histogram(torch.tensor([[0, 1], [0, wrong]]), 2)
 
 

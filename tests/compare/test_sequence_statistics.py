@@ -128,7 +128,7 @@ def test_the_nearest_sequence_is_that_of_loops(cells: int, monkeypatch: pytest.M
 
 
 def test_what_cannot_be_described_is_refused() -> None:
-    with pytest.raises(UserError, match="at least 2 sequences"):
+    with pytest.raises(UserError, match=r" 2 .* 1$"):
         sequence_statistics(tiny(), torch.zeros(1, 4, dtype=torch.int64), 0)
-    with pytest.raises(UserError, match="hold the value 3"):
+    with pytest.raises(UserError, match=r" 3, .* 0 to 2: 3 "):
         sequence_statistics(tiny(), torch.tensor([[0, 1, 2, 3], [0, 1, 2, 2]]), 0)

@@ -205,17 +205,17 @@ def test_what_does_not_apply_is_refused() -> None:
         ):
             with pytest.raises(UserError):
                 refused()
-    with pytest.raises(UserError, match="size 4"):
+    with pytest.raises(UserError, match=r"size 4 .* 3: .* 3$"):
         Sampler(correction=Correction(4)).draw(denoiser, Guidance(1.0), 1, 5)
-    with pytest.raises(UserError, match="size 4"):
+    with pytest.raises(UserError, match=r"size 4 .* 3: .* 3$"):
         correction_kernel(denoiser, Guidance(1.0), 1, Correction(4))
-    with pytest.raises(UserError, match="there are 1"):
+    with pytest.raises(UserError, match=r"size 2 .* 1: .* 1$"):
         Sampler(correction=Correction(2)).draw(denoiser, Guidance(1.0), 1, 5, start=torch.tensor([0, 1, 3]))
     finished = torch.zeros(3, denoiser.num_dims, dtype=torch.int64)
     for x in (finished.double(), finished + denoiser.num_tokens, finished - 1, finished[:, :1]):
         with pytest.raises(UserError):
             Correction().draw(denoiser, Guidance(1.0), 1, x)
-    with pytest.raises(UserError, match="no free coordinate"):
+    with pytest.raises(UserError):
         Sampler(correction=Correction(1)).draw(denoiser, Guidance(1.0), 1, 5, start=torch.tensor([0, 1, 1]))
     with pytest.raises(UserError):
         Sampler(correction=Correction(1)).draw_weighted(denoiser, Guidance(1.0), 1, 5)

@@ -78,7 +78,7 @@ def test_law_at_the_ends_and_by_noise_time():
 
 def test_refusals():
     target = random_target(3, 2)
-    with pytest.raises(ValueError, match="must be a number of at least 0"):
+    with pytest.raises(ValueError, match=r"tau = -0\.1 .* 0$"):
         law_at(target.denoiser(), Guidance(1.0), 0, -0.1)
 
     class Large:
@@ -89,7 +89,7 @@ def test_refusals():
         def __call__(self, tokens, classes):
             raise AssertionError("the denoiser must not be asked")
 
-    with pytest.raises(ValueError, match=r"needs about .* GiB"):
+    with pytest.raises(ValueError, match=r"\(10\+1\)\^12 = 3\.14e\+12 .* GiB"):
         terminal_law(Large(), Guidance(1.0), 0)
 
 
@@ -143,7 +143,7 @@ def test_a_single_value_leaves_nothing_to_chance(kind):
 def test_what_a_law_takes_is_held_against_the_memory_there_is(monkeypatch):
     lattice = Lattice(3, 10)
     monkeypatch.setattr(rates, "memory_allowed", lambda: 8 * lattice.num_states)  # one number a state
-    with pytest.raises(UserError, match=r"on \(3\+1\)\^10 = 1\.05e\+06 partial states needs about .* GiB"):
+    with pytest.raises(UserError, match=r"on \(3\+1\)\^10 = 1\.05e\+06 .* GiB"):
         rates.refuse_if_too_large(lattice)
     monkeypatch.setattr(rates, "memory_allowed", lambda: 8000 * lattice.num_states)
     rates.refuse_if_too_large(lattice)
@@ -159,7 +159,7 @@ def test_what_a_law_takes_is_counted(shape, monkeypatch):
     masks = [state.count(n) for state in product(range(n + 1), repeat=d)]
     jumps = max(sum(n * count for count in masks if count == level) for level in range(1, d + 1))
     for kept in (0, 3):
-        said = re.escape(f"needs about {8 * ((4 + kept) * len(masks) + 4 * jumps) / 2**30:.3g} GiB")
+        said = re.escape(f" {8 * ((4 + kept) * len(masks) + 4 * jumps) / 2**30:.3g} GiB, ")
         more = {"states_kept": kept} if kept else {}
         for ask in (
             partial(rates.refuse_if_too_large, Lattice(n, d)),
@@ -177,7 +177,7 @@ def test_a_state_with_an_infinite_rate_is_named(w, said):
     table = target.denoiser()
     # named are where it leads, of a table, and where it comes from
     for denoiser, state in ((table, r"\(1, mask\)"), (Opaque(table), r"\(mask, mask\)")):
-        message = rf"^w = {said} gives an infinite rate in the partial state {state}: class 0 has"
+        message = rf"^w = {said} .* {state}: class 0 "
         for kind in ("rate", "normalized"):  # no law goes by the states alone under `normalized`
             with pytest.raises(UserError, match=message):
                 terminal_law(denoiser, Guidance(w, kind), 0)
@@ -189,7 +189,7 @@ def test_no_law_is_of_a_class_that_does_not_exist(z):
     denoiser = Inconsistent(2, 2, 2)
     guidance = Guidance(1.0)
     for law in (terminal_law, visit_law, freeze, tilted_weights, partial(law_at, tau=1.0)):
-        with pytest.raises(UserError, match=f"class {z} is out of range: there are 2 classes, 0 to 1"):
+        with pytest.raises(UserError, match=f"class {z} .* 2 .* 0 to 1"):
             law(denoiser, guidance, z)
 
 
@@ -204,7 +204,7 @@ def test_what_ends_in_masks_is_refused(kind, policy):
         return copy_unmasked(p.log(), tokens)
 
     lost = 0.5 if policy == "fixed_order" else 0.25
-    said = f"under class 0 ends in states with masks with probability {lost}"
+    said = f"class 0 .* {lost}: "
     for law in (terminal_law, visit_law):
         with pytest.raises(UserError, match=said):
             law(FunctionDenoiser(answer, 2, 2, 1), Guidance(-0.5, kind), 0, policy)
@@ -217,7 +217,5 @@ def test_what_ends_in_masks_of_a_table_is_refused(kind, lost):
     denoiser = TableMixture(pmfs, torch.tensor([0.0, 1.0])).denoiser()
     for law in (terminal_law, visit_law):
         for policy in (None, {"rate": "rate", "normalized": "uniform"}[kind]):
-            with pytest.raises(
-                UserError, match=f"under class 0 ends in states with masks with probability {lost:.3g}:"
-            ):
+            with pytest.raises(UserError, match=f"class 0 .* {lost:.3g}: "):
                 law(denoiser, Guidance(-0.5, kind), 0, policy)

@@ -146,10 +146,10 @@ def test_temperature_and_top_p_change_the_values_alone():
 
 def test_refusals():
     denoiser = random_target(3, 3).denoiser()
-    with pytest.raises(ValueError, match=r"each of 0\.\.2 once"):
+    with pytest.raises(ValueError, match=r"\[0, 1\].* 0\.\.2 "):
         terminal_law(denoiser, Guidance(1.0), 0, FixedOrder([0, 1]))
-    with pytest.raises(ValueError, match="is a schedule"):
+    with pytest.raises(ValueError, match=r"ramp\(0,1\)"):
         tilted_weights(denoiser, Guidance(linear_ramp(0, 1)), 0)
-    with pytest.raises(ValueError, match="no tilted law under temperature"):
+    with pytest.raises(ValueError, match=r"temperature = 0\.5, top_p = 1"):
         tilted_weights(denoiser, Guidance(1.0, temperature=0.5), 0)
     assert effective_guidance(Guidance(1.0, "normalized"), Uniform()).kind == Rate()

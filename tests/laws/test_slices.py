@@ -73,11 +73,11 @@ def test_the_denoiser_is_asked_for_whole_states(dtype):
 
 def test_refusals():
     denoiser = Inconsistent(2, 3, 2)
-    with pytest.raises(ValueError, match="no free coordinate"):
+    with pytest.raises(ValueError, match="mask 2 "):
         slice_denoiser(denoiser, torch.tensor([0, 1, 1]))
-    with pytest.raises(ValueError, match=r"values outside 0\.\.2"):
+    with pytest.raises(ValueError, match=r" 0\.\.2: "):
         slice_denoiser(denoiser, torch.tensor([0, 3, 1]))
-    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"\(2,\).* 3 "):
         slice_denoiser(denoiser, torch.tensor([0, 2]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise, product
 
 import pytest
@@ -46,7 +47,7 @@ def test_the_entries_of_a_kernel_are_counted(shape, monkeypatch):
     monkeypatch.setattr("mdlm_cfg.laws.stepped.MAX_ENTRIES", entries)
     freeze(denoiser, Guidance(1.0), 0)
     monkeypatch.setattr("mdlm_cfg.laws.stepped.MAX_ENTRIES", entries - 1)
-    with pytest.raises(ValueError, match=f"has {entries:.3g} kernel entries, more than .*; compare samples"):
+    with pytest.raises(ValueError, match=rf" {entries:.3g} .* {re.escape(f'{entries - 1:.0e}')};"):
         freeze(denoiser, Guidance(1.0), 0)
 
 
@@ -54,7 +55,7 @@ def test_refusals():
     denoiser = random_target(3, 2).denoiser()
     with pytest.raises(ValueError, match="terminal_law"):
         stepped_law(denoiser, Guidance(1.0), 0, "first_hitting", None)
-    with pytest.raises(ValueError, match="unknown; choose one of"):
+    with pytest.raises(ValueError, match=r"'ancestral' .* first_hitting, tau_leaping, "):
         stepped_law(denoiser, Guidance(1.0), 0, "ancestral", 5)
 
 

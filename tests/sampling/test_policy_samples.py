@@ -101,9 +101,9 @@ def test_a_policy_by_name_or_in_the_sampler_is_the_same_and_not_both():
     assert Sampler(policy="margin").describe()["policy"] == "margin"
     assert "policy" not in Sampler().describe()
     assert Sampler("event_leaping", events=2).calls(5) == 3
-    with pytest.raises(ValueError, match="has its own policy"):
+    with pytest.raises(ValueError, match="first_hitting, margin "):
         sample(denoiser, guidance, 0, 10, Sampler(policy="margin"), policy="rate")
-    with pytest.raises(ValueError, match="takes no policy"):
+    with pytest.raises(ValueError, match=r"euler .*rate.* event_leaping$"):
         sample(denoiser, guidance, 0, 10, "euler", 3, policy="rate")
 
 
@@ -116,9 +116,9 @@ def test_samples_start_from_partial_states(policy):
     for sampler in (Sampler(policy=policy), Sampler("event_leaping", 2, policy=policy), Sampler("tau_leaping", 3)):
         x = sample(target.denoiser(), Guidance(2.0), 0, 4, sampler, start=starts)
         assert torch.equal(torch.where(starts == 3, 3, x), starts) and int(x.max()) < 3
-    with pytest.raises(ValueError, match="start holds values outside"):
+    with pytest.raises(ValueError, match=r"start .* 0\.\.3: .* 3$"):
         sample(target.denoiser(), guidance, 0, 4, start=torch.tensor([0, 4, 3]))
-    with pytest.raises(ValueError, match="start has shape"):
+    with pytest.raises(ValueError, match=r"start .*\(2,\).*\(3,\).*\(4, 3\)"):
         sample(target.denoiser(), guidance, 0, 4, start=torch.tensor([0, 3]))
 
 
@@ -148,9 +148,9 @@ def weighted_histogram(x, w, n):
 
 def test_weights_are_refused_where_they_lead_nowhere():
     denoiser = random_target(3, 2).denoiser()
-    with pytest.raises(ValueError, match="only first_hitting"):
+    with pytest.raises(ValueError, match=r"event_leaping, 2 steps, .* first_hitting, "):
         Sampler("event_leaping", 2).draw_weighted(denoiser, Guidance(1.0), 0, 10)
-    with pytest.raises(ValueError, match="is a schedule"):
+    with pytest.raises(ValueError, match=r"ramp\(0,1\)"):
         Sampler().draw_weighted(denoiser, Guidance(linear_ramp(0, 1)), 0, 10)
 
 
@@ -198,9 +198,9 @@ def test_smc_in_many_dimensions_moves_samples_to_their_class():
     target = BernoulliMixture(p, torch.full((2, 3), 1 / 3), torch.tensor([0.5, 0.5]))
     run = sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 400, generator=generator_for("high"))
     assert run.x.shape == (400, 60) and run.ess > 0.2 and run.relative_error < 1
-    with pytest.raises(ValueError, match="threshold = 2"):
+    with pytest.raises(ValueError, match=r"threshold = 2\.0 .* 0 .* 1$"):
         sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 400, threshold=2)
-    with pytest.raises(ValueError, match="groups"):
+    with pytest.raises(ValueError, match=r"401 .* 10 "):
         sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 401)
 
 

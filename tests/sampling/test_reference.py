@@ -79,11 +79,11 @@ def test_the_error_of_a_weighted_mean_and_of_a_distance_is_the_spread_of_repeats
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserError, match="multiple of 20"):
+    with pytest.raises(UserError, match=r" 50 .* 20$"):
         tilted_reference(mixture(), 1.0, 0, 50)
-    with pytest.raises(UserError, match="class 1 has weight 0"):
+    with pytest.raises(UserError, match=r"class 1 .* 0 .*target_class"):
         tilted_reference(mixture(weights=(0.4, 0.0, 0.6)), 1.0, 1, 100)
-    with pytest.raises(UserError, match="class 7 is out of range"):
+    with pytest.raises(UserError, match=r"class 7 .* 3 .* 0 to 2"):
         tilted_reference(mixture(), 1.0, 7, 100)
 
 

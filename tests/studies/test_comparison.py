@@ -277,9 +277,9 @@ def test_only_settings_that_decide_the_result_tell_reports_apart(role: str, tmp_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        *((text, "not a report") for text in ("{", "[]", "null", '"x"', "3", '{"version": 3}')),
-        (json.dumps({"version": REPORT_VERSION, "plan": [], "columns": {"a": {"w": 1}}, "a": [3]}), "not a report"),
-        (None, "no report.json below"),
+        *((text, r"/report\.json ") for text in ("{", "[]", "null", '"x"', "3", '{"version": 3}')),
+        (json.dumps({"version": REPORT_VERSION, "plan": [], "columns": {"a": {"w": 1}}, "a": [3]}), r"/report\.json "),
+        (None, r" report\.json .*: "),
     ],
 )
 def test_what_is_no_report_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_what_is_no_report_is_refused(text: str | None, message: str, tmp_path: 
         (tmp_path / "report.json").write_text(text)
     with pytest.raises(UserError, match=message):
         compare([tmp_path])
-    with pytest.raises(UserError, match=r"there is no .*missing"):
+    with pytest.raises(UserError, match="/missing: "):
         compare([tmp_path / "missing"])
 
 
@@ -315,7 +315,7 @@ def test_a_report_of_another_version_is_refused(tmp_path: Path) -> None:
     written(tmp_path, {0: 1.0})
     path = tmp_path / "report" / "report.json"
     path.write_text(path.read_text().replace(f'"version": {REPORT_VERSION}', '"version": 1'))
-    with pytest.raises(UserError, match="version 1"):
+    with pytest.raises(UserError, match=f"version 1: .* {REPORT_VERSION} "):
         compare([tmp_path])
 
 
@@ -326,9 +326,9 @@ def test_the_command_prints_and_writes_the_means(tmp_path: Path, capsys: pytest.
     main([str(tmp_path), f"out={tmp_path / 'out'}"])
     printed = capsys.readouterr().out
     page = (tmp_path / "out" / "comparison.html").read_text()
-    for text in ("What differs", "net.width", "ramp(0,4)", "0.2000 ± 0.1000", "0.4000 ± 0.2000", "10.5000 ± 0.5000"):
+    for text in ("net.width", "ramp(0,4)", "0.2000 ± 0.1000", "0.4000 ± 0.2000", "10.5000 ± 0.5000"):
         assert text in page, text
-    assert "0.2000 ± 0.1000" in printed and f"comparison: {tmp_path / 'out' / 'comparison.html'}" in printed
+    assert "0.2000 ± 0.1000" in printed and str(tmp_path / "out" / "comparison.html") in printed
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
         rows = [(row["net.width"], row["w"], row["tv_exact_learned"]) for row in csv.DictReader(file)]
     assert rows == [
@@ -350,7 +350,7 @@ def test_the_command_explains_itself_and_refuses(tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "nothing"), f"out={tmp_path / 'out'}"])
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.startswith("error: there is no ") and len(said.splitlines()) == 1
+    assert ended.value.code == 2 and str(tmp_path / "nothing") in said and len(said.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -376,7 +376,7 @@ def test_a_sweep_is_compared_from_the_command_line(tmp_path: Path, capsys: pytes
     sweep = ("-m", "denoiser=exact", "data=toy_1d_disjoint", "w=[0,1]", "seed=0,1", "num_samples=20,80")
     assert run("eval", *sweep, f"runs={tmp_path / 'runs'}") == 0
     main([str(tmp_path / "runs"), f"out={tmp_path / 'out'}"])
-    assert "comparison: " in capsys.readouterr().out
+    assert str(tmp_path / "out" / "comparison.html") in capsys.readouterr().out
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["num_samples"], row["w"], row["reports"]) for row in rows] == [

@@ -133,27 +133,27 @@ def test_bad_mixtures_are_refused() -> None:
     w = torch.full((2, 3), 1 / 3)
     a = torch.tensor([0.5, 0.5])
     for args, complaint in (
-        ((p[0], w, a), "shape"),
-        ((p * 3, w, a), "between 0 and 1"),
-        ((p * math.nan, w, a), "between 0 and 1"),
-        ((p, w[:1], a), r"component_weights must have shape \(2, 3\)"),
-        ((p, w, torch.tensor([1.5, -0.5])), "holds -0.5"),
-        ((p, w * 2, a), r"component_weights\[0\] sums to 2"),
+        ((p[0], w, a), r"probabilities .*\(K, C, D\).*\(3, 4\)"),
+        ((p * 3, w, a), "probabilities .* 0 and 1, "),
+        ((p * math.nan, w, a), "probabilities .* 0 and 1, "),
+        ((p, w[:1], a), r"component_weights .*\(2, 3\).*\(1, 3\)"),
+        ((p, w, torch.tensor([1.5, -0.5])), r"class_weights .* -0\.5: "),
+        ((p, w * 2, a), r"component_weights\[0\] .* 2 "),
     ):
         with pytest.raises(ValueError, match=complaint):
             BernoulliMixture(*args)
-    with pytest.raises(ValueError, match="class 7 is out of range"):
+    with pytest.raises(ValueError, match=r"class 7 .* 0 to 1"):
         BernoulliMixture(p, w, a).mean(7)
 
 
 def test_bad_fits_are_refused() -> None:
     x = torch.zeros(4, 3)
     labels = torch.tensor([0, 0, 2, 2])
-    with pytest.raises(ValueError, match=r"classes \[1\] have no image"):
+    with pytest.raises(ValueError, match=r"classes \[1\] "):
         fit_em(x, labels, 2)
-    with pytest.raises(ValueError, match="binarize them first"):
+    with pytest.raises(ValueError, match=r"images .* 0 and 1: "):
         fit_em(x + 0.5, labels, 2)
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match=r"smoothing = 0\.0 "):
         fit_em(x, labels, 2, smoothing=0.0)
-    with pytest.raises(ValueError, match="labels must be 4"):
+    with pytest.raises(ValueError, match=r"labels .* 4 .*\(2,\)"):
         fit_em(x, labels[:2], 2)

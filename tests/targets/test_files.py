@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import tracemalloc
 import warnings
@@ -32,25 +33,25 @@ def test_integers_and_float32_are_numbers_too(tmp_path: Path) -> None:
 def test_bad_files_get_one_clear_sentence(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     good = np.full((2, 2, 2), 0.25)
-    with pytest.raises(ValueError, match=r"there is no file .*t\.npz"):
+    with pytest.raises(ValueError, match=r"t\.npz: .*class_pmfs .*class_weights"):
         load_table(path)
     path.write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(ValueError, match=r"not a readable \.npz"):
+    with pytest.raises(ValueError, match=r"t\.npz .*numpy\.savez\(FILE, class_pmfs="):
         load_table(path)
     path.write_text("hello")
-    with pytest.raises(ValueError, match=r"not a readable \.npz"):
+    with pytest.raises(ValueError, match=r"t\.npz .*numpy\.savez\(FILE, class_pmfs="):
         load_table(path)
     with open(path, "wb") as file:
         np.save(file, good)
-    with pytest.raises(ValueError, match=r"not a readable \.npz"):
+    with pytest.raises(ValueError, match=r"t\.npz .*numpy\.savez\(FILE, class_pmfs="):
         load_table(path)
     for arrays, complaint in (
-        ({"class_pmfs": good}, "lacks class_weights"),
-        ({"class_pmfs": good, "class_weights": np.array(["a", "b"])}, "must hold numbers"),
-        ({"class_pmfs": good, "class_weights": np.array([None, 1])}, r"not a readable \.npz"),
-        ({"class_pmfs": good * 2, "class_weights": [0.5, 0.5]}, "t.npz: .*sums to 2"),
-        ({"class_pmfs": -good, "class_weights": [0.5, 0.5]}, "t.npz: .*not negative"),
-        ({"class_pmfs": good[:, :1], "class_weights": [0.5, 0.5]}, "t.npz: .*shape"),
+        ({"class_pmfs": good}, "class_weights; .* class_pmfs$"),
+        ({"class_pmfs": good, "class_weights": np.array(["a", "b"])}, "class_weights .*<U1$"),
+        ({"class_pmfs": good, "class_weights": np.array([None, 1])}, r"class_weights\.npy .*numpy\.savez\(FILE, "),
+        ({"class_pmfs": good * 2, "class_weights": [0.5, 0.5]}, r"t\.npz: class_pmfs\[0\] .* 2 "),
+        ({"class_pmfs": -good, "class_weights": [0.5, 0.5]}, r"t\.npz: class_pmfs .* -0\.25: "),
+        ({"class_pmfs": good[:, :1], "class_weights": [0.5, 0.5]}, r"t\.npz: class_pmfs .*\(2, 1, 2\).* N >= 2"),
     ):
         np.savez(path, **arrays)
         with pytest.raises(ValueError, match=complaint):
@@ -67,10 +68,10 @@ def test_names_of_classes_and_values_come_along(tmp_path: Path) -> None:
     assert load_table(path).class_names is None and load_table(path).value_names is None
     assert load_table(path).fingerprint() == target.fingerprint(), "names are no part of the distribution"
     for names, complaint in (
-        ({"class_names": ["yes"]}, "class_names must be 2 different names, got 1"),
-        ({"value_names": ["a", "a", "b"]}, "value_names must be 3 .* of which 2 are different"),
-        ({"value_names": [1, 2, 3]}, "value_names must be a list of text, not int64"),
-        ({"class_names": [["a", "b"]]}, "class_names must be a list of text"),
+        ({"class_names": ["yes"]}, "class_names .* 2 .* 1, .* 1 "),
+        ({"value_names": ["a", "a", "b"]}, "value_names .* 3 .* 3, .* 2 "),
+        ({"value_names": [1, 2, 3]}, r"value_names .*int64 .*\(3,\)"),
+        ({"class_names": [["a", "b"]]}, r"class_names .*<U1 .*\(1, 2\)"),
     ):
         np.savez(path, **good, **names)
         with pytest.raises(UserError, match=rf"t\.npz: {complaint}"):
@@ -78,18 +79,18 @@ def test_names_of_classes_and_values_come_along(tmp_path: Path) -> None:
 
 
 def test_other_things_than_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="is a folder: give the path"):
+    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))} .*class_pmfs .*class_weights"):
         load_table(tmp_path)
     path = tmp_path / "t.npz"
     np.savez(path, class_pmfs=np.full((2, 1, 1), 1.0), class_weights=[0.5, 0.5])
-    with pytest.raises(UserError, match="leave every coordinate one value; give N >= 2"):
+    with pytest.raises(UserError, match=r"\(2, 1, 1\).* N >= 2"):
         load_table(path)
 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(zipfile, "ZipFile", denied)
-    with pytest.raises(UserError, match=r"t\.npz cannot be read: Permission denied"):
+    with pytest.raises(UserError, match=r"t\.npz .*Permission denied"):
         load_table(path)
 
 
@@ -103,7 +104,7 @@ def test_a_header_that_promises_much_is_refused_unread(tmp_path: Path) -> None:
         archive.writestr("class_pmfs.npy", lies)
         archive.writestr("class_weights.npy", entries["class_weights.npy"])
     tracemalloc.start()
-    with pytest.raises(UserError, match=r"takes 1599999984 bytes") as error:
+    with pytest.raises(UserError, match=r" 1599999984 .* 4294967296\)") as error:
         load_table(path)
     assert "\n" not in str(error.value) and tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()

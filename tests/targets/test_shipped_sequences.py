@@ -61,7 +61,7 @@ def test_a_faithful_motif_is_found_word_by_word() -> None:
         (lambda: motif_in_noise(entry=1.5), "entry = 1.5"),
         (lambda: motif_in_noise(fidelity=-0.1), "fidelity = -0.1"),
         (lambda: dialects(apart=2.0), "apart = 2.0"),
-        (lambda: dialects(num_dims=0), "num_dims = 0 is not allowed"),
+        (lambda: dialects(num_dims=0), "num_dims = 0 "),
     ],
 )
 def test_settings_out_of_range_are_refused(make: object, complaint: str) -> None:
@@ -99,19 +99,19 @@ def test_a_mixture_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"num_dims": None}, "lacks num_dims"),
-        ({"transition": None}, "lacks transition"),
-        ({"num_dims": 2.5}, "num_dims must be one whole number"),
-        ({"num_dims": [3, 4]}, "num_dims must be one whole number"),
-        ({"num_dims": 0}, "num_dims = 0 is not allowed"),
-        ({"emission": np.array(["a", "b"])}, "emission must hold numbers"),
-        ({"emission": np.full((2, 3), 1 / 3)}, r"emission must have shape \(K, S, N\)"),
-        ({"emission": np.ones((2, 3, 1))}, "give N >= 2"),
-        ({"initial": np.full((2, 2), 0.5)}, r"initial must have shape \(2, 3\)"),
-        ({"transition": np.full((2, 3, 3), 0.5)}, r"transition\[0, 0\] sums to 1.5"),
-        ({"class_weights": [-0.5, 1.5]}, "class_weights holds -0.5"),
-        ({"class_names": ["a", "a"]}, "must be 2 different names"),
-        ({"value_names": [1, 2, 3, 4]}, "value_names must be a list of text"),
+        ({"num_dims": None}, "num_dims; .* initial, transition, "),
+        ({"transition": None}, "transition; .* initial, emission, "),
+        ({"num_dims": 2.5}, r"num_dims .*float64 .*\(\)"),
+        ({"num_dims": [3, 4]}, r"num_dims .*int64 .*\(2,\)"),
+        ({"num_dims": 0}, "num_dims = 0 "),
+        ({"emission": np.array(["a", "b"])}, "emission .*<U1"),
+        ({"emission": np.full((2, 3), 1 / 3)}, r"emission .*\(K, S, N\).*\(2, 3\)"),
+        ({"emission": np.ones((2, 3, 1))}, r"emission .*\(2, 3, 1\).* N >= 2"),
+        ({"initial": np.full((2, 2), 0.5)}, r"initial .*\(2, 3\).*\(2, 2\)"),
+        ({"transition": np.full((2, 3, 3), 0.5)}, r"transition\[0, 0\] .* 1\.5 "),
+        ({"class_weights": [-0.5, 1.5]}, r"class_weights .* -0\.5: "),
+        ({"class_names": ["a", "a"]}, "class_names .* 2 .* 2, .* 1 "),
+        ({"value_names": [1, 2, 3, 4]}, r"value_names .*int64 .*\(4,\)"),
     ],
 )
 def test_files_that_are_no_mixture_get_one_sentence(tmp_path: Path, changes: dict[str, object], complaint: str) -> None:

@@ -69,17 +69,17 @@ def test_the_difference_from_1_is_printed(make: Callable[[], object]) -> None:
 
 def test_tables_are_checked():
     good = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
-    with pytest.raises(ValueError, match=r"holds -0\.5"):
+    with pytest.raises(ValueError, match=r"class_pmfs .* -0\.5: "):
         TableMixture(torch.tensor([[1.5, -0.5], [1.0, 0.0]]), torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match=r"class_pmfs\[1\] sums to 1\.1"):
+    with pytest.raises(ValueError, match=r"class_pmfs\[1\] .* 1\.1 "):
         TableMixture(torch.tensor([[0.5, 0.5], [1.0, 0.1]]), torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match=r"class_weights sums to 0\.9"):
+    with pytest.raises(ValueError, match=r"class_weights .* 0\.9 "):
         TableMixture(good, torch.tensor([0.5, 0.4]))
-    with pytest.raises(ValueError, match="holds nan"):
+    with pytest.raises(ValueError, match=r"class_pmfs .* nan: "):
         TableMixture(good * math.nan, torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match="must have shape"):
+    with pytest.raises(ValueError, match=r"class_weights .*\(2,\).*\(1,\)"):
         TableMixture(good, torch.tensor([1.0]))
-    with pytest.raises(ValueError, match="class 2 is out of range"):
+    with pytest.raises(ValueError, match=r"class 2 .* 2 .* 0 to 1"):
         TableMixture(good, torch.tensor([0.5, 0.5])).class_pmf(2)
 
 

@@ -90,14 +90,14 @@ def test_bad_settings_are_refused() -> None:
     images = images_of(4)
     labels = torch.tensor([0, 1, 0, 1])
     for args, complaint in (
-        ((images, labels, 5, 5), "2\\^25 states"),
-        ((images, labels, 0, 3), "does not fit"),
-        ((images, labels[:3], 3, 3), "labels must be 4"),
-        ((images, labels * 2, 3, 3), r"classes \[1\] have no image"),
+        ((images, labels, 5, 5), r" 2\^25 .* 20 "),
+        ((images, labels, 0, 3), r" 0 x 3 .*\(28, 28\).* 1 x 1 "),
+        ((images, labels[:3], 3, 3), r"labels .* 4 .*\(3,\)"),
+        ((images, labels * 2, 3, 3), r"classes \[1\] "),
         ((images, labels, 3, 3, 300), "threshold = 300"),
-        ((images[0], labels[:0], 3, 3), "labels must be"),
+        ((images[0], labels[:0], 3, 3), r"labels .* 28 .*\(0,\)"),
     ):
         with pytest.raises(ValueError, match=complaint):
             tiny_mnist_pmfs(*args)
-    with pytest.raises(ValueError, match="must have shape"):
+    with pytest.raises(ValueError, match=r"images .*\(n, height, width\).*\(28, 28\)"):
         area_average(images[0], 3, 3)
