@@ -139,9 +139,8 @@ def with_objects(arguments: Sequence[str]) -> list[str]:
     user's own, net._target_=a.B, hydra adds no key without a plus: net.scale=2 becomes ++net.scale=2.
     """
     found = list(arguments)
-    own = {
-        item.lstrip("+").partition(f".{TARGET}=")[0] for item in found if f".{TARGET}=" in item.partition("=")[0] + "="
-    }
+    keys = [item.lstrip("+").partition("=")[0] for item in found]
+    own = {key.removesuffix(f".{TARGET}") for key in keys if key.endswith(f".{TARGET}")}
     found = [f"++{item.lstrip('+')}" if _is_below(item, own) else item for item in found]
     for name in OBJECTS:
         below = [item for item in found if item.lstrip("+").startswith(f"{name}.") and "=" in item]

@@ -249,7 +249,7 @@ def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str
     for who, own in by(totals, "denoiser"):
         single = [row for total in own for row in where(costs, w=total.w, denoiser=who, schedule=BEST, calls=1)]
         if single:
-            spent = ", ".join(f"{short(row.cost)}" for row in single)
+            spent = ", ".join(short(row.cost) for row in single)
             said.append(f"With {who} conditionals, a single step costs {spent} nats at w = {_labels(own)}.")
         least = ", ".join(map(_correlation, own))
         said.append(f"No single step can cost less than the total correlation, {least} nats at w = {_labels(own)}.")
