@@ -342,7 +342,9 @@ def _of_pixels(pixel: PixelRow) -> str:
 
 
 def _signed(change: float | None, error: float | None) -> str:
-    return "nothing (there are none)" if change is None else f"{change:+.4f} ± {short(error or 0.0)}"
+    if change is None:
+        return "nothing (there are none)"
+    return f"{'-' if change < 0 else '+'}{short(abs(change))} ± {short(error or 0.0)}"
 
 
 def _is_clear(energy: float, chance: float) -> bool:
