@@ -160,8 +160,7 @@ def check_steady(denoiser: Denoiser) -> None:
             raise UserError(
                 f"the denoiser answers the partial state {state} under {name_class(None if label == k else label)} "
                 f"differently {how}, by {float(gap[worst]):.2g} (total variation): its output must depend only on the "
-                "state and the "
-                "class, without dropout, random numbers, or statistics of the rows of a call"
+                "state and the class, without dropout, random numbers, or statistics of the rows of a call"
             )
 
 

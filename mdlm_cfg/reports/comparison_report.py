@@ -62,9 +62,8 @@ def _measured(found: Comparison, folder: Path) -> Section:
     ]
     rows = [[*head, *line] for head, line in zip(heads, _lines_of(found.means, shown))]
     note = (
-        "Means over seeds ± one standard error; reports with the same seed, and classes, are averaged first. "
-        "Different sets "
-        "of samples, denoisers and policies are never averaged. The noise floor is the mean distance of the same "
+        "Means over seeds ± one standard error; reports with the same seed, and classes, are averaged first. Different "
+        "sets of samples, denoisers and policies are never averaged. The noise floor is the mean distance of the same "
         "number of samples that follow the sampled distribution exactly. The CSV file holds every number."
     )
     pictures = [picture for name in shown if (picture := _picture(found, name, folder)) is not None]

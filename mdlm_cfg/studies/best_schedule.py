@@ -273,11 +273,9 @@ class BestScheduleStudy:
         ]
         if self.objective != "tv":
             said.append(
-                f"At w = {most.label} the total variation to the tilted distribution is "
-                f"{short(best.tv_tilted)} with the "
-                f"best schedule, {short(constant.tv_tilted)} with the constant w and "
-                f"{short(ramp.tv_tilted)} with a ramp "
-                "from 0 to w."
+                f"At w = {most.label} the total variation to the tilted distribution is {short(best.tv_tilted)} with "
+                f"the best schedule, {short(constant.tv_tilted)} with the constant w and {short(ramp.tv_tilted)} with "
+                "a ramp from 0 to w."
             )
         return said
 

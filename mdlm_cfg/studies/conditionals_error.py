@@ -105,9 +105,8 @@ def error_block(rows: Sequence[ConditionalsRow], tested: str, unit: str) -> Bloc
     """
     row = rows[0]
     text = (
-        f"On {row.num_examples:,} {tested}, {row.num_draws} masks each; the masks are the same for the network and "
-        "the exact conditionals. The KL divergence of the network's conditionals from the exact ones estimates the "
-        "same "
+        f"On {row.num_examples:,} {tested}, {row.num_draws} masks each; the masks are the same for the network and the "
+        "exact conditionals. The KL divergence of the network's conditionals from the exact ones estimates the same "
         "error with less noise. Independent values have the frequencies of these examples and no structure. The "
         "conditionals are those given the class (conditional) and those of the whole mixture (null)."
     )

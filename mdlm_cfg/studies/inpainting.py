@@ -455,9 +455,8 @@ def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
     worst, at = max(errors, key=lambda pair: pair[0])
     effect = max(row.guidance_effect for row in top)
     found = (
-        f"its distribution of the hidden pixels is within {short(worst)} of the exact one in total "
-        f"variation (largest for "
-        f"image {at.image}, w = {at.w.label})"
+        f"its distribution of the hidden pixels is within {short(worst)} of the exact one in total variation (largest "
+        f"for image {at.image}, w = {at.w.label})"
     )
     if worst < effect:
         return f"The error of the network is smaller than the effect of guidance ({short(effect)}): {found}."
@@ -477,8 +476,7 @@ def _of_the_guidance(top: Sequence[SliceRow]) -> str:
     if moved:
         return (
             f"Guidance changes the hidden pixels of {len(moved)} of {len({row.image for row in top})} images: at w = "
-            f"{w.label} by up to "
-            f"{size} (image {most.image}, guided to class {most.target_class})."
+            f"{w.label} by up to {size} (image {most.image}, guided to class {most.target_class})."
         )
     why = ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in top) else ""
     return f"Guidance changes almost nothing here{why}: at most {size} at w = {w.label}."

@@ -368,8 +368,7 @@ def verdict_of_bounds(
         elif best.fall > CLEAR * best.fall_se:
             said.append(
                 f"{nelbo}; {best.orders} orders lower the bound by {fall}, so the order gap is at least that large. "
-                "The "
-                f"bound is then {_nats(best.nats, best.nats_se)}, {short(best.bits_per_dim)} bits per dimension."
+                f"The bound is then {_nats(best.nats, best.nats_se)}, {short(best.bits_per_dim)} bits per dimension."
             )
         else:
             said.append(

@@ -251,9 +251,8 @@ class TableCorrection:
         text = (
             f"Samples of the {case.judged} conditionals, class {case.class_name(case.one_class)}, by "
             f"{plan.sampler.label}, seed {plan.seed}: as the chain draws them, the same with importance weights, and "
-            f"resampled on the way (sequential Monte Carlo in {self.num_groups} groups, threshold "
-            f"{self.threshold:g}). With more samples, the distance of unweighted ones approaches that of the guided "
-            "distribution."
+            f"resampled on the way (sequential Monte Carlo in {self.num_groups} groups, threshold {self.threshold:g}). "
+            "With more samples, the distance of unweighted ones approaches that of the guided distribution."
         )
         note = (
             f"Mean total variation to the tilted distribution, over up to {max(row.num_sets for row in rows)} "
@@ -427,10 +426,9 @@ def _of_samples(last: SampleRow) -> str:
     if len(best) == len(ways):
         end = "no correction, weighting and resampling end equally close to the tilted distribution within chance"
     return (
-        f"With {last.num_samples:,} samples, {end}: total "
-        f"variation {short(last.tv_guided)} without correction, {short(last.tv_weighted)} weighted, "
-        f"{short(last.tv_resampled)} "
-        f"resampled; the noise floor is {short(last.noise_floor)}."
+        f"With {last.num_samples:,} samples, {end}: total variation {short(last.tv_guided)} without correction, "
+        f"{short(last.tv_weighted)} weighted, {short(last.tv_resampled)} resampled; the noise floor is "
+        f"{short(last.noise_floor)}."
     )
 
 

@@ -285,8 +285,7 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     if apart:
         said.append(
             f"Moves of {'; '.join(apart)} do not connect all states, or only barely (spectral gap below "
-            f"{CONNECTED:.0e}): "
-            "their limit depends on where they begin. Use a larger k."
+            f"{CONNECTED:.0e}): their limit depends on where they begin. Use a larger k."
         )
     slow = [f"{row.move} (spectral gap {row.gap:.2g})" for row in ends if row.tv_tilted is None]
     if slow:
@@ -327,7 +326,6 @@ def _of_learned(ends: Sequence[EndRow]) -> list[str]:
     if learned is None or exact is None or learned <= exact + NOTHING:
         return []
     return [
-        f"With learned conditionals, moves of {first[LEARNED].move} end {short(learned)} from the tilted "
-        f"distribution of "
-        f"the data, with exact ones {short(exact)}: corrections do not repair the network."
+        f"With learned conditionals, moves of {first[LEARNED].move} end {short(learned)} from the tilted distribution "
+        f"of the data, with exact ones {short(exact)}: corrections do not repair the network."
     ]

@@ -38,10 +38,9 @@ TITLES = {
 TEXTS = {
     "laws": (
         "Each law of the package, and each number that is computed from laws, is computed again by brute force: sums "
-        "over all orders, subsets and hidden paths, dense kernels and generators over all partial "
-        "states. The brute force imports only numpy and shares no code with the package. Targets, classes and "
-        "strengths are random. The number is the largest absolute difference (relative where the true value "
-        "exceeds 1)."
+        "over all orders, subsets and hidden paths, dense kernels and generators over all partial states. The brute "
+        "force imports only numpy and shares no code with the package. Targets, classes and strengths are random. The "
+        "number is the largest absolute difference (relative where the true value exceeds 1)."
     ),
     "samples": (
         "Each sampler, with each of its settings and under each policy, draws 20,000 samples. Pearson's chi- "
@@ -55,14 +54,12 @@ TEXTS = {
         "interval claims."
     ),
     "training": (
-        "The estimators of the NELBO, the losses of all objectives, and their derivatives along a direction of "
-        "the weights have the means that enumeration over all orders gives: z-tests over many batches of "
-        "independent data."
+        "The estimators of the NELBO, the losses of all objectives, and their derivatives along a direction of the "
+        "weights have the means that enumeration over all orders gives: z-tests over many batches of independent data."
     ),
     "resume": (
         "A small network is trained once without interruption, and again from the checkpoint before each step. "
-        "Weights, "
-        "averaged weights and the optimizer's moments must agree bit for bit at the end."
+        "Weights, averaged weights and the optimizer's moments must agree bit for bit at the end."
     ),
 }
 
@@ -107,8 +104,7 @@ def summary(found: Verification) -> Section:
     again = (
         f"The seed is {found.seed}; `python -m mdlm_cfg.verify out=FOLDER seed={found.seed} minutes={found.minutes:g}` "
         "repeats the verification. Some checks are random: a correct program fails one of them with probability at "
-        "most "
-        f"{found.false_alarm:.1g}."
+        f"most {found.false_alarm:.1g}."
     )
     rows = []
     for group, seconds in found.seconds.items():
