@@ -151,11 +151,11 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     is_alone = means_one_process(settings) or is_alone_in_slurm()
     plugins = [WholeFiles(), *([LightningEnvironment()] if is_alone else [])]
     filled: dict[str, Any] = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
-    for key in ("callbacks", "plugins"):  # of the user's own: beside ours, which save checkpoints and average weights
+    for key in ("logger", "callbacks", "plugins"):  # the user's own: beside ours, which save what a run needs
         own = settings.get(key) or []
         made = [make(one, f"trainer.{key}", (), names_in(one)) for one in (own if isinstance(own, list) else [own])]
         filled[key] += made
-    settings = {key: value for key, value in settings.items() if key not in ("callbacks", "plugins")}
+    settings = {key: value for key, value in settings.items() if key not in filled}
     if settings.get("profiler") is None:
         filled["profiler"] = Unprofiled()
     try:

@@ -147,7 +147,10 @@ def _fit(
         path = before
     if trainer.is_global_zero:
         if not trained:
-            print(f"there is nothing left to train in {path}: its epochs, steps or time are used up", file=sys.stderr)
+            print(
+                f"there is nothing left to train in {path}: its epochs, steps or time are used up, or a callback ended it",
+                file=sys.stderr,
+            )
         print(f"checkpoint: {path}")
     return numbers, path
 

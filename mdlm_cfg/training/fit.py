@@ -113,6 +113,8 @@ def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer,
         _count_nothing_again(trainer.fit_loop)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         trained = trainer.global_step > int(checkpoint["global_step"])
+        epochs = trainer.fit_loop.epoch_progress.current
+        epochs.completed = epochs.processed  # where a callback had ended training: the epoch that the test is logged at
     if module.val_nelbo is None and not trained:
         module.val_nelbo = checkpoint.get("val_nelbo")
     return trained

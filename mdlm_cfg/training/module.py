@@ -90,7 +90,7 @@ class MaskedDiffusion(LeanModule):
         self._moments = torch.zeros(2, 4, dtype=torch.float64)
         self._started = time.monotonic()
         self._minutes = 0.0
-        self._begun_with = ""
+        self.begun_with = ""
         self._watch: ExactWatch | None = None
         self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as configured
         self._first_bad = torch.tensor(NEVER)
@@ -218,12 +218,12 @@ class MaskedDiffusion(LeanModule):
         """Say what wrote it, after how long, at which share of training, and the validation NELBO if it is known."""
         nelbo = self.val_nelbo if self._validated_step == self.global_step else None
         checkpoint.update(stamp() | {"minutes": self.minutes(), "progress": self.progress(), "val_nelbo": nelbo})
-        checkpoint[BEGUN] = self._begun_with
+        checkpoint[BEGUN] = self.begun_with
         checkpoint[CODE] = code_of_the_user()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._minutes = float(checkpoint.get("minutes", 0.0))
-        self._begun_with = begun_with(checkpoint, self.hparams.get("config", {}))
+        self.begun_with = begun_with(checkpoint, self.hparams.get("config", {}))
 
     # validation and test
 

@@ -25,9 +25,11 @@ from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
 from mdlm_cfg.training.checkpoints import BEST, LAST
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
+from mdlm_cfg.training.unfinished import BEGUN
 
 MINUTES = 10.0  # of training between two checkpoints within an epoch
 ASKED_EVERY = 32  # steps after which several processes agree on whether a checkpoint is due
+STOPPED = "stopped"  # an entry of a checkpoint: a callback has asked training to end, as early stopping does
 WAITING = (
     b"\nInterrupted: finishing this step or validation, then saving. Interrupt again to stop now without saving.\n"
 )
@@ -146,9 +148,15 @@ class Checkpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A batch that is at hand has not begun: Lightning would count it as done in the steps that are logged."""
+        checkpoint[STOPPED] = trainer.should_stop
         for count in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
             if isinstance(count, dict):
                 count.update(dict.fromkeys(("ready", "started", "completed"), count["processed"]))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Training that a callback has ended stays so under the same settings; Lightning would go on."""
+        is_unchanged = cast(MaskedDiffusion, pl_module).begun_with == (checkpoint.get(BEGUN) or "")
+        trainer.should_stop = bool(checkpoint.get(STOPPED)) and is_unchanged
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._nelbo = float(trainer.callback_metrics.get("val/nelbo", math.inf))

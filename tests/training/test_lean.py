@@ -11,6 +11,7 @@ import torch
 from harness import small_data, small_module, small_trainer
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 
@@ -104,13 +105,17 @@ def test_a_run_measures_hooks_where_its_user_wants_it_alone() -> None:
     assert isinstance(build_trainer(TRAINER | {"profiler": "simple"}, [], []).profiler, SimpleProfiler)
 
 
-def test_callbacks_of_the_users_are_beside_ours() -> None:
+def test_callbacks_and_loggers_of_the_users_are_beside_ours(tmp_path: Path) -> None:
     own = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss", "patience": 7}
     ours = Callback()
     for given in ([own], own):
         trainer = build_trainer(TRAINER | {"callbacks": given}, [], [ours])
         assert ours in trainer.callbacks
         assert [one.patience for one in trainer.callbacks if isinstance(one, EarlyStopping)] == [7]
+    log = CSVLogger(tmp_path)
+    own = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": str(tmp_path / "own")}
+    loggers = build_trainer(TRAINER | {"logger": own}, [log], []).loggers
+    assert [one.save_dir for one in loggers] == [log.save_dir, own["save_dir"]]
     plugins = [{"_target_": "lightning.pytorch.plugins.AsyncCheckpointIO"}]
     with pytest.raises(UserError):  # there is a place for one alone, and ours writes files whole
         build_trainer(TRAINER | {"plugins": plugins}, [], [])

@@ -117,6 +117,43 @@ def test_a_run_that_goes_on_twice_counts_nothing_again(
             assert found["loops"]["fit_loop"] == expected["loops"]["fit_loop"]  # what logs call a step, and the epochs
 
 
+class Stop(Callback):
+    """Asks training to end after a step, as early stopping does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize(("stopped", "limits", "end"), [(4, {}, 4), (6, {}, 6), (2, {"min_epochs": 2}, 8)])
+def test_training_that_a_callback_has_ended_goes_on_under_other_settings_alone(
+    tmp_path: Path, stopped: int, limits: dict[str, int], end: int
+) -> None:
+    """A kill during the test or the evaluation is followed by the same command: it must find the same network."""
+
+    def of_a_run(name: str, before: Path | None, **changes: Any) -> dict[str, Any]:
+        trainer = small_trainer(tmp_path / name, epochs=3, **limits)
+        trainer.callbacks[-1] = Checkpoints(tmp_path / name / "checkpoints", ALWAYS)
+        trainer.callbacks.insert(0, Stop(stopped))
+        trainer.callbacks.append(Watch(tmp_path / name))
+        module = small_module(small_data(), **changes)
+        train(module, small_data(), trainer, before)
+        return {"weights": module.state_dict(), "step": trainer.global_step, "epoch": trainer.current_epoch}
+
+    whole = of_a_run("whole", None)
+    assert whole["step"] == end
+    last = tmp_path / "whole" / "checkpoints" / LAST
+    for before in (last, *sorted((tmp_path / "whole").glob(f"before_{end - 1}.ckpt"))):
+        if content(before)["global_step"] >= stopped:
+            rest = of_a_run(before.stem, before)
+            assert (rest["step"], rest["epoch"]) == (end, whole["epoch"])
+            assert all(torch.equal(value, rest["weights"][name]) for name, value in whole["weights"].items())
+    assert of_a_run("other", last, lr=0.01)["step"] > end
+
+
 def test_the_best_is_that_of_a_validation_before_a_run_went_on(tmp_path: Path) -> None:
     fitted(tmp_path / "whole", ALWAYS, val_check_interval=3, max_epochs=1)
     fitted(tmp_path / "rest", ALWAYS, tmp_path / "whole" / "before_3.ckpt", val_check_interval=3, max_epochs=1)
