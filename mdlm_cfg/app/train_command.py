@@ -148,7 +148,8 @@ def _fit(
     if trainer.is_global_zero:
         if not trained:
             print(
-                f"there is nothing left to train in {path}: its epochs, steps or time are used up, or a callback ended it",
+                f"there is nothing left to train in {path}: its epochs, steps or time are used up, or a callback has "
+                "ended it",
                 file=sys.stderr,
             )
         print(f"checkpoint: {path}")
