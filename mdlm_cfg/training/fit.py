@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.support.errors import UserError
@@ -113,7 +114,7 @@ def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer,
         _count_nothing_again(trainer.fit_loop)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         trained = trainer.global_step > int(checkpoint["global_step"])
-        epochs = trainer.fit_loop.epoch_progress.current
+        epochs = cast(_ProcessedTracker, trainer.fit_loop.epoch_progress.current)
         epochs.completed = epochs.processed  # where a callback had ended training: the epoch that the test is logged at
     if module.val_nelbo is None and not trained:
         module.val_nelbo = checkpoint.get("val_nelbo")
