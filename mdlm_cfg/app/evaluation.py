@@ -35,7 +35,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Study, name_of, run
 from mdlm_cfg.support.atomic import part_folder, remove_parts
 from mdlm_cfg.support.instantiate import code_of_the_user
-from mdlm_cfg.support.numbers import format_column
+from mdlm_cfg.support.numbers import format_column, percent
 from mdlm_cfg.support.progress import signs_of_life
 from mdlm_cfg.targets.data import Data
 
@@ -139,8 +139,8 @@ def _of_the_training(about: Mapping[str, Any]) -> list[str]:
     if done >= 1:
         return []
     return [
-        f"The network was saved when {done:.0%} of its training was done ({about[STEPS]:,} steps); an interrupted run "
-        "resumes with its own command and ckpt_path=auto."
+        f"The network was saved when {percent(done)} of its training was done ({about[STEPS]:,} steps); an interrupted "
+        "run resumes with its own command and ckpt_path=auto."
     ]
 
 

@@ -331,7 +331,8 @@ def carried_over(transfers: Sequence[TransferRow]) -> list[str]:
     head = "With learned conditionals, the best schedule for exact conditionals"
     if least < 0:
         return [f"{head} is worse than the constant w at w = {w}: find the schedule with the network itself."]
-    return [f"{head} achieves at least {least:.1%} of the gain of their own best schedule (smallest share at w = {w})."]
+    down = math.floor(1000 * least + ROUNDING) / 10
+    return [f"{head} achieves at least {down:.1f}% of the gain of their own best schedule (smallest share at w = {w})."]
 
 
 def shapes_of(found: Mapping[Guidance, Sequence[float]], who: str) -> list[str]:

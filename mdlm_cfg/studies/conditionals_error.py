@@ -14,7 +14,7 @@ from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.seeds import generator_for
 
 CONDITIONALS = ("conditional", "null")
@@ -142,5 +142,5 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     learned = min(1.0, (row.independent - row.nelbo) / structure)
     return (
         f"The error of the network is {said}. Between independent values ({row.independent:.2f}) and the "
-        f"exact conditionals ({row.exact_nelbo:.2f}) the network has learned {learned:.0%}."
+        f"exact conditionals ({row.exact_nelbo:.2f}) the network has learned {percent(learned)}."
     )

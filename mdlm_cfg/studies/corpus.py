@@ -28,6 +28,7 @@ from mdlm_cfg.studies.simple_models import (
     training_sentence,
     without_structure,
 )
+from mdlm_cfg.support.numbers import percent
 from mdlm_cfg.support.seeds import generator_for
 
 NETWORK = "Network on held-out sequences"
@@ -338,9 +339,10 @@ def verdict_of(rows: Sequence[SetRow], num_classes: int, left_out: Sequence[str]
         f"({_of_held(held, 'diversity', '.1%')})."
     )
     if _copies(strong, held):
+        ours, theirs = (percent(row.nearest_train or 0.0, 1) for row in (strong, held))
         said.append(
-            f"At w = {strong.w.label} samples copy training sequences: they differ from the nearest one in "
-            f"{strong.nearest_train:.1%} of positions, held-out sequences in {held.nearest_train:.1%}."
+            f"At w = {strong.w.label} samples copy training sequences: they differ from the nearest one in {ours} of "
+            f"positions, held-out sequences in {theirs}."
         )
     names = ", ".join(left_out)
     return [*said, *([f"Left out of all means, with fewer than two held-out sequences: {names}."] if names else [])]
@@ -359,8 +361,8 @@ def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[
     chance = 1 / num_classes
     if held.accuracy is not None and held.accuracy - chance < SURE * _error(held):
         said.append(
-            f"The network cannot classify sequences: it recognises {held.accuracy:.1%} of held-out sequences, not "
-            f"clearly more than guessing would ({chance:.1%})."
+            f"The network cannot classify sequences: it recognises {percent(held.accuracy, 1)} of held-out sequences, "
+            f"not clearly more than guessing would ({percent(chance, 1)})."
         )
     found = at_strengths(ends, "accuracy", ".1%", "of samples")
     shares = f"the intended class to {found} ({_of_held(held, 'accuracy', '.1%')})"

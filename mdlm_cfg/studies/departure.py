@@ -20,7 +20,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import percent, short
 
 MOST_STATES = 10  # partial states that are listed, the worst first
 NOTHING = 1e-12  # nats that are rounding
@@ -241,7 +241,7 @@ def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:
     if math.isinf(row.departure):
         return "infinite"
     share = _by_level(row, levels)[0] / row.departure
-    return f"{short(row.departure)} nats, {share:.0%} of which at the first coordinate"
+    return f"{short(row.departure)} nats, {percent(share)} of which at the first coordinate"
 
 
 def rules_of(guidance: Guidance, own: Policy | None) -> list[tuple[str, Guidance, Policy | None]]:

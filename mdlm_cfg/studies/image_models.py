@@ -13,6 +13,7 @@ from mdlm_cfg.compare.images import class_nelbos
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case
 from mdlm_cfg.studies.simple_models import NelboRow, Words, nelbo_block, without_structure
+from mdlm_cfg.support.numbers import percent
 from mdlm_cfg.support.seeds import generator_for
 
 GOOD = 0.9  # accuracy on test images from which a classifier's numbers are taken as they are
@@ -71,8 +72,8 @@ def blocks_of_models(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]
 
 def of_classifier(row: JudgeRow) -> list[str]:
     """A warning where the classifier is not good enough to judge samples by."""
-    right = f"it is right on {row.test_accuracy:.1%} of test images, and always choosing the most common class on "
-    right += f"{row.commonest:.1%}"
+    always = f"always choosing the most common class on {percent(row.commonest, 1)}"
+    right = f"it is right on {percent(row.test_accuracy, 1)} of test images, and {always}"
     if row.commonest == 1:
         return ["All test images are of one class: the classifier cannot be tested."]
     if row.is_useless:

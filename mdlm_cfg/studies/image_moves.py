@@ -27,7 +27,7 @@ from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength, by
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli_fit import fit_em
 
@@ -307,8 +307,8 @@ def _of_nearest(g: Guidance, data: ImageSetRow, row: ImageSetRow, num_as_near: i
     others = f" or, within chance, one of {num_as_near} others" if num_as_near else ""
     return [
         f'The nearest set at w = {g.label} is "{row.start}"{moves}{others}: the classifier assigns '
-        f"{row.accuracy:.1%} of it to the intended class, {data.accuracy:.1%} of test images; recall is "
-        f"{row.recall:.2f}, of test images {data.recall:.2f}."
+        f"{percent(row.accuracy, 1)} of it to the intended class, {percent(data.accuracy, 1)} of test images; recall "
+        f"is {row.recall:.2f}, of test images {data.recall:.2f}."
     ]
 
 

@@ -36,7 +36,7 @@ from mdlm_cfg.studies.slices import (
     posterior_of,
 )
 from mdlm_cfg.support.errors import UserError, one_of
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 
@@ -490,7 +490,7 @@ def _of_the_image(rows: Sequence[SliceRow], last: SliceRow) -> str:
     return (
         f"Test image {last.image} (class {last.image_class}), guided to class {last.target_class}: {known}. At w = "
         f"{last.w.label} the distribution of the hidden pixels is {_short(last.guidance_effect)} from that at w = 0 "
-        f"and {_short(last.tv_tilted)} from the tilted one (relative ESS {last.ess:.1%}). The true values have "
+        f"and {_short(last.tv_tilted)} from the tilted one (relative ESS {percent(last.ess, 1)}). The true values have "
         f"probability {first.truth_probability:.3g} at w = {first.w.label} and {last.truth_probability:.3g} at w = "
         f"{last.w.label}."
     )

@@ -24,7 +24,7 @@ from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import percent, short
 
 NOTHING = 1e-12  # what is smaller is rounding
 SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
@@ -269,7 +269,7 @@ def _of_the_network(worst: float, at: str, effect: float, top: str, name: str) -
         return f"The network is good enough to study guidance. For {head}; guidance moves the class by {short(effect)}."
     if worst < effect:
         return (
-            f"The error of the network is up to {worst / effect:.0%} of the effect of guidance at w = {top}: train "
+            f"The error of the network reaches {percent(worst / effect)} of the effect of guidance at w = {top}: train "
             f"longer before you study small effects with it. For {head}."
         )
     return (

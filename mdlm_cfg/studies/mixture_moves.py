@@ -22,7 +22,7 @@ from mdlm_cfg.studies.mixture_correction import usage_of
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.posterior import posterior_of
 from mdlm_cfg.targets.table import entropy_of
@@ -210,7 +210,7 @@ def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow],
     return [
         *said,
         f"The mean ln p(x | class) of {_name(near)} is {near.log_likelihood:.1f} nats, that of the tilted distribution "
-        f"{reference.log_likelihood:.1f}; {near.accuracy:.1%} of the samples are of the intended class.",
+        f"{reference.log_likelihood:.1f}; {percent(near.accuracy, 1)} of the samples are of the intended class.",
     ]
 
 

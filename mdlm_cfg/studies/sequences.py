@@ -23,6 +23,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, Vi
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.studies.rows import ends, strongest, where
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import percent
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
@@ -444,7 +445,7 @@ def _likelihoods(a: Measured, b: Measured) -> str:
     nats = f"{_show(a.log_prob, 1)} and {_show(b.log_prob, 1)} nats"
     if not a.impossible and not b.impossible:
         return nats
-    return f"{nats}; {a.impossible:.1%} and {b.impossible:.1%} of them are impossible under the class"
+    return f"{nats}; {percent(a.impossible, 1)} and {percent(b.impossible, 1)} of them are impossible under the class"
 
 
 def _of_guidance(exact: SetRow, own: SetRow, w: Guidance, num: int) -> str:
@@ -497,7 +498,7 @@ def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
     if _more_impossible(most, fewest, num, sure):
         said.append(
             f"{head} {most.sampler.label} has the most sequences that are impossible under the class "
-            f"({most.impossible:.1%}), and {fewest.sampler.label} the fewest ({fewest.impossible:.1%})."
+            f"({percent(most.impossible, 1)}), and {fewest.sampler.label} the fewest ({percent(fewest.impossible, 1)})."
         )
     worst, best = ends([row for row in rows if row.log_prob is not None], "log_prob")
     if _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se, sure=sure):

@@ -28,7 +28,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, strongest, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import percent, short
 
 SMALLEST = 100  # samples of a set
 MOST_SETS = 20  # over which a mean is taken
@@ -395,7 +395,7 @@ def _of_weights(cost: CostRow) -> str:
         f" guidance with {cost.denoiser} conditionals ends {short(cost.tv_guided)} from the tilted distribution (total "
         "variation)"
     )
-    price = f"at a relative ESS of {percent(cost.ess)} ({cost.cost:.3g} samples per effective sample)"
+    price = f"at a relative ESS of {_three_digits(cost.ess)} ({cost.cost:.3g} samples per effective sample)"
     if math.isinf(cost.cost):
         price = "at a relative ESS below 1e-308, which no number of samples makes up for"
     if cost.tv_weighted < NOTHING:
@@ -435,7 +435,7 @@ def _of_samples(last: SampleRow) -> str:
 def _of_resampling(row: ResamplingRow) -> str:
     off = abs(row.log_normalizer - row.exact_log_normalizer)
     said = (
-        f"Resampling ends with a relative ESS of {percent(row.ess)} and estimates ln E W as "
+        f"Resampling ends with a relative ESS of {_three_digits(row.ess)} and estimates ln E W as "
         f"{short(row.log_normalizer)} ± {short(row.relative_error)}; the exact value is "
         f"{short(row.exact_log_normalizer)}"
     )
@@ -444,6 +444,6 @@ def _of_resampling(row: ResamplingRow) -> str:
     return f"{said}, {off / row.relative_error:.1f} errors away (an error estimated from {row.num_groups} groups)."
 
 
-def percent(share: float) -> str:
-    """A share in percent, with three digits."""
-    return f"{100 * share:.3g}%"
+def _three_digits(share: float) -> str:
+    """A share in percent, with three digits; all of it only where it is all."""
+    return f"{100 * share:.3g}%" if share < 0.9995 else percent(share, 1)

@@ -23,7 +23,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import percent, short
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -257,7 +257,7 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
     said = []
     for start in dict.fromkeys(named):
         whose = "the distance that guidance leaves" if start == FIRST_HITTING else f'the distance of "{start}"'
-        share = f"{removed[start]:.0%} of" if removed[start] >= SHOWN else "nothing of"
+        share = f"{percent(removed[start])} of" if removed[start] >= SHOWN else "nothing of"
         said.append(f"{share} {whose} (total variation {short(before[start])} before, {short(after[start])} after)")
     worth = [removed[start] >= WORTH for start in named]
     does = f"bring {'' if all(worth) else 'some '}samples nearer to the tilted distribution"

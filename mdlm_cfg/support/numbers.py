@@ -42,3 +42,13 @@ def _shown(value: float | None, form: str) -> str:
 def short(value: float | None, digits: int = 4) -> str:
     """One number, as a column of its own."""
     return format_column([value], digits)[0]
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in percent: all of it only where it is all, and nothing only where it is nothing, up to rounding."""
+    least = 10.0 ** -(digits + 2)
+    if ROUNDING < share < least / 2:
+        return f"less than {least:.{digits}%}"
+    if 1 - least / 2 <= share < 1 - ROUNDING:
+        return f"more than {1 - least:.{digits}%}"
+    return f"{share:.{digits}%}"

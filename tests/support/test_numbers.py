@@ -1,0 +1,37 @@
+"""Shares in words: no rounding makes a part of something all of it, or nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hypothesis import given, strategies as st
+
+from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.studies.best_schedule import TransferRow, carried_over
+from mdlm_cfg.support.numbers import percent
+
+near_the_ends = st.floats(-9, -1.5).map(lambda power: 10.0**power)
+exact = st.sampled_from([0.0, 1.0])
+shares = st.one_of(st.floats(0, 1), near_the_ends, near_the_ends.map(lambda least: 1 - least), exact)
+
+
+def number_in(text: str) -> float:
+    """The number before the only percent sign of a text."""
+    (found,) = re.findall(r"([-\d.]+)%", text)
+    return float(found) / 100
+
+
+@given(shares, st.integers(0, 1))
+def test_a_share_is_all_or_nothing_only_where_it_is(share: float, digits: int) -> None:
+    text = percent(share, digits)
+    said = number_in(text)
+    assert said not in (0, 1) or math.isclose(said, share, rel_tol=0, abs_tol=1e-12)
+    assert abs(said - share) <= 10.0 ** -(digits + 2) * 1.001
+    assert ("less" in text) <= (share < said) and ("more" in text) <= (share > said)
+
+
+@given(shares)
+def test_at_least_is_at_most_what_it_is(share: float) -> None:
+    (sentence,) = carried_over([TransferRow(Guidance(2.0), gain=1.0, share_kept=share)])
+    assert share - 0.001 <= number_in(sentence) <= share + 1e-12
