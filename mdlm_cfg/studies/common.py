@@ -27,6 +27,8 @@ TABLE: dict[str, Any] = {
     "example": "data=toy_5d_hypercube",
 }
 
+SURE = 2.0  # standard errors from which a difference is more than chance
+
 # the meanings of columns that many studies have
 STRENGTH = "guidance strength"
 TRAIN_AGAIN = "python train.py with the same options and"
@@ -36,7 +38,6 @@ WHO = '"exact" or "learned"'
 SAMPLER = "sampler with its steps, schedule and policy"
 OF_KL = "inf without common support, absent if the steps leave probabilities too small for float64"
 CALLS = "calls of the denoiser, for each of the two conditionals"
-
 
 BERNOULLI: dict[str, Any] = {
     "target": (BernoulliMixture,),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import independent_nelbos
-from mdlm_cfg.studies.common import LONGER
+from mdlm_cfg.studies.common import LONGER, SURE
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
 from mdlm_cfg.support.numbers import percent, short
@@ -27,7 +27,6 @@ COLUMNS = {  # by the names that `ConditionalsError` gives them
     "num_images": "num_examples",
 }
 ROUNDING = 1e-9  # nats
-SURE = 2.0  # standard errors from which a difference is more than chance
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mdlm_cfg.compare.images import class_nelbos
 from mdlm_cfg.compare.metrics import difference_of_shares, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
-from mdlm_cfg.studies.common import draw_pieces, held_out_of, samples_of
+from mdlm_cfg.studies.common import SURE, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.studies.rows import OfClass, at_strengths, by, means_of, weak_and_strong, where
@@ -36,7 +36,6 @@ HELD_OUT = "data"  # in place of a strength: held-out sequences, measured like s
 SHOWN_CLASSES = 4  # of which sequences are drawn to be read
 SHOWN_EXAMPLES = 4  # held-out sequences of such a class
 FEWEST = 2  # sequences of a class, or nothing is measured
-SURE = 2.0  # standard errors from which a difference is more than chance
 W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
 SEQUENCE = Words("sequence", "positions")
 STATISTICS = ("accuracy", "diversity", "nearest_train", "tv_1", "tv_2", "tv_3")

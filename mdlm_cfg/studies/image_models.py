@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.compare.images import class_nelbos
+from mdlm_cfg.studies.common import SURE
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case
 from mdlm_cfg.studies.simple_models import NelboRow, Words, nelbo_block, without_structure
@@ -17,7 +18,6 @@ from mdlm_cfg.support.numbers import percent
 from mdlm_cfg.support.seeds import generator_for
 
 GOOD = 0.9  # accuracy on test images from which a classifier's numbers are taken as they are
-SURE = 2.0  # standard errors from which a difference is more than chance
 IMAGE = Words("image", "pixels")
 
 

@@ -20,9 +20,8 @@ from mdlm_cfg.compare.image_judge import Judge
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_usage
 from mdlm_cfg.sampling.smc import group_ess
-from mdlm_cfg.studies.common import as_images, held_out_of
+from mdlm_cfg.studies.common import SURE, as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.image_models import SURE
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece

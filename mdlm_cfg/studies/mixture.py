@@ -17,7 +17,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_by_chance, energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
-from mdlm_cfg.studies.common import BERNOULLI, LONGER, as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import BERNOULLI, LONGER, SURE, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.mixture_effects import (
@@ -44,7 +44,6 @@ DISTINCT_IMAGES = 200  # of each component, to judge its distinctness by
 CLEAR = 3.0  # times what chance makes of it, from which an energy distance is called clear
 ROUNDING = 1e-9  # of an energy distance
 RANKED = 0.2  # rank correlation from which a relation is spoken of
-SURE = 2.0  # standard errors from which a change or a relation is more than chance
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 SETS = '"learned": from the network, "noise floor": a second exact guided set, "class": unguided'
 WHOLE = "whole"

@@ -17,7 +17,7 @@ from mdlm_cfg.compare.metrics import difference_of_shares, sure_of, total_variat
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, symbols_of, to_read, word_in
-from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, WHO, draw_pieces, samples_of
+from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, SURE, WHO, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
@@ -30,7 +30,6 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
-SURE = 2.0  # standard errors from which a difference is more than chance
 AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference

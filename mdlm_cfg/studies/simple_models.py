@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.compare.images import independent_nelbos
-from mdlm_cfg.studies.common import LONGER
+from mdlm_cfg.studies.common import LONGER, SURE
 from mdlm_cfg.studies.findings import Block, Table, col
 
-SURE = 2.0  # standard errors from which a difference is more than chance
 UNIFORM = "uniform values"
 
 
