@@ -56,7 +56,9 @@ class SampleRow(AtStrength):
     tv_guided: float = col("guided", "TV of the samples as the chain draws them", unit="TV")
     tv_weighted: float = col("weighted", "TV of the same samples with their importance weights", unit="TV")
     tv_resampled: float = col("resampled", "TV of samples of sequential Monte Carlo", unit="TV")
-    tv_se: float = col("standard error", "the largest of those three, by the spread of groups", unit="TV")
+    se_guided: float = col("guided, ±", "standard error of the guided TV, from the spread of groups", unit="TV")
+    se_weighted: float = col("weighted, ±", "the same for weighted samples", unit="TV")
+    se_resampled: float = col("resampled, ±", "the same for resampled samples", unit="TV")
     noise_floor: float = col("noise floor", "TV expected for n samples of the tilted distribution", unit="TV")
     tv_expected_guided: float = col("guided, expected", "TV expected for guided samples", unit="TV")
     tv_expected_weighted: float | None = col(
@@ -192,7 +194,7 @@ class TableCorrection:
             guided = replace(weighted, log_weights=torch.zeros_like(weighted.log_weights))
             tvs, errors = zip(*(aim.mean_tv(drawn, sets) for drawn in (guided, weighted, again)))
             limits = expected_tv(law, aim.tilted, n), aim.expected(weights, n)
-            rows.append((n, sets, *tvs, max(errors), expected_sampling_tv(aim.tilted, n), *limits))
+            rows.append((n, sets, *tvs, *errors, expected_sampling_tv(aim.tilted, n), *limits))
         estimates = (weights.log_normalizer, again.log_normalizer, again.relative_error, again.ess)
         return {
             "rows": rows,
@@ -419,12 +421,17 @@ def _paying(cost: CostRow, drawn: int) -> list[str]:
 
 
 def _of_samples(last: SampleRow) -> str:
-    ways = {"no correction": last.tv_guided, "weighting": last.tv_weighted, "resampling": last.tv_resampled}
-    chance = NOTHING + sure_of(len(ways)) * math.sqrt(2) * last.tv_se
-    best = [name for name, tv in ways.items() if tv - min(ways.values()) < chance]
+    ways = {
+        "no correction": (last.tv_guided, last.se_guided),
+        "weighting": (last.tv_weighted, last.se_weighted),
+        "resampling": (last.tv_resampled, last.se_resampled),
+    }
+    least, its_error = min(ways.values())
+    chance = {name: NOTHING + sure_of(len(ways)) * math.hypot(error, its_error) for name, (_, error) in ways.items()}
+    best = [name for name, (tv, _) in ways.items() if tv - least < chance[name]]
     end = f"{' and '.join(best)} {'ends' if len(best) == 1 else 'end'} closest to the tilted distribution"
     if len(best) == len(ways):
-        end = "no correction, weighting and resampling end equally close to the tilted distribution within chance"
+        end = "no set ends measurably closer to the tilted distribution than the others"
     return (
         f"With {last.num_samples:,} samples, {end}: total variation {short(last.tv_guided)} without correction, "
         f"{short(last.tv_weighted)} weighted, {short(last.tv_resampled)} resampled; the noise floor is "

@@ -20,7 +20,7 @@ from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture_correction import REFERENCE, SETS, SetRow, verdict_of as mixture_verdict
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
-from mdlm_cfg.studies.table_correction import CostRow, SampleRow, alike, verdict_of
+from mdlm_cfg.studies.table_correction import CostRow, SampleRow, _of_samples, alike, verdict_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
 
@@ -147,7 +147,7 @@ def test_the_verdict_follows_the_numbers(
 ) -> None:
     g = STRENGTHS[1]
     cost = CostRow(g, "exact", "rate", True, 0.005, 200.0, 0.1, tv_guided, tv_weighted, pays_from)
-    samples = SampleRow(g, 1000, 1, 0.3, 0.3, 0.3, 0.0, 0.1, 0.3, None)
+    samples = SampleRow(g, 1000, 1, 0.3, 0.3, 0.3, 0.0, 0.0, 0.0, 0.1, 0.3, None)
     text = " ".join(verdict_of([cost], [samples], block_of(exact, "resampling"), "exact"))
     assert all(word in text for word in words) and "closest" not in text  # none of the three is
     assert ("By estimate, weighting" in text) == (tv_guided > 0)
@@ -231,6 +231,13 @@ def test_samples_of_one_distribution_are_rarely_said_to_differ_in_distance() -> 
             verdict = found_by(Correction(**settings), data, None, plan).verdict
             said += any(word in line and "cannot be shown" not in line for line in verdict)
         assert said <= 3, word  # of 15, where 1 in 20 are expected; each 1 in 2 if chance were not counted
+
+
+def test_a_way_is_compared_with_the_closest_by_the_errors_of_these_two() -> None:
+    row = SampleRow(Guidance(4.0), 1000, 1, 0.165, 0.055, 0.045, 0.012, 0.022, 0.044, 0.02, 0.16, None)
+    for error, named in ((0.012, {"weighting", "resampling"}), (0.04, set())):
+        said = _of_samples(replace(row, se_guided=error)).partition(":")[0]
+        assert {way for way in ("no correction", "weighting", "resampling") if way in said} == named
 
 
 def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
