@@ -38,14 +38,14 @@ def test_names_and_other_arguments_are_left_alone() -> None:
 @pytest.mark.parametrize("value", ["1", "1e30", "-1e30", ".5", "1_000", "nan", "inf", "true", "{}", "{a:1}"])
 def test_what_hydra_reads_as_no_name_is_refused(value: str) -> None:
     for argument in (f"study={value}", f"+study={value}", f"study={value},policies", f"data={value}"):
-        with pytest.raises(UserError, match="names no file: choose one of"):
+        with pytest.raises(UserError, match=rf"{re.escape(argument)} .*(policies|toy_2d_overlap)"):
             with_options([argument], "train", CONFIGS)
 
 
 def test_null_is_the_default_of_some_groups_and_of_others_none() -> None:
     assert with_options(["study=null", "seed=1"], "eval", CONFIGS) == ["seed=1"]
     for argument in ("data=null", "study=null,policies", "study=range(1,3)"):
-        with pytest.raises(UserError, match="names no file"):
+        with pytest.raises(UserError, match=rf"{re.escape(argument)} .*(policies|toy_2d_overlap)"):
             with_options([argument], "eval", CONFIGS)
 
 
@@ -211,7 +211,7 @@ def test_otherwise_nothing_is_added(arguments: list[str]) -> None:
 
 
 def test_a_sweep_over_data_of_several_recipes_is_refused() -> None:
-    with pytest.raises(UserError, match=r"mnist: short/mnist; toy_2d_overlap: the defaults"):
+    with pytest.raises(UserError, match=r"mnist.*short/mnist.*toy_2d_overlap"):
         with_recipe(["-m", "data=mnist,toy_2d_overlap"], CONFIGS)
 
 
@@ -296,7 +296,8 @@ def test_why_an_argument_cannot_be_read_is_said_in_our_words(
 @given(st.text("ab'\"\\!;,=([{}]) #&é$", min_size=1, max_size=8))
 def test_text_in_the_proposed_quotes_is_read_as_it_is(value: str) -> None:
     said = comma_outside_brackets(f"name={value}")
-    (argument,) = shlex.split(said.split("for a list, ", 1)[1].rsplit(" for text", 1)[0])
+    proposed = said[said.index("'name=\"") : said.rindex(" -m name=")]
+    (argument,) = shlex.split(proposed[: proposed.rindex("\"'") + 2])
     assert OverridesParser.create().parse_override(argument).value() == value
 
 

@@ -265,11 +265,11 @@ def test_any_configuration_is_answered_or_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"w: 1\nseed: [8\nname: a\n", ", line 3,"),  # which is where it stops making sense
-        (b"seed: 8\nname:\ta\n\tb: c\n", ", line 2,"),
-        (b"seed: 8\nseed: 9\n", ", line 2,"),
-        (b"seed: 8\n\nname: \xe9\n", ", line 3,"),
-        (b"seed: 8\nname: {a\n", ", line 3,"),
+        (b"w: 1\nseed: [8\nname: a\n", "3"),  # which is where it stops making sense
+        (b"seed: 8\nname:\ta\n\tb: c\n", "2"),
+        (b"seed: 8\nseed: 9\n", "2"),
+        (b"seed: 8\n\nname: \xe9\n", "3"),
+        (b"seed: 8\nname: {a\n", "3"),
         (b"seed: 8 # \x01\n", ""),
         ("seed: 3\n".encode("utf-16"), ""),
         (b"5\n", ""),
@@ -287,8 +287,8 @@ def test_a_broken_file_is_named_with_its_line(
         (tmp_path / "experiment" / f"{name}.yaml").write_bytes(content)
     for option in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
         said = refusal(capsys, "train", *option, "experiment=mine", f"runs={tmp_path}")
-        where = f"{tmp_path / 'experiment' / 'mine.yaml'}{named}"
-        assert ("# @package _global_" if named is None else where) in said
+        where = rf"{tmp_path}/experiment/mine\.yaml\D*{named}\b"
+        assert re.search("# @package _global_" if named is None else where, said)
 
 
 @given(st.randoms(use_true_random=False))
@@ -361,8 +361,8 @@ def test_every_failing_job_is_named_and_the_others_are_done(
 ) -> None:
     given_ = [*EXACT, "w=-2,1,-3", f"runs={tmp_path}"]
     assert run("eval", *given_[:place], "-m", *given_[place:]) == 2  # it may be asked for anywhere
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error in job")]
-    assert len(lines) == 2 and "w=-2" in lines[0] and "w=-3" in lines[1]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "'w=" in line]
+    assert len(lines) == 2 and "'w=-2'" in lines[0] and "'w=-3'" in lines[1]
     assert len(list(tmp_path.rglob("report.json"))) == 1
 
 
@@ -422,13 +422,13 @@ def test_a_damaged_checkpoint(runs: Path, tmp_path: Path, capsys: pytest.Capture
     whole = newest_run(runs).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     for command in (("eval",), ("train", *TOY, "logger=csv", f"runs={tmp_path}")):
-        assert "cannot be read" in refusal(capsys, *command, f"ckpt_path={path}")
+        assert str(path) in refusal(capsys, *command, f"ckpt_path={path}")
 
 
 def test_data_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path)
     images = ("data=idx", f"data.path={tmp_path}")
-    assert "known exactly" in refusal(capsys, "eval", "denoiser=exact", *images)
+    assert "denoiser=exact" in refusal(capsys, "eval", "denoiser=exact", *images)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut")
     before = left_in(tmp_path)
     said = refusal(capsys, "train", *TINY, *images, "logger=csv", f"runs={tmp_path}")
@@ -449,7 +449,7 @@ def test_places_that_cannot_hold_a_report(runs: Path, tmp_path: Path, capsys: py
     for more in (("eval", *EXACT), ("train", *QUICK)):
         assert str(file) in refusal(capsys, *more, f"runs={file}")
         assert str(file) in refusal(capsys, *more, f"runs={file}/below")
-    assert "no run" in refusal(capsys, "eval", f"runs={tmp_path}")
+    assert "ckpt_path=FILE" in refusal(capsys, "eval", f"runs={tmp_path}")
     assert file.read_text() == "mine" and left_in(tmp_path) == [file]
 
 

@@ -36,7 +36,7 @@ def test_samples_are_the_runs_own_and_those_of_load_run(
     arguments = (f"ckpt_path={toy}", "w=[0,2]", "n=30", "seed=3", f"out={tmp_path / 'out'}")
     assert run("sample", *arguments, "batch_size=8") == 0
     said = capsys.readouterr()
-    assert f"samples: {tmp_path / 'out' / 'samples.npz'}" in said.out and f"sampling from {toy}" in said.err
+    assert str(tmp_path / "out" / "samples.npz") in said.out and str(toy) in said.err
     found = arrays(tmp_path / "out")
     trained = load_run(toy, batch_size=8)
     assert set(found) == {"w0", "w2", "classes"} and found["classes"].tolist() == [0, 1]
@@ -52,7 +52,7 @@ def test_samples_follow_the_networks_law(toy: Path) -> None:
     law = terminal_law(trained.denoiser, Guidance(2.0), 1)
     drawn = histogram(x, trained.denoiser.num_tokens)
     assert x.shape == (20_000, 1) and total_variation(drawn, law) < 0.02  # its expectation is about 0.01
-    with pytest.raises(ValueError, match="n = 0 is not allowed"):
+    with pytest.raises(ValueError, match="n = 0"):
         trained.sample(1, n=0)
 
 

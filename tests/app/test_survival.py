@@ -61,21 +61,20 @@ def test_auto_goes_on_in_the_folder_of_the_run_and_says_so(
         at_step(patch, 4, interrupt)
         assert run("train", *GOING_ON, runs) == 130
     path = newest_run(tmp_path)
-    said = capsys.readouterr().err
-    assert "starting a new one" in said and f"ckpt_path={path}" in said
+    assert f"ckpt_path={path}" in capsys.readouterr().err
     assert torch.load(path, weights_only=True)["global_step"] == 5  # the step that it came in is finished
     rows = (path.parent.parent / "metrics.csv").read_text().splitlines()
 
     other = (*GOING_ON, runs, "optimizer.lr=1e-4")  # another configuration is another run
-    assert run("train", *other) == 0 and "starting a new one" in capsys.readouterr().err
+    assert run("train", *other) == 0 and str(path) not in capsys.readouterr().err
     assert run("train", *GOING_ON, runs, "threads=null") == 0  # how many threads is no part of it
-    assert f"resuming {path}" in capsys.readouterr().err
+    assert str(path) in capsys.readouterr().err
     folder = path.parent.parent
     assert torch.load(path, weights_only=True)["global_step"] == 6
     assert (folder / "metrics.csv").read_text().splitlines()[: len(rows) - 1] != [] and not (folder / MARK).exists()
     steps = [line.split(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()]
     assert len(steps) > len(rows)
-    assert run("train", *GOING_ON, runs) == 0 and "starting a new one" in capsys.readouterr().err  # it is finished
+    assert run("train", *GOING_ON, runs) == 0 and str(path) not in capsys.readouterr().err  # it is finished
     assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 3
 
 
@@ -242,7 +241,7 @@ def test_a_disk_that_becomes_full_while_training(
     at_step(monkeypatch, 4, fill)
     said = refusal(capsys, "train", *QUICK, f"runs={tmp_path}")
     path = newest_run(tmp_path)
-    assert f"{path} cannot be used: No space left on device" in said and f"last good checkpoint is {path}" in said
+    assert "No space left on device" in said and said.count(str(path)) == 2 and said.endswith(str(path))
     assert path.read_bytes() == good[0] and not list(tmp_path.rglob("*.part"))
     monkeypatch.undo()
     assert run("train", *GOING_ON, f"runs={tmp_path}") == 0  # once there is room
@@ -277,7 +276,7 @@ def test_a_real_disk_that_becomes_full(
     at_step(monkeypatch, 4, fill)
     said = refusal(capsys, "train", *QUICK, f"runs={small_disk}")
     path = newest_run(small_disk)
-    assert "No space left on device" in said and f"the last good checkpoint is {path}" in said
+    assert "No space left on device" in said and said.endswith(str(path))
     assert path.read_bytes() == good[0] and not list(small_disk.rglob("*.part"))
     ballast.unlink()
     assert run("train", *GOING_ON, f"runs={small_disk}") == 0
@@ -291,8 +290,7 @@ def test_a_folder_that_vanishes_while_training(
     runs = tmp_path / "runs"
     at_step(monkeypatch, 1 if is_first else 4, lambda: shutil.rmtree(runs))
     said = refusal(capsys, "train", *QUICK, f"runs={runs}")
-    assert str(runs) in said and "No such file or directory" in said
-    assert ("no checkpoint was saved" if is_first else "are gone") in said
+    assert "No such file or directory" in said and said.count(str(runs)) == (1 if is_first else 2)
     assert not runs.exists()
 
 
@@ -307,7 +305,7 @@ def test_a_disk_that_becomes_full_while_a_report_is_written(
     with monkeypatch.context() as patch:
         FullDisk(patch, name)
         said = refusal(capsys, "eval", *arguments, "w=[0]")
-    assert f"{tmp_path / name} cannot be used: No space left on device" in said
+    assert f"{tmp_path / name} " in said and "No space left on device" in said
     left = {path.name for path in tmp_path.iterdir()}
     assert not any(file.endswith(".part") for file in left)
     if name == "report.json":
