@@ -49,7 +49,7 @@ def test_shares_are_told_now_and_then_without_a_terminal(
         for now[0], done in ((1.0, 0.1), (20.0, 0.5), (21.0, 0.6)):  # too soon, and too soon after
             show(done)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and re.fullmatch(r"fitting: 50%\s+0:20 left", lines[0])
+    assert len(lines) == 1 and re.fullmatch(r"fitting\D+50%\D+0:20\D*", lines[0])
 
 
 def test_a_test_tells_how_far_it_is(
@@ -59,7 +59,7 @@ def test_a_test_tells_how_far_it_is(
     data = small_data(num_test=64)
     trainer = small_trainer(tmp_path, callbacks=[RunProgress()], enable_progress_bar=True)
     trainer.test(small_module(data), datamodule=data, verbose=False)
-    assert re.findall(r"testing: (\d+)%", capsys.readouterr().err) == ["50", "100"]
+    assert re.findall(r"(\d+)%", capsys.readouterr().err) == ["50", "100"]
 
 
 def test_work_that_says_nothing_is_told_of_now_and_then(
@@ -71,7 +71,7 @@ def test_work_that_says_nothing_is_told_of_now_and_then(
         time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "laws (about 1:00 left)" and len(lines) > 1
-    assert all(re.fullmatch(r"laws: 0:01 so far", line) for line in lines[1:])
+    assert all(re.fullmatch(r"laws\D+0:01\D*", line) for line in lines[1:])
 
 
 def test_steps_that_are_counted_give_the_time_left(
@@ -88,8 +88,8 @@ def test_steps_that_are_counted_give_the_time_left(
         time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
     of_samples, of_other = lines[1 : lines.index("other work")], lines[lines.index("other work") + 1 :]
-    assert of_samples and all(re.fullmatch(r"samples: 0:0\d so far, about 0:0\d left", line) for line in of_samples)
-    assert of_other and all(re.fullmatch(r"other work: 0:0\d so far", line) for line in of_other)
+    assert of_samples and all(re.fullmatch(r"samples\D+0:0\d\D+0:0\d\D*", line) for line in of_samples)
+    assert of_other and all(re.fullmatch(r"other work\D+0:0\d\D*", line) for line in of_other)
 
 
 def test_training_is_told_of_within_an_epoch(
