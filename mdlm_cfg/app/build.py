@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import (
     LightningEnvironment,
@@ -42,6 +43,11 @@ LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_c
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
 REFUSALS = (ValueError, TypeError, AttributeError, MisconfigurationException)  # of Lightning, for any setting
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
+ELSEWHERE = {  # what callbacks of Lightning would do again, or for settings that are elsewhere
+    WeightAveraging: "ema_decay",
+    LearningRateFinder: "optimizer.lr",
+    BatchSizeFinder: "data.batch_size",
+}
 LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 
 
@@ -154,6 +160,9 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     for key in ("logger", "callbacks", "plugins"):  # the user's own: beside ours, which save what a run needs
         own = settings.get(key) or []
         made = [make(one, f"trainer.{key}", (), names_in(one)) for one in (own if isinstance(own, list) else [own])]
+        for kind, instead in ELSEWHERE.items():
+            if any(isinstance(one, kind) for one in made):
+                raise UserError(f"trainer.{key} holds a {kind.__name__}, which runs here cannot have: give {instead}")
         filled[key] += made
     settings = {key: value for key, value in settings.items() if key not in filled}
     if settings.get("profiler") is None:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -133,6 +133,9 @@ class Checkpoints(Checkpoint):
         """Several processes are Lightning's to interrupt: they would have to agree on the moment."""
         self._saved = time.monotonic()
         self._is_training = True
+        for one in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, GradientAccumulationScheduler):  # Lightning asks it at the beginnings of epochs alone
+                one.on_train_epoch_start(trainer)
         if trainer.world_size == 1:
             self._interrupts.watch()
 

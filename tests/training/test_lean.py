@@ -119,3 +119,10 @@ def test_callbacks_and_loggers_of_the_users_are_beside_ours(tmp_path: Path) -> N
     plugins = [{"_target_": "lightning.pytorch.plugins.AsyncCheckpointIO"}]
     with pytest.raises(UserError):  # there is a place for one alone, and ours writes files whole
         build_trainer(TRAINER | {"plugins": plugins}, [], [])
+
+
+@pytest.mark.parametrize("name", ["EMAWeightAveraging", "LearningRateFinder", "BatchSizeFinder"])
+def test_callbacks_that_do_again_what_a_run_does_are_refused(name: str) -> None:
+    """Two averages leave one of them in the place of the weights, which training resumes from."""
+    with pytest.raises(UserError):
+        build_trainer(TRAINER | {"callbacks": [{"_target_": f"lightning.pytorch.callbacks.{name}"}]}, [], [])

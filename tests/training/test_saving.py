@@ -11,6 +11,7 @@ import pytest
 import torch
 from harness import small_data, small_module, small_trainer
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mdlm_cfg.support.errors import UserError
@@ -152,6 +153,21 @@ def test_training_that_a_callback_has_ended_goes_on_under_other_settings_alone(
             assert (rest["step"], rest["epoch"]) == (end, whole["epoch"])
             assert all(torch.equal(value, rest["weights"][name]) for name, value in whole["weights"].items())
     assert of_a_run("other", last, lr=0.01)["step"] > end
+
+
+def test_steps_that_grow_with_the_epochs_are_those_of_a_run_that_goes_on_within_one(tmp_path: Path) -> None:
+    def of_a_run(name: str, before: Path | None) -> dict[str, Any]:
+        trainer = small_trainer(tmp_path / name, epochs=2)
+        trainer.callbacks[-1] = Checkpoints(tmp_path / name / "checkpoints", ALWAYS)
+        trainer.callbacks.insert(0, GradientAccumulationScheduler({0: 1, 1: 2}))
+        trainer.callbacks.append(Watch(tmp_path / name))
+        train(small_module(small_data()), small_data(), trainer, before)
+        return content(tmp_path / name / "checkpoints" / LAST)
+
+    whole = of_a_run("whole", None)
+    rest = of_a_run("rest", tmp_path / "whole" / "before_5.ckpt")
+    assert whole["global_step"] == rest["global_step"] == 6
+    assert_same_weights(rest, whole)
 
 
 def test_the_best_is_that_of_a_validation_before_a_run_went_on(tmp_path: Path) -> None:
