@@ -24,6 +24,7 @@ from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.posterior import posterior_of
@@ -371,17 +372,17 @@ def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow], jud
 def _of_usage(head: str, tv: Mapping[str, float], floor: float, chance: float) -> str:
     if max(tv.values()) < NOTHING:
         return f"{head} all sets use the components of the class equally."
-    beside = f"{tv['class']:.3f} for the class itself, noise floor {floor:.3f}"
+    beside = f"{short(tv['class'], 3)} for the class itself, noise floor {short(floor, 3)}"
     gain = tv["guided"] - tv["resampled"]
     if gain > chance:
         return (
             f"{head} resampling brings the usage of the components closer to that of the tilted distribution: total "
-            f"variation {tv['resampled']:.3f} instead of {tv['guided']:.3f} under guidance ({beside})."
+            f"variation {short(tv['resampled'], 3)} instead of {short(tv['guided'], 3)} under guidance ({beside})."
         )
     does = "does not bring" if gain < -chance else "cannot be shown to bring"
     return (
         f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: "
-        f"total variation {tv['resampled']:.3f}, and {tv['guided']:.3f} under guidance ({beside})."
+        f"total variation {short(tv['resampled'], 3)}, and {short(tv['guided'], 3)} under guidance ({beside})."
     )
 
 
@@ -393,8 +394,8 @@ def _of_normalizers(rows: Sequence[NormalizerRow], judged: str) -> str:
         error = (one.relative_error**2 + known.relative_error**2) ** 0.5
         if abs(one.log_normalizer - known.log_normalizer) > SURPRISING * error + NOTHING:
             far.append(
-                f"class {one.target_class}: {one.log_normalizer:.3f} ± {one.relative_error:.3f} and "
-                f"{known.log_normalizer:.3f} ± {known.relative_error:.3f}"
+                f"class {one.target_class}: {short(one.log_normalizer, 3)} ± {short(one.relative_error, 3)} and "
+                f"{short(known.log_normalizer, 3)} ± {short(known.relative_error, 3)}"
             )
     if not far:
         return f"Resampling and the reference agree on ln E W to within {SURPRISING} standard errors."

@@ -23,7 +23,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, Vi
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.studies.rows import ends, strongest, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import percent
+from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
@@ -480,8 +480,9 @@ def _of_pairs(own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance)
         level = found[to]
         more = "more than" if value > level.high else "within"
         said.append(
-            f"At w = {w.label}, {what.format(f'{value:.3f}')} in total variation, {more} the noise of samples of this "
-            f"size ({level.tv:.3f} on average, {level.low:.3f} to {level.high:.3f} in {NOISE_DRAWS} draws)."
+            f"At w = {w.label}, {what.format(short(value, 3))} in total variation, {more} the noise of samples of this "
+            f"size ({short(level.tv, 3)} on average, {short(level.low, 3)} to {short(level.high, 3)} in {NOISE_DRAWS} "
+            "draws)."
         )
     return said
 

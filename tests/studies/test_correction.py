@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -238,6 +239,13 @@ def test_a_way_is_compared_with_the_closest_by_the_errors_of_these_two() -> None
     for error, named in ((0.012, {"weighting", "resampling"}), (0.04, set())):
         said = _of_samples(replace(row, se_guided=error)).partition(":")[0]
         assert {way for way in ("no correction", "weighting", "resampling") if way in said} == named
+
+
+def test_no_small_number_of_a_mixture_is_written_as_zero() -> None:
+    target = mixture()
+    plan = Plan((Guidance(1e-4),), Sampler(), 100, classes=(1,))
+    found = found_by(Correction(num_reference=100), data_of(target, grid_shape=(target.num_dims,)), None, plan)
+    assert not [line for line in found.verdict if re.search(r"(?<![\w.])0\.0+(?![\d%])", line)]
 
 
 def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
