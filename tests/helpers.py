@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import permutations, product
@@ -221,6 +222,16 @@ def every_pair(firsts: Collection[Any], seconds: Collection[Any]) -> list[Any]:
     least = min(len(firsts), len(seconds))
     pairs = product(enumerate(firsts), enumerate(seconds))
     return [pytest.param(a, b, marks=[pytest.mark.slow] if (i - j) % least else []) for (i, a), (j, b) in pairs]
+
+
+def decimals(text: str) -> list[str]:
+    """The numbers with a decimal point in a text, in its order."""
+    return re.findall(r"\d+\.\d+(?:e[+-]?\d+)?", text)
+
+
+def conclusion(text: str) -> str:
+    """A sentence without its numbers: that of the opposite case differs."""
+    return re.sub(r"[-+]?\d[\d.,e+%-]*", "#", text)
 
 
 def chi_square_p_value(x: Tensor, law: Tensor) -> float:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import Blurred, bernoulli_mixture, block_of, found_by
+from helpers import Blurred, bernoulli_mixture, block_of, conclusion, decimals, found_by
 
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.mixture import Mixtures
+from mdlm_cfg.studies.mixture import Mixtures, _of_components, _of_pixels
 from mdlm_cfg.studies.mixture_effects import component_row, distinct_row
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -57,7 +58,8 @@ def test_an_exact_learned_denoiser_matches_the_floor() -> None:
         assert abs(learned.energy) < 0.015 and abs(floor.energy) < 0.015
         assert learned.component_tv < 0.12
         assert (own.energy > 0.03) == (w > 0)
-    assert "no measurable error" in found.verdict[0]
+    row = block_of(found, "conditionals_error")[0]
+    assert decimals(found.verdict[0]) == [f"{row.nelbo:.2f}", f"{row.exact_nelbo:.2f}"]  # and no error
 
 
 def test_a_wrong_denoiser_is_told_from_the_floor(blurred: Findings) -> None:
@@ -81,8 +83,11 @@ def test_a_network_whose_guided_samples_are_no_nearer_than_no_guidance_is_to_be_
 
 def test_a_network_that_knows_nothing_is_said_to_be_untrained() -> None:
     plan = plan_of(Guidance(1.0), n=2, classes=(0,))
-    for share, words in ((1.0, "is not trained"), (0.85, "is barely trained")):
-        assert words in evaluation_of(share, plan).verdict[0]
+    for share, beside in ((1.0, ["uniform"]), (0.85, ["independent", "exact_nelbo"])):
+        found = evaluation_of(share, plan)
+        row = block_of(found, "conditionals_error")[0]
+        assert decimals(found.verdict[0]) == [f"{getattr(row, name):.2f}" for name in ("nelbo", *beside)]
+        assert found.verdict[0].endswith(LONGER)
 
 
 def test_independent_values_have_the_frequencies_of_the_images(blurred: Findings) -> None:
@@ -152,28 +157,35 @@ def test_pixels_are_amplified_also_where_no_value_is_foreign_to_the_class(value:
     found = found_by(Mixtures(), data_of(target), None, plan)
     (pixel,) = [row for row in block_of(found, "pixels") if row.w == Guidance(3.0) and row.set == "exact"]
     assert pixel.change_private > 0.02 and pixel.change_foreign is None
-    (said,) = [line for line in found.verdict if "class-specific pixels" in line]
-    assert "guidance amplifies" in said
+    less = replace(pixel, change_private=-pixel.change_private)
+    unsure = replace(pixel, private_se=1.0)
+    said = [_of_pixels(row) for row in (pixel, less, unsure)]
+    assert said[0] in found.verdict and len({conclusion(line) for line in said}) == 3
 
 
 def test_guidance_that_changes_nothing_is_rarely_said_to_change_anything() -> None:
     """At w = 1e-6 all sets have one distribution, whatever values are private and components distinct."""
     target = bernoulli_mixture(4)
     data = KnownData(target, "tiny", (2, 2), num_test=10)
-    said = dict.fromkeys(("amplifies", "does not amplify", "gain weight", "lose weight", "not trained well"), 0)
+    said = {"pixels": 0, "components": 0, "the network": 0}
     for seed in range(12):
         plan = Plan((Guidance(1e-6),), Sampler(), 60, seed)
-        verdict = found_by(Mixtures(num_test=2, num_draws=1), data, target.denoiser(), plan).verdict
-        for words in said:
-            said[words] += any(words in line and "cannot be shown" not in line for line in verdict)
+        found = found_by(Mixtures(num_test=2, num_draws=1), data, target.denoiser(), plan)
+        (pixel,) = [row for row in block_of(found, "pixels") if row.set == "exact"]
+        none = _of_pixels(replace(pixel, private_se=1.0, foreign_se=1.0)), _of_components(0.0, 0.0)
+        for name, line, nothing in zip(said, found.verdict[-2:], none):
+            said[name] += conclusion(line) != conclusion(nothing)
+        said["the network"] += any(line.endswith(LONGER) for line in found.verdict[1:])
     assert max(said.values()) <= 2, said  # of 12, where 1 in 40 are expected
+    assert len({conclusion(_of_components(sign, 9.0 * sign)) for sign in (-1.0, 0.0, 1.0)}) == 3
 
 
 def test_a_network_without_error_is_rarely_said_to_differ_and_one_with_errors_is() -> None:
-    said = {0.0: 0, 0.9: 0}
-    for share in said:
+    said: dict[float, list[str]] = {0.0: [], 0.9: []}
+    for share, lines in said.items():
         for seed in range(40):
             plan = Plan((Guidance(2.0),), Sampler(), 40, seed=seed, classes=(0, 1))
             verdict = found_by(Mixtures(num_test=2), data_of(mixture()), Blurred(mixture(), share), plan).verdict
-            said[share] += any("network's samples differ clearly" in line for line in verdict)
-    assert said[0.0] <= 2 and said[0.9] >= 38
+            lines.append(conclusion(verdict[1]))
+    usual = max(said[0.9], key=said[0.9].count)
+    assert said[0.0].count(usual) <= 2 and said[0.9].count(usual) >= 38

@@ -17,9 +17,10 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.studies.correction_moves import CorrectionMoves
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture_moves import REFERENCE, MixtureMoves, MovedSetRow
+from mdlm_cfg.studies.moves import phrase, verb_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
-from mdlm_cfg.studies.table_moves import CONNECTED, EndRow, MoveRow, TableMoves
+from mdlm_cfg.studies.table_moves import CONNECTED, EndRow, MoveRow, TableMoves, _of_starts
 
 TARGET = random_target(2, 3, seed=4)
 Z = 1
@@ -142,27 +143,29 @@ def test_moves_are_judged_by_the_samplers_that_the_sentence_names(
     )
     rows = block_of(findings, "moves")
     for who in dict.fromkeys(row.denoiser for row in rows):
-        own = [row for row in rows if row.denoiser == who and row.moves == moves]
-        (said,) = [line for line in findings.verdict if "orrections" in line and f"with {who} conditionals," in line]
-        names = {"first_hitting": "the distance that guidance leaves"}
-        named = [row for row in own if names.get(row.start, f'"{row.start}"') in said]
-        worth = [row.removed is not None and row.removed >= 0.5 for row in named]
-        assert ("bring samples nearer" in said) == all(worth)
-        assert ("bring some samples nearer" in said) == (any(worth) and not all(worth))
-        assert ("help little" in said) == (not any(row.removed is not None and row.removed >= 0.5 for row in own))
-        assert "0% of" not in re.sub(r"\d0%", "", said)
-    verbs = re.findall(
-        r"(\d+) (?:single refills?|moves? of [^;]*?) (end|remove|do)(s|es)? ", " ".join(findings.verdict)
-    )
-    assert verbs and all((number == "1") == bool(singular) for number, _, singular in verbs)
+        here = [row for row in rows if row.denoiser == who]
+        own = [row for row in here if row.moves == moves]
+        said = next(line for line in findings.verdict if who in line)
+        named = re.findall(r"\(\D*([\d.e-]+) \D*([\d.e-]+) \D*\)", said)  # the distances before and after
+        worth = [float(after) <= 0.5 * float(before) for before, after in named]
+        # what is said where moves remove nothing of any distance, and where they remove all
+        ends = [
+            [replace(r, removed=r.removed and share) for r in here if r.removed or not r.moves] for share in (1e-9, 1)
+        ]
+        either = [said, *(_of_starts(",", end)[0] for end in ends)]
+        judgement, of_nothing, of_all = (one.partition(":")[0].rpartition(",")[2] for one in either)
+        assert named and (judgement == of_all) == all(worth) and of_nothing != of_all
+        assert (judgement == of_nothing) == (not any(row.removed is not None and row.removed >= 0.5 for row in own))
+        assert "0%" not in re.findall(r"\d+%", said) and phrase(moves, own[0].move) in said
+    assert verb_of(1, "end") != verb_of(2, "end") == verb_of(0, "end")
 
 
 def test_moves_that_change_nothing_do_not_end_nearest() -> None:
     for seed in range(5):
         target = random_target(30, 1, seed=seed)  # in one dimension a refill is the chain itself
         case = data_of(target), Blurred(target, 0.25), Plan((W,), Sampler(), classes=(0,))
-        (said,) = [line for line in found_by(TableMoves(), *case).verdict if "nearest" in line]
-        assert 'After "first_hitting"' in said and "no moves end nearest" in said
+        (said,) = [line for line in found_by(TableMoves(), *case).verdict if '"first_hitting"' in line]
+        assert phrase(0, "") in said
 
 
 @pytest.mark.parametrize(
@@ -241,8 +244,9 @@ def test_a_usage_that_moves_cannot_mend_is_not_said_to_be_left_uncorrected(compo
     before = [row.usage_tv for row in block_of(findings, "sets") if row.start != REFERENCE and row.moves == 0]
     nothing = max(before) <= reference.usage_floor
     assert nothing == (components == 1)
-    assert ("nothing to correct" in findings.verdict[0]) == nothing
-    assert nothing != bool(re.search(r"(?<!nothing to )correct", findings.verdict[0]))
+    assert ('"' not in findings.verdict[0]) == nothing  # it names the start of the moves that correct most
+    distances = re.sub(r'"[^"]*"', "", findings.verdict[0].partition("(")[2])
+    assert len(re.findall(r"\d\S*", distances)) == 3 - nothing
 
 
 def test_a_sequential_scan_goes_on_where_earlier_moves_ended() -> None:

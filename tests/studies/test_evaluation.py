@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_a_network_too_large_for_its_own_law_is_sampled_itself(monkeypatch):
     assert {row["law"] for row in read["moments"]} == {"class", "tilted", "exact", "samples"}
     assert "ledger" not in read and {row["denoiser"] for row in read["samplers"]} == {"exact"}
     assert {row["law"] for row in read["geometry"]} == {"exact"}
-    assert "too expensive" in " ".join(read["verdict"]) and not any("learned" in name for name in read["laws"])
+    assert not re.search(r"\d", read["verdict"][0]) and not any("learned" in name for name in read["laws"])
     assert not any(character.isdigit() for claim in block_of(findings, "claims") for character in claim.learned)
 
 
