@@ -67,7 +67,7 @@ class Policy(ByValue, ABC):
         if log_z.numel() and not type(self).__module__.startswith(f"{PACKAGE}."):
             self._check_preference(found, log_z, log_r, coordinates)
         score, log_weight = found
-        log_weight = log_weight.expand_as(log_z).masked_fill(nowhere, NEG_INF)
+        log_weight = log_weight.to(log_z.dtype).expand_as(log_z).masked_fill(nowhere, NEG_INF)
         if score is None:
             return None, log_weight
         return tiers(score.to(log_z.dtype).expand_as(log_z).masked_fill(nowhere, NEG_INF)), log_weight

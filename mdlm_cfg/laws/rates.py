@@ -169,7 +169,7 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
             return f"a distribution sums to {float(left):.6g}: shares of a kind of guidance, times Z_i, must sum to 1"
         return (
             f"the guided chain under {name_class(target_class)} ends in states with masks with probability "
-            f"{1 - float(left):.3g}: the denoiser gives them no possible value"
+            f"{1 - float(left):.3g}: the denoiser gives them no possible value, or your policy no coordinate a weight"
         )
 
     if is_on_cpu(mass) and all(abs(one - 1) < LOST for one in mass.reshape(-1).tolist()):

@@ -56,7 +56,7 @@ def refuse_masks(x: Tensor, mask_id: int, label: str) -> None:
     def explain(row: int, left: Tensor) -> str:
         return (
             f"{int(left)} of {len(x)} samples hold masks after the last step of {label}: the denoiser gave them no "
-            "possible value"
+            "possible value, or your policy no coordinate a weight"
         )
 
     raise_where(unfinished.any()[None], explain, unfinished.sum()[None])

@@ -91,6 +91,8 @@ def test_a_policy_that_is_no_distribution_is_refused(name: str) -> None:
     "answer",
     [
         lambda log_z, i: (i.expand_as(log_z), torch.zeros_like(log_z)),  # whole numbers
+        lambda log_z, i: (None, -i),
+        lambda log_z, i: (None, log_z.float()),
         lambda log_z, i: (log_z - log_z.amax(dim=-1, keepdim=True), torch.zeros_like(log_z)),  # NaN where all are -inf
         lambda log_z, i: (log_z.fill_(0), (i == 0).double().expand_as(log_z)),
     ],
@@ -98,6 +100,7 @@ def test_a_policy_that_is_no_distribution_is_refused(name: str) -> None:
 def test_what_a_policy_prefers_is_what_is_drawn(answer: Any) -> None:
     own = policy(answer)
     law = terminal_law(DENOISER, GUIDANCE, 0, policy=own)
+    assert abs(float(law.sum()) - 1) < 1e-12
     assert is_drawn_from(sample(DENOISER, GUIDANCE, 0, NUM, policy=own, generator=seeded()), law)
 
 
