@@ -239,11 +239,13 @@ def test_a_way_is_compared_with_the_closest_by_the_errors_of_these_two() -> None
         assert {way for way in ("no correction", "weighting", "resampling") if way in said} == named
 
 
-def test_no_small_number_of_a_mixture_is_written_as_zero() -> None:
-    target = mixture()
-    plan = Plan((Guidance(1e-4),), Sampler(), 100, classes=(1,))
-    found = found_by(Correction(num_reference=100), data_of(target, grid_shape=(target.num_dims,)), None, plan)
-    assert not [line for line in found.verdict if re.search(r"(?<![\w.])0\.0+(?![\d%])", line)]
+def test_no_small_number_of_a_mixture_is_written_as_zero(many: Findings) -> None:
+    rows = [
+        replace(row, usage_tv=row.usage_tv / 1000, usage_floor=row.usage_floor / 1000)
+        for row in block_of(many, "distances")
+    ]
+    verdict = mixture_verdict(rows, block_of(many, "normalizers"))
+    assert verdict and not [line for line in verdict if re.search(r"(?<![\w.])0\.0+(?![\d%])", line)]
 
 
 def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
