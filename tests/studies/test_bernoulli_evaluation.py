@@ -177,6 +177,9 @@ def test_guidance_that_changes_nothing_is_rarely_said_to_change_anything() -> No
             said[name] += conclusion(line) != conclusion(nothing)
         said["the network"] += any(line.endswith(LONGER) for line in found.verdict[1:])
     assert max(said.values()) <= 2, said  # of 12, where 1 in 40 are expected
+    clear = found_by(Mixtures(num_test=2, num_draws=1), data, target.denoiser(), Plan((Guidance(2.0),), Sampler(), 200))
+    for words in ("amplifies", "gain weight"):  # what was counted is what is said of a change
+        assert any(words in line for line in clear.verdict)
     assert len({conclusion(_of_components(sign, 9.0 * sign)) for sign in (-1.0, 0.0, 1.0)}) == 3
 
 

@@ -237,6 +237,7 @@ def test_a_way_is_compared_with_the_closest_by_the_errors_of_these_two() -> None
     for error, named in ((0.012, {"weighting", "resampling"}), (0.04, set())):
         said = _of_samples(replace(row, se_guided=error)).partition(":")[0]
         assert {way for way in ("no correction", "weighting", "resampling") if way in said} == named
+        assert ("closest" in said) == bool(named)
 
 
 def test_no_small_number_of_a_mixture_is_written_as_zero(many: Findings) -> None:
