@@ -120,7 +120,7 @@ def _key_of_object(value: Any, within: tuple[int, ...]) -> str:
     if named and not (reduces or kind in copyreg.dispatch_table or isinstance(value, CONTAINERS)):
         return f"{_qualified(kind)}({_listed(named, within)})"
     if isinstance(value, np.ndarray):
-        value = np.ascontiguousarray(value)  # pickle keeps the order in memory too
+        value = value.copy(order="C")  # pickle keeps the order in memory too
     try:
         kept = copyreg.dispatch_table[kind](value) if kind in copyreg.dispatch_table else value.__reduce_ex__(2)
     except TypeError as error:

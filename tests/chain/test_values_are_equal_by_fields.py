@@ -268,6 +268,13 @@ def test_an_object_that_holds_itself_has_a_key_and_one_of_no_value_has_none() ->
         value_key(WithTable((0,), (x for x in "ab")))
 
 
+def test_shapes_of_arrays_and_tensors_count() -> None:
+    shapes = [(), (1,), (1, 1), (0, 2), (2, 0), (2, 3), (3, 2)]
+    made = [make(shape) for make in (np.zeros, torch.zeros) for shape in shapes]
+    assert len({value_key(one) for one in made}) == len(made)
+    assert value_key(np.ones((2, 3))) == value_key(np.ones((3, 2)).T)  # whose order in memory is another
+
+
 @pytest.mark.parametrize("made", [np.int64, fractions.Fraction, lambda a: Slots(a).a])
 def test_two_rules_of_one_plan_have_rows_of_their_own(made: Callable[[int], object]) -> None:
     target = random_target(2, 2, seed=1)
