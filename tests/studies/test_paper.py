@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from helpers import evaluate_table, random_target
+from helpers import decimals, evaluate_table, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, interval, linear_ramp, terminal_law, tilted_law
@@ -40,16 +41,16 @@ TOYS: dict[str, Callable[[], TableMixture]] = {
     "2d_overlap": toys.toy_2d_overlap,
     "2d_tv_vs_w": toys.toy_2d_overlap,
 }
-# how each verdict begins on the data that the experiment comes with; why, beside those that are no plain "holds"
+# what each verdict is on the data that the experiment comes with; why, beside those that are no plain "holds"
 VERDICTS: dict[str, list[str]] = {
     "1d_disjoint": ["holds", "holds"],
     "1d_overlap": ["holds", "holds", "holds"],
     # Z = 1, 1.75, 3.25 for w = 0, 1, 2, and the time to any TV goes with 1 / Z: 43% shorter, then 69%
-    "1d_tv_vs_w": ["holds (relative difference", "holds", "holds from w = 2"],
+    "1d_tv_vs_w": [r"holds \(.*\d.*", "holds", "holds .* w = 2"],
     "2d_projection": ["holds", "holds", "holds", "holds"],
     "2d_overlap": ["holds", "holds", "holds"],
     # theory, section 5: with two overlapping squares -ln TV(tau = 1/2) stops at 1/2, that of w = infinity
-    "2d_tv_vs_w": ["holds for small w only. The decay saturates", "does not hold here: the gain levels off at 19%"],
+    "2d_tv_vs_w": ["holds .+", "does not hold .* 19%"],
 }
 
 
@@ -112,8 +113,7 @@ def chain_of(wrong: TableMixture) -> Callable[..., Any]:
 def test_the_verdict_on_the_data_that_it_comes_with(name: str, claim: int, verdict: str) -> None:
     claims = shipped(name).claims
     assert len(claims) == len(VERDICTS[name])
-    found = claims[claim].verdict
-    assert found == verdict if verdict in ("holds", "does not hold") else found.startswith(verdict)
+    assert re.fullmatch(verdict, claims[claim].verdict)
 
 
 def mirrored(r: StrengthEvaluation) -> Tensor:
@@ -161,13 +161,11 @@ def test_a_wrong_chain_turns_the_verdict_on_speed(monkeypatch: pytest.MonkeyPatc
     overlap = toys.toy_1d_overlap()
     disjoint = toys.toy_1d_disjoint()
     monkeypatch.setattr(claims, "tv_decay", chain_of(perturbed(overlap, 0.1)))
-    assert judge("1d_tv_vs_w", overlap).claims[0].verdict.startswith("does not hold (relative difference")
+    assert judge("1d_tv_vs_w", overlap).claims[0].verdict.startswith("does not hold (")
     monkeypatch.setattr(claims, "tv_decay", chain_of(unguided(overlap)))
     found = [claim.verdict for claim in judge("1d_tv_vs_w", overlap).claims]
-    assert found[0].startswith("does not hold (") and found[1:] == [
-        "does not hold",
-        "does not hold here: the gain levels off at 0%",
-    ]
+    assert found[0].startswith("does not hold (") and found[1] == "does not hold"
+    assert re.fullmatch("does not hold .* 0%", found[2])
     other_weights = TableMixture(disjoint.class_pmfs, torch.tensor([0.4, 0.6]))
     monkeypatch.setattr(claims, "tv_decay", chain_of(other_weights))
     assert judge("1d_disjoint", disjoint).claims[1].verdict == "does not hold"
@@ -176,7 +174,7 @@ def test_a_wrong_chain_turns_the_verdict_on_speed(monkeypatch: pytest.MonkeyPatc
 def test_speed_in_two_dimensions_is_judged_either_way() -> None:
     # full support: no partial state tells the class for certain, and nothing stops the growth
     found = [claim.verdict for claim in judge("2d_tv_vs_w", random_target(4, 2, seed=3)).claims]
-    assert found[0] == "holds" and found[1].startswith("holds from w = ")
+    assert found[0] == "holds" and re.fullmatch(r"holds .* w = \d", found[1])
 
 
 def test_gain_in_time_is_that_of_the_closed_form() -> None:
@@ -186,7 +184,7 @@ def test_gain_in_time_is_that_of_the_closed_form() -> None:
     pz = target.class_pmf(0)
     z = [float((pz[pz > 0] * (pz / p)[pz > 0] ** w).sum()) for w in DECAY_STRENGTHS]
     text = ", ".join(f"{1 - 1 / v:.0%} (w = {w:g})" for v, w in zip(z[1:], DECAY_STRENGTHS[1:]))
-    assert judge("1d_tv_vs_w", target).claims[2].exact == f"time to TV 0.05 shorter by {text}"
+    assert judge("1d_tv_vs_w", target).claims[2].exact.endswith(f" 0.05 shorter by {text}")
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -221,7 +219,7 @@ def test_learned_values_are_the_networks_own() -> None:
         assert row[2] != row[3]
     decay = judge("2d_tv_vs_w", target, other.denoiser()).claims[0].learned
     own = -float(log_still_masked(other.denoiser(), Guidance(DECAY_STRENGTHS[2]), 0, [DECAY_TAU])[0])
-    assert f"{own:.4g}" in decay and "the network's samples: share still masked within" in decay
+    assert f"{own:.4g}" in decay
 
 
 CUBE_PLAN = plan_of(2.0, n=100, classes=(1,))
@@ -245,7 +243,7 @@ def test_five_dimensions_beside_the_papers_table() -> None:
     # one state of probability 1.7e-5: of 10,000 samples two or more hit it with 1 - (1 + 0.17) exp(-0.17) = 0.013
     steps = float(rows["exact conditionals, 50 steps"][7])
     chance = 1 - (1 + 10 * steps) * math.exp(-10 * steps)
-    assert f"have probability {chance:.2f}" in result.claims[1].verdict
+    assert f" {chance:.2f}" in result.claims[1].verdict
     # turned: a law that favours the overlap, and data on which guidance has nothing to do
     reverse = judge("5d_hypercube", target, plant=turned_over, plan=CUBE_PLAN)
     assert reverse.claims[0].verdict == "does not hold"
@@ -262,10 +260,7 @@ def test_five_dimensions_beside_a_network() -> None:
     result = judge("5d_hypercube", target, other.denoiser(), plan=CUBE_PLAN)
     rows = {row[1]: row[2:] for row in result.tables[0][2]}
     assert rows["learned"] != rows["exact"] and "10,000 samples of the network, 50 steps" in rows
-    assert (
-        f"conditionals alone {rows['learned'][5]}, with 50 steps {rows['learned, 50 steps'][5]}"
-        in result.claims[1].learned
-    )
+    assert decimals(result.claims[1].learned)[:2] == [rows["learned"][5], rows["learned, 50 steps"][5]]
 
 
 def test_what_an_experiment_is_not_about_is_refused() -> None:
@@ -313,13 +308,14 @@ CLAIMED = {
     EARLY: ["holds", "does not hold", "holds", "does not hold", "holds", "holds"],
     LATE: ["holds", "holds", "holds", "holds"],
     # the squares are symmetric: which coordinate comes first does not matter
-    NORMALIZED: ["holds", "holds", "holds", "holds", "does not hold here: both end in the same law"],
+    NORMALIZED: ["holds", "holds", "holds", "holds", "does not hold .+"],
 }
 
 
 @pytest.mark.parametrize("name", CLAIMED)
 def test_the_verdicts_on_early_late_and_normalized_guidance(name: str) -> None:
-    assert [claim.verdict for claim in judge(name, SQUARES).claims] == CLAIMED[name]
+    for claim, verdict in zip(judge(name, SQUARES).claims, CLAIMED[name], strict=True):
+        assert re.fullmatch(verdict, claim.verdict), claim.statement
 
 
 def test_the_numbers_are_those_of_the_laws() -> None:
@@ -330,16 +326,16 @@ def test_the_numbers_are_those_of_the_laws() -> None:
         return f"{total_variation(tilted, terminal_law(denoiser, Guidance(w, kind), 0)):.4f}"
 
     first = judge(EARLY, SQUARES).claims[0].exact.split("; ")
-    assert first[1] == f"early {gap(interval(2.0, 0, 0.5))}, late {gap(interval(2.0, 0.5, 1.0))} (w = 2)"
+    assert decimals(first[1]) == [gap(interval(2.0, 0, 0.5)), gap(interval(2.0, 0.5, 1.0))]
     first = judge(LATE, SQUARES).claims[0].exact.split("; ")
-    assert first[1] == f"rising {gap(linear_ramp(0.0, 2.0))}, falling {gap(linear_ramp(2.0, 0.0))} (w = 2)"
+    assert decimals(first[1]) == [gap(linear_ramp(0.0, 2.0)), gap(linear_ramp(2.0, 0.0))]
     assert judge(LATE, SQUARES).claims[3].exact.split("; ")[1] == "(0.585, 2.000) (w = 2)"  # theory, section 12
     claims = judge(NORMALIZED, SQUARES).claims
-    assert claims[0].exact.startswith("unguided 0.0952, rate ")  # 1 - exp(-0.1)
+    assert decimals(claims[0].exact)[0] == "0.0952"  # 1 - exp(-0.1)
     assert claims[4].exact.split("; ")[1] == f"rate {gap(2.0)}, normalized {gap(2.0, 'normalized')} (w = 2)"
     steps = Sampler("tau_leaping", 8).law(denoiser, Guidance(2.0, "normalized"), 0)
     between = total_variation(steps, terminal_law(denoiser, Guidance(2.0, "normalized"), 0))
-    assert f"normalized (8 steps) {between:.4f}" in claims[2].exact.split("; ")[1]
+    assert f" {between:.4f}" in claims[2].exact.split("; ")[1]
 
 
 def turned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +362,7 @@ def test_halves_and_kinds_turned_about_turn_the_verdicts(name: str, monkeypatch:
     turned(name, monkeypatch)
     same = {EARLY: [1, 4], LATE: [], NORMALIZED: [4]}[name]  # claims on what both halves or kinds have in common
     for k, (claim, verdict) in enumerate(zip(judge(name, SQUARES).claims, CLAIMED[name])):
-        assert (claim.verdict == verdict) == (k in same), claim.statement
+        assert bool(re.fullmatch(verdict, claim.verdict)) == (k in same), claim.statement
 
 
 @pytest.mark.parametrize("name", CLAIMED)
