@@ -7,25 +7,37 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
 import psutil
 
 PART = ".mdlm_cfg.part"  # the end of the name of a file that is not written yet
+_AT_HAND: set[str] = set()  # the names of those that this process writes now, in any of its threads
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """A hidden name beside a path, of this writer alone: threads share the process's number, and containers may."""
+    part = path.with_name(f".{path.name}.{token_hex(4)}.{os.getpid()}{PART}")
+    _AT_HAND.add(part.name)
+    try:
+        yield part
+    finally:
+        _AT_HAND.discard(part.name)
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that takes its name only once it is complete and on the disk; an old one survives any failure.
 
-    A process that is killed while it writes leaves a hidden file ".NAME.PROCESS.mdlm_cfg.part" (`remove_parts`).
+    A process that is killed while it writes leaves a hidden file ".NAME.WRITER.PROCESS.mdlm_cfg.part" (`remove_parts`).
 
     Raises:
         OSError: with the name of the file; its folder must be there, since one that has gone is news.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-    with naming(path):
+    with naming(path), _part_of(path) as part:
         try:
             with part.open("wb") as file:
                 yield file
@@ -45,22 +57,24 @@ def part_folder(folder: Path, name: str) -> Iterator[Path]:
     Raises:
         OSError: with the name that the file would have had in `folder`.
     """
-    part = folder / f".{name}.{os.getpid()}{PART}"
-    part.mkdir()
-    try:
-        yield part
-    except OSError as error:
-        if error.filename is not None:
-            error.filename = str(error.filename).replace(str(part), str(folder))
-        raise
-    finally:
-        shutil.rmtree(part)
+    with _part_of(folder / name) as part:
+        part.mkdir()
+        try:
+            yield part
+        except OSError as error:
+            if error.filename is not None:
+                error.filename = str(error.filename).replace(str(part), str(folder))
+            raise
+        finally:
+            shutil.rmtree(part)
 
 
 def remove_parts(folder: Path) -> None:
     """Remove what killed processes left half written in a folder: nothing that this package did not write."""
     for part in folder.glob(f".*{PART}"):
         number = part.name.removesuffix(PART).rpartition(".")[2]
+        if part.name in _AT_HAND:
+            continue
         if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
             if part.is_dir():
                 shutil.rmtree(part, ignore_errors=True)

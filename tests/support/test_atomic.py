@@ -1,0 +1,40 @@
+"""Files and folders that are written by several at once."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from mdlm_cfg.support.atomic import PART, atomic_write, part_folder, remove_parts
+
+WRITERS = 8
+
+
+def test_threads_that_write_in_one_folder_leave_one_anothers_parts_alone(tmp_path: Path) -> None:
+    together = Barrier(WRITERS)
+
+    def write(number: int) -> bool:
+        with atomic_write(tmp_path / "file") as file, part_folder(tmp_path, "report") as part:
+            file.write(str(number).encode() * 1000)
+            (part / "page").write_text(str(number))
+            together.wait(10)
+            remove_parts(tmp_path)
+            together.wait(10)
+            return (part / "page").read_text() == str(number)
+
+    with ThreadPoolExecutor(WRITERS) as threads:
+        assert all(threads.map(write, range(WRITERS)))
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() in {str(number) * 1000 for number in range(WRITERS)}
+
+
+@pytest.mark.parametrize("writer", ["", ".0123abcd"])
+def test_a_part_of_an_earlier_process_of_the_same_number_is_removed(tmp_path: Path, writer: str) -> None:
+    """The processes of containers often have the number 1."""
+    (tmp_path / f".file{writer}.{os.getpid()}{PART}").touch()
+    remove_parts(tmp_path)
+    assert not os.listdir(tmp_path)
