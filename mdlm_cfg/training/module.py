@@ -217,7 +217,9 @@ class MaskedDiffusion(LeanModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what wrote it, after how long, at which share of training, and the validation NELBO if it is known."""
         nelbo = self.val_nelbo if self._validated_step == self.global_step else None
-        checkpoint.update(stamp() | {"minutes": self.minutes(), "progress": self.progress(), "val_nelbo": nelbo})
+        is_over = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early
+        progress = 1.0 if is_over else self.progress()  # a callback ends training where its settings leave more of it
+        checkpoint.update(stamp() | {"minutes": self.minutes(), "progress": progress, "val_nelbo": nelbo})
         checkpoint[BEGUN] = self.begun_with
         checkpoint[CODE] = code_of_the_user()
 

@@ -147,6 +147,7 @@ def test_training_that_a_callback_has_ended_goes_on_under_other_settings_alone(
     whole = of_a_run("whole", None)
     assert whole["step"] == end
     last = tmp_path / "whole" / "checkpoints" / LAST
+    assert content(last)["progress"] == 1.0  # nothing of this training was interrupted
     for before in (last, *sorted((tmp_path / "whole").glob(f"before_{end - 1}.ckpt"))):
         if content(before)["global_step"] >= stopped:
             rest = of_a_run(before.stem, before)
