@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.rates import refuse_if_too_large
@@ -151,6 +152,19 @@ class BudgetRow(OfSlice):
     )
 
 
+def _depends_on_places(policy: Policy, num_free: int, num_dims: int, num_tokens: int) -> bool:
+    """Whether a policy chooses among some coordinates by where they are, and not only by their order.
+
+    A slice numbers its coordinates from 0, and samples of the whole image as they are there.
+    """
+    drawn = torch.rand(1, num_free, num_tokens, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_z, log_r = drawn.sum(dim=-1).log(), drawn.log_softmax(dim=-1)
+    first = torch.arange(num_free)
+    places = (first, first + num_dims - num_free, torch.linspace(0, num_dims - 1, num_free).round().long())
+    of_slice, *others = (policy.log_choice(log_z, lambda: log_r, at) for at in places)
+    return not all(torch.allclose(of_slice, other) for other in others)
+
+
 @dataclass(frozen=True)
 class Inpainting:
     """The exact distribution of hidden pixels of test images, at every strength of guidance.
@@ -192,7 +206,7 @@ class Inpainting:
             raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
         whole_number("study.num_free", self.num_free, 1, d)
         refuse_if_too_large(lattice_of(n, self.num_free), states_kept=4 * n * self.num_free)
-        self._check_sampler(plan.sampler, d)
+        self._check_sampler(plan.sampler, d, n)
         if not plan.sampler.exact_in_time and kernel_entries(n, self.num_free) > MAX_ENTRIES:
             raise UserError(
                 f"the distribution of {plan.sampler.label} on {self.num_free} pixels needs too many states: hide fewer"
@@ -201,7 +215,7 @@ class Inpainting:
             raise UserError("study=inpainting compares with the tilted law: leave temperature and top_p at 1")
         self.pairs(case)
 
-    def _check_sampler(self, sampler: Sampler, num_dims: int) -> None:
+    def _check_sampler(self, sampler: Sampler, num_dims: int, num_tokens: int) -> None:
         """Refuse numbers of events and orders for all pixels, where only some of them are hidden, and larger moves."""
         if sampler.correction is not None:
             sampler.correction.check(self.num_free)
@@ -212,13 +226,16 @@ class Inpainting:
             )
         if sampler.policy is None:
             return
+        refused = UserError(
+            f"the policy {sampler.policy} names pixels of the whole image, and study=inpainting hides "
+            f"{self.num_free} that are drawn by the seed: choose one that names none, such as confidence"
+        )
         try:
             sampler.policy.check(self.num_free)
         except UserError as error:
-            raise UserError(
-                f"the policy {sampler.policy} names pixels of the whole image, and study=inpainting hides "
-                f"{self.num_free} that are drawn by the seed: choose one that names none, such as confidence"
-            ) from error
+            raise refused from error
+        if _depends_on_places(sampler.policy, self.num_free, num_dims, num_tokens):
+            raise refused
 
     def pairs(self, case: Case) -> list[tuple[int, int]]:
         """Which test image is guided to which class: (place, class).

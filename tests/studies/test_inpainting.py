@@ -12,9 +12,20 @@ import torch
 from helpers import Blurred, bernoulli_mixture, block_of, conclusion, data_of as known_data, found_by, random_target
 from torch import Tensor
 
-from mdlm_cfg import Blocks, Correction, FixedOrder, Guidance, Sampler, UserError, slice_denoiser, terminal_law
+from mdlm_cfg import (
+    Blocks,
+    Confidence,
+    Correction,
+    FixedOrder,
+    Guidance,
+    Sampler,
+    UserError,
+    slice_denoiser,
+    terminal_law,
+)
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.kinds import kind_of
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.compare.likelihood import class_posterior
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
@@ -284,6 +295,21 @@ def test_images_by_place_and_by_class() -> None:
     assert [(z, int(labels[i])) for i, z in every] == [(0, 0), (1, 1), (2, 2)]
 
 
+class LaterLikelier(Policy):
+    """Coordinate i with weight e^(i / 2): by its place in the whole image, which a slice does not know."""
+
+    def preference(self, log_z: Tensor, log_r: Any, coordinates: Tensor) -> tuple[None, Tensor]:
+        """See `Policy.preference`."""
+        return None, coordinates.expand_as(log_z) / 2
+
+
+@pytest.mark.parametrize(
+    "policy", [None, "rate", "uniform", "confidence", "margin", "entropy", "fixed_order", Confidence(temperature=0.5)]
+)
+def test_an_order_that_names_no_places_is_taken(policy: Any) -> None:
+    check(study(), Case.of(data_of(), None, plan_of(sampler=Sampler(policy=policy))))
+
+
 @pytest.mark.parametrize(
     ("settings", "plan", "message"),
     [
@@ -298,6 +324,7 @@ def test_images_by_place_and_by_class() -> None:
         ({}, plan_of(sampler=Sampler("event_leaping", events=(18, 18))), r"events = \[18, 18\] .* 36 .* 4: .*events=1"),
         ({"num_free": 3}, plan_of(sampler=Sampler(correction=Correction(size=4))), "size 4 .* 3: .* 3$"),
         ({}, plan_of(sampler=Sampler(policy=FixedOrder(range(36)))), r"fixed_order\(0,1,.* 4 .* confidence$"),
+        ({}, plan_of(sampler=Sampler(policy=LaterLikelier())), " 4 .* confidence$"),
         ({}, plan_of(sampler=Sampler(policy=Blocks([range(18), range(18, 36)]))), r"blocks\(0,1,.* 4 .* confidence$"),
     ],
 )
