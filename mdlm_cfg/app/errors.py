@@ -122,6 +122,8 @@ def sentence(error: BaseException) -> str | None:
     # Lightning's own, known by its name: to import it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return _line(str(error))
+    if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
+        return _line(str(error))  # of Lightning, with the names that there are
     if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
         return f"wandb refused this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
     if isinstance(error, Warning):

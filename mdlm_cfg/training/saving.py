@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -136,6 +136,8 @@ class Checkpoints(Checkpoint):
         for one in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(one, GradientAccumulationScheduler):  # Lightning asks it at the beginnings of epochs alone
                 one.on_train_epoch_start(trainer)
+            if isinstance(one, ModelCheckpoint) and one.dirpath and trainer.is_global_zero:
+                Path(one.dirpath).mkdir(parents=True, exist_ok=True)  # see `WholeFiles`
         if trainer.world_size == 1:
             self._interrupts.watch()
 

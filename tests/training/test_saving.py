@@ -11,7 +11,7 @@ import pytest
 import torch
 from harness import small_data, small_module, small_trainer
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mdlm_cfg.support.errors import UserError
@@ -154,6 +154,13 @@ def test_training_that_a_callback_has_ended_goes_on_under_other_settings_alone(
             assert (rest["step"], rest["epoch"]) == (end, whole["epoch"])
             assert all(torch.equal(value, rest["weights"][name]) for name, value in whole["weights"].items())
     assert of_a_run("other", last, lr=0.01)["step"] > end
+
+
+def test_checkpoints_of_the_users_get_their_folder(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, epochs=1)
+    trainer.callbacks.append(ModelCheckpoint(tmp_path / "own" / "place", save_last=True))
+    train(small_module(small_data()), small_data(), trainer)
+    assert_same_weights(content(tmp_path / "own" / "place" / LAST), content(tmp_path / "checkpoints" / LAST))
 
 
 def test_steps_that_grow_with_the_epochs_are_those_of_a_run_that_goes_on_within_one(tmp_path: Path) -> None:
