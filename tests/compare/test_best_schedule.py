@@ -100,12 +100,13 @@ def test_learned_scores_other_kinds_and_bounds():
         law = terminal_law(learned, best.guidance, 0)
         assert (law - best.law).abs().max() < 1e-12 and best.kind == kind_of(kind)
         assert best.value <= best.constant_value and min(best.strengths.values) >= -1
-    with pytest.raises(ValueError, match=r"'mse' .* kl .*tv, "):
-        best_schedule(target, 2.0, 0, "mse")
-    with pytest.raises(ValueError, match=r"w = -2\.0 .* -1 "):
-        best_schedule(target, -2.0, 0)
-    with pytest.raises(ValueError, match=r"class 9 .* 2 .* 0 to 1"):
-        best_schedule(target, 2.0, 9)
+    for w, z, objective, message in (
+        (2.0, 0, "mse", "'mse' .* kl .*tv, "),
+        (-2.0, 0, "kl", r"w = -2\.0 .* -1 "),
+        (2.0, 9, "kl", "class 9 .* 2 .* 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            best_schedule(target, w, z, objective)
     with pytest.raises(ValueError, match=r"class 9 .* 2 .* 0 to 1"):
         DifferentiablePush(learned, 9, Uniform())
 

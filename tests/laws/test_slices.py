@@ -73,12 +73,9 @@ def test_the_denoiser_is_asked_for_whole_states(dtype):
 
 def test_refusals():
     denoiser = Inconsistent(2, 3, 2)
-    with pytest.raises(ValueError, match="mask 2 "):
-        slice_denoiser(denoiser, torch.tensor([0, 1, 1]))
-    with pytest.raises(ValueError, match=r" 0\.\.2: "):
-        slice_denoiser(denoiser, torch.tensor([0, 3, 1]))
-    with pytest.raises(ValueError, match=r"\(2,\).* 3 "):
-        slice_denoiser(denoiser, torch.tensor([0, 2]))
+    for state, message in (([0, 1, 1], "mask 2 "), ([0, 3, 1], r" 0\.\.2: "), ([0, 2], r"\(2,\).* 3 ")):
+        with pytest.raises(ValueError, match=message):
+            slice_denoiser(denoiser, torch.tensor(state))
 
 
 @pytest.mark.parametrize("strengths", [linear_ramp(0.0, 6.0), interval(4.0, 0.5, 1.0), [0.5, 3.0, -0.5, 2.0]], ids=str)

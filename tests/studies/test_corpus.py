@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from copy import copy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.aligned import listing, symbols_of, with_word, word_in
 from mdlm_cfg.studies.common import LONGER
-from mdlm_cfg.studies.corpus import STATISTICS, Corpus
+from mdlm_cfg.studies.corpus import STATISTICS, Corpus, _of_classes
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.training.data import ExampleData, token_file
@@ -179,7 +180,9 @@ def test_one_strength_is_said_once_and_a_bad_judge_is_named(
     said = judged.verdict
     assert decimals(said[0]) == [f"{D * math.log(N):.1f}"] * 2 and said[0].endswith(LONGER)
     assert decimals(said[1]) == [f"{100 * row_of(judged, 'data').accuracy:.1f}", "50.0"]  # no more than guessing
-    assert conclusion(said[2]) != conclusion(findings.verdict[1])
+    weak, strong, held = (replace(row_of(findings, of), accuracy=0.5) for of in (0.0, 2.0, "data"))
+    changes = [_of_classes([weak, replace(strong, accuracy=share)], held, 2)[-1] for share in (0.5, 0.1, 0.9)]
+    assert conclusion(said[2]) == conclusion(changes[0]) and len(set(map(conclusion, changes))) == 3
 
 
 def test_letters_and_words_stand_below_each_other() -> None:

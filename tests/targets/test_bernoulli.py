@@ -149,11 +149,11 @@ def test_bad_mixtures_are_refused() -> None:
 def test_bad_fits_are_refused() -> None:
     x = torch.zeros(4, 3)
     labels = torch.tensor([0, 0, 2, 2])
-    with pytest.raises(ValueError, match=r"classes \[1\] "):
-        fit_em(x, labels, 2)
-    with pytest.raises(ValueError, match=r"images .* 0 and 1: "):
-        fit_em(x + 0.5, labels, 2)
-    with pytest.raises(ValueError, match=r"smoothing = 0\.0 "):
-        fit_em(x, labels, 2, smoothing=0.0)
-    with pytest.raises(ValueError, match=r"labels .* 4 .*\(2,\)"):
-        fit_em(x, labels[:2], 2)
+    for images, classes, smoothing, complaint in (
+        (x, labels, 1.0, r"classes \[1\] "),
+        (x + 0.5, labels, 1.0, "images .* 0 and 1: "),
+        (x, labels, 0.0, r"smoothing = 0\.0 "),
+        (x, labels[:2], 1.0, r"labels .* 4 .*\(2,\)"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            fit_em(images, classes, 2, smoothing=smoothing)

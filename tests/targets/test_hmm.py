@@ -83,15 +83,14 @@ def test_tables_are_checked():
     }
     HiddenMarkovMixture(**good, num_dims=2)
     for name, value, message in (
+        ("num_dims", 0, "num_dims = 0 "),
         ("initial", torch.tensor([[0.5, 0.6]]), r"initial\[0\] .* 1\.1 "),
         ("transition", torch.full((1, 2, 3), 1 / 3), r"transition .*\(1, 2, 2\).*\(1, 2, 3\)"),
         ("emission", torch.full((2, 4), 0.25), r"emission .*\(K, S, N\).*\(2, 4\)"),
         ("class_weights", torch.tensor([-1.0]), "class_weights .* -1: "),
     ):
         with pytest.raises(ValueError, match=message):
-            HiddenMarkovMixture(**{**good, name: value}, num_dims=2)
-    with pytest.raises(ValueError, match="num_dims = 0"):
-        HiddenMarkovMixture(**good, num_dims=0)
+            HiddenMarkovMixture(**{**good, "num_dims": 2, name: value})
     with pytest.raises(ValueError, match=r" 4\^30 "):
         HiddenMarkovMixture(**good, num_dims=30).table()
     assert random_hmm(seed=1).fingerprint() != random_hmm(seed=2).fingerprint()

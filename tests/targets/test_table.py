@@ -69,16 +69,15 @@ def test_the_difference_from_1_is_printed(make: Callable[[], object]) -> None:
 
 def test_tables_are_checked():
     good = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
-    with pytest.raises(ValueError, match=r"class_pmfs .* -0\.5: "):
-        TableMixture(torch.tensor([[1.5, -0.5], [1.0, 0.0]]), torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match=r"class_pmfs\[1\] .* 1\.1 "):
-        TableMixture(torch.tensor([[0.5, 0.5], [1.0, 0.1]]), torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match=r"class_weights .* 0\.9 "):
-        TableMixture(good, torch.tensor([0.5, 0.4]))
-    with pytest.raises(ValueError, match=r"class_pmfs .* nan: "):
-        TableMixture(good * math.nan, torch.tensor([0.5, 0.5]))
-    with pytest.raises(ValueError, match=r"class_weights .*\(2,\).*\(1,\)"):
-        TableMixture(good, torch.tensor([1.0]))
+    for pmfs, weights, complaint in (
+        (torch.tensor([[1.5, -0.5], [1.0, 0.0]]), [0.5, 0.5], r"class_pmfs .* -0\.5: "),
+        (torch.tensor([[0.5, 0.5], [1.0, 0.1]]), [0.5, 0.5], r"class_pmfs\[1\] .* 1\.1 "),
+        (good, [0.5, 0.4], r"class_weights .* 0\.9 "),
+        (good * math.nan, [0.5, 0.5], "class_pmfs .* nan: "),
+        (good, [1.0], r"class_weights .*\(2,\).*\(1,\)"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            TableMixture(pmfs, torch.tensor(weights))
     with pytest.raises(ValueError, match=r"class 2 .* 2 .* 0 to 1"):
         TableMixture(good, torch.tensor([0.5, 0.5])).class_pmf(2)
 
