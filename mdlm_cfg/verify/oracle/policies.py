@@ -10,7 +10,7 @@ import numpy as np
 
 from mdlm_cfg.verify.oracle.chains import State
 
-TIE = 1e-12
+TIE = 1e-11  # part of the definition of an order, not rounding: scores this close are ties (docs/orders.md)
 Rho = Callable[[State], dict[int, list[float]]]  # rho_i(v | x_U) of every masked coordinate
 
 
