@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,21 @@ from mdlm_cfg.support.seeds import generator_for
 
 GOOD = 0.9  # accuracy on test images from which a classifier's numbers are taken as they are
 IMAGE = Words("image", "pixels")
+
+
+def accuracy_column() -> Any:
+    """The column of a row of images: how many the classifier assigns to their class."""
+    return col("accuracy", "share of images that the classifier assigns to the intended class", unit="share")
+
+
+def precision_column() -> Any:
+    """The column of a row of images: how many lie where data lie."""
+    return col("precision", "share of images that are near data in the classifier's features", unit="share")
+
+
+def recall_column() -> Any:
+    """The column of a row of images: how much of the data they reach."""
+    return col("recall", "share of data that are near images in the classifier's features", unit="share")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from mdlm_cfg.compare.mixtures import component_usage
 from mdlm_cfg.sampling.smc import group_ess
 from mdlm_cfg.studies.common import SURE, as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
@@ -58,15 +59,9 @@ class ImageSetRow(AtStrength):
     move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)
     moves: int = col("moves", "number of moves", index=True)
     calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
-    accuracy: float | None = col(
-        "accuracy", "share of images that the classifier assigns to the intended class", unit="share"
-    )
-    precision: float | None = col(
-        "precision", "share of images that are near data in the classifier's features", unit="share"
-    )
-    recall: float | None = col(
-        "recall", "share of data that are near images in the classifier's features", unit="share"
-    )
+    accuracy: float | None = accuracy_column()
+    precision: float | None = precision_column()
+    recall: float | None = recall_column()
     energy_features: float | None = col(
         "energy distance, features", "energy distance to training images of the class, in the classifier's features"
     )

@@ -22,11 +22,14 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, Vie
 from mdlm_cfg.studies.image_models import (
     IMAGE,
     JudgeRow,
+    accuracy_column,
     baselines_of,
     blocks_of_models,
     commonest,
     nelbos_of_classes,
     of_classifier,
+    precision_column,
+    recall_column,
 )
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Settings, whole
 from mdlm_cfg.studies.rows import OfClass, at_strengths, weak_and_strong
@@ -56,9 +59,7 @@ class ImageRow:
     """Images of all classes at one strength, or test images, compared with the training images."""
 
     w: Guidance | str = col("w", W, index=True)
-    accuracy: float | None = col(
-        "accuracy", "share of images that the classifier assigns to the intended class", unit="share"
-    )
+    accuracy: float | None = accuracy_column()
     mean_rms: float | None = col("pixel mean (RMS)", "root mean square over pixels of the difference between means")
     covariance: float | None = col(
         "covariance (relative)", "Frobenius norm of the difference, divided by that of the data's covariance"
@@ -69,12 +70,8 @@ class ImageRow:
     nearest_train: float | None = col(
         "nearest training image", "mean distance to the nearest training image", unit="pixels"
     )
-    precision: float | None = col(
-        "precision", "share of images that are near data in the classifier's features", unit="share"
-    )
-    recall: float | None = col(
-        "recall", "share of data that are near images in the classifier's features", unit="share"
-    )
+    precision: float | None = precision_column()
+    recall: float | None = recall_column()
     energy_pixels: float | None = col(
         "energy distance", "energy distance to training images; 0 on average for equal distributions"
     )
