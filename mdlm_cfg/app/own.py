@@ -83,9 +83,10 @@ def _own_sampler(settings: Mapping[str, Any], trusted: Collection[str], given: M
     if given:
         key = next(iter(given))
         raise UserError(f"{key}= is an option of the samplers of mdlm_cfg: give sampler.{key}= for what {name} takes")
-    if isinstance(found, Sampler) and not (found is thing or open_ones):
-        return found
-    return _instance(thing, settings, "sampler", trusted, Sampler, "a Sampler, or a jump rule of (log_z, u)")
+    in_words = "a Sampler, or a jump rule of (log_z, u)"
+    if found is not thing and not open_ones:
+        return cast(Sampler, _checked(found, name, Sampler, in_words, "makes"))
+    return cast(Sampler, _instance(thing, settings, "sampler", trusted, Sampler, in_words))
 
 
 def parse_profile(schedule: Any) -> float | None:
@@ -235,7 +236,6 @@ def _instance(
     trusted: Collection[str],
     wanted: type | tuple[type, ...],
     in_words: str,
-    **filled: Any,
 ) -> Any:
     """The object that settings name: itself, with the arguments in place of its own, or what makes it."""
     arguments = {key: value for key, value in settings.items() if key != TARGET}
@@ -245,7 +245,7 @@ def _instance(
         return replace(thing, **arguments) if arguments else thing  # type: ignore[type-var]
     if not callable(thing):
         return _checked(thing, settings[TARGET], wanted, in_words)
-    return _checked(make(settings, what, (), trusted, **filled), settings[TARGET], wanted, in_words, "makes")
+    return _checked(make(settings, what, (), trusted), settings[TARGET], wanted, in_words, "makes")
 
 
 def _checked(found: Any, name: Any, wanted: type | tuple[type, ...], in_words: str, verb: str = "is") -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.support.by_value import ByValue, value_key
 from mdlm_cfg.support.errors import UserError, one_of
-from mdlm_cfg.support.instantiate import calling
+from mdlm_cfg.support.instantiate import calling, is_ours
 
 NEG_INF = float("-inf")
 PROBES = ((-3.0, 0.2, 1.5), (0.0, 0.7, -0.4))  # log Z of coordinates of two states, at which a kind is looked at
@@ -178,7 +178,7 @@ def kind_of(kind: Kind | str) -> Kind:
     if isinstance(kind, Kind):
         if KINDS.get(kind.name, kind) != kind:
             raise UserError(f"{kind!r} has the name of the built-in kind {kind.name!r}: give it a name of its own")
-        if type(kind) not in map(type, KINDS.values()):
+        if not is_ours(type(kind)):
             _check_rate(kind)
         return kind
     return KINDS[one_of("guidance kind", kind, KINDS)]

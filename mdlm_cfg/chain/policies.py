@@ -25,7 +25,7 @@ from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.support.arguments import check_fields
 from mdlm_cfg.support.by_value import ByValue, exact_number
 from mdlm_cfg.support.errors import UserError, one_of
-from mdlm_cfg.support.instantiate import PACKAGE
+from mdlm_cfg.support.instantiate import is_ours
 from mdlm_cfg.support.numeric import number, whole_number
 
 NEG_INF = float("-inf")
@@ -64,7 +64,7 @@ class Policy(ByValue, ABC):
         """
         found = self.preference(log_z.clone(), log_r, coordinates)  # it may write over its copy
         nowhere = log_z == NEG_INF
-        if log_z.numel() and not type(self).__module__.startswith(f"{PACKAGE}."):
+        if log_z.numel() and not is_ours(type(self)):
             self._check_preference(found, log_z, log_r, coordinates)
         score, log_weight = found
         log_weight = log_weight.to(log_z.dtype).expand_as(log_z).masked_fill(nowhere, NEG_INF)

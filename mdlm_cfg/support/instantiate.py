@@ -95,10 +95,15 @@ def locate(name: str, what: str, offered: Collection[str], trusted: Collection[s
             "yourself"
         )
     found = _imported(name, what)
-    ours = str(getattr(found, "__module__", "")).startswith(f"{PACKAGE}.") and not attribute.startswith("_")
-    if not callable(found) or (name not in trusted and not ours):
+    is_offered = is_ours(found) and not attribute.startswith("_")
+    if not callable(found) or (name not in trusted and not is_offered):
         raise UserError(f"{what} cannot be made by {name}: there is no class or function {attribute} in {module_name}")
     return found
+
+
+def is_ours(thing: Any) -> bool:
+    """Whether a class or function is written in this package, and not by its user or another library."""
+    return str(getattr(thing, "__module__", "")).startswith(f"{PACKAGE}.")
 
 
 def thing_named(name: str, what: str) -> Any:
