@@ -75,6 +75,11 @@ class Weighted:
         return float(group_ess(self.log_weights[None]))
 
 
+def even_of(x: Tensor, num_groups: int) -> Weighted:
+    """Samples (n, D) of equal weight."""
+    return Weighted(x, torch.zeros(len(x), dtype=torch.float64, device=x.device), num_groups)
+
+
 @checked
 @checked_at_the_end()
 def sequential_monte_carlo(

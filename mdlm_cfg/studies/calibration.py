@@ -17,6 +17,7 @@ from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation, tv_error
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
+from mdlm_cfg.sampling.smc import even_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import (
     FEWEST,
@@ -29,7 +30,7 @@ from mdlm_cfg.studies.fitting import (
     part_of,
 )
 from mdlm_cfg.studies.likelihood import is_exact
-from mdlm_cfg.studies.mixture_correction import even_of, seen_of
+from mdlm_cfg.studies.mixture_correction import seen_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, means_of, strongest, where
 from mdlm_cfg.support.errors import UserError

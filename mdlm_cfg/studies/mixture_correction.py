@@ -19,7 +19,7 @@ from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
-from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
+from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece
@@ -271,11 +271,6 @@ def _plain(found: Weighted) -> tuple[Any, ...]:
 def _weighted_of(made: Sequence[Any]) -> Weighted:
     x, log_weights, num_groups, num_resampled, ess_on_the_way = made
     return Weighted(x.long(), log_weights, num_groups, tuple(num_resampled), tuple(ess_on_the_way))
-
-
-def even_of(x: Tensor, num_groups: int) -> Weighted:
-    """Samples of equal weight."""
-    return Weighted(x, torch.zeros(len(x), dtype=torch.float64), num_groups)
 
 
 def usage_of(target: BernoulliMixture, x: Tensor, weights: Tensor, target_class: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.laws.weights import TiltedWeights, tilted_weights
-from mdlm_cfg.sampling.smc import Weighted, check_groups, sequential_monte_carlo
+from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
@@ -191,7 +191,7 @@ class TableCorrection:
             sets = min(MOST_SETS, plan.num_samples // n)
             again = self._resampled(case, aim, n, sets)
             weighted = Weighted(x[: n * sets], log_weights[: n * sets], again.num_groups)
-            guided = replace(weighted, log_weights=torch.zeros_like(weighted.log_weights))
+            guided = even_of(weighted.x, weighted.num_groups)
             tvs, errors = zip(*(aim.mean_tv(drawn, sets) for drawn in (guided, weighted, again)))
             limits = expected_tv(law, aim.tilted, n), aim.expected(weights, n)
             rows.append((n, sets, *tvs, *errors, expected_sampling_tv(aim.tilted, n), *limits))
