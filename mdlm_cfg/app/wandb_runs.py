@@ -63,7 +63,7 @@ def earlier_wandb_run(folder: Path) -> str | None:
     A run that is resumed in its folder is one run on wandb.
     """
     found = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
-    return found[0].name.rpartition("-")[2] if found else None
+    return found[0].name.partition("run-")[2].partition("-")[2] if found else None  # run-DATE_TIME-ID
 
 
 def keep_wandb_files_in(folder: Path) -> None:

@@ -167,11 +167,22 @@ const charts = (() => {
     });
   }
 
+  const LETTERS = 5; // of a value's name at an axis
+
+  function shortened(name) {
+    const letters = [...name];
+    return letters.length > LETTERS ? `${letters.slice(0, LETTERS - 1).join("")}…` : name;
+  }
+
   // values: n x n, the first coordinate to the right; ellipses: [{mean, eigenvalues, angle, dash}] at one standard deviation;
   // hover(value, k): the numbers of a cell; scale: {stops, ends}; labels: [{text, at}].
   function heat(svg, { values, n, colour, borders, ellipses, names, hover, scale, labels = [], description }) {
-    const [left, bottom, top] = [0.11 * n, 0.22 * n, 0.01 * n];
-    frame(svg, n + left + top, n + bottom + top, description);
+    const size = 0.05 * n;
+    const marks = names ? names.map(shortened) : [...Array(n).keys()].map(String);
+    const longest = names ? Math.max(...marks.map((mark) => [...mark].length)) : 0;
+    const [left, bottom, top] = [Math.max(0.11 * n, (longest + 0.4) * size), 0.22 * n, 0.01 * n];
+    const right = names ? 1.5 * size : top; // the axis is named beyond the names of its values
+    frame(svg, left + n + right, n + bottom + top, description);
     const map = add(svg, "g", { transform: `translate(${left} ${top})` });
     values.forEach((v, k) => {
       const cell = add(map, "rect", { x: Math.floor(k / n), y: n - 1 - (k % n), width: 1, height: 1, fill: colour(v) });
@@ -189,17 +200,16 @@ const charts = (() => {
         "stroke-dasharray": dash ? `${0.035 * n} ${0.025 * n}` : "none",
       });
     }
-    const size = 0.05 * n;
     map.style.setProperty("--size", `${size}px`);
     const write = (place, text) => add(map, "text", place, text);
     for (const { text, at: [i, j] } of labels) {
       write({ x: i + 0.5, y: n - j - 0.5 + 0.35 * size, "text-anchor": "middle", class: "label" }, text);
     }
     for (let v = 0; v < n; v += Math.max(1, Math.ceil(n / 4))) {
-      write({ x: v + 0.5, y: n + 1.4 * size, "text-anchor": "middle" }, names ? names[v] : v);
-      write({ x: -0.3 * size, y: n - v - 0.3, "text-anchor": "end" }, names ? names[v] : v);
+      write({ x: v + 0.5, y: n + 1.4 * size, "text-anchor": "middle" }, marks[v]);
+      write({ x: -0.3 * size, y: n - v - 0.3, "text-anchor": "end" }, marks[v]);
     }
-    write({ x: n, y: n + 1.4 * size, "text-anchor": "end" }, "x₁");
+    write({ x: n + right - top, y: n + 1.4 * size, "text-anchor": "end" }, "x₁");
     write({ x: -0.3 * size, y: 0.8 * size, "text-anchor": "end" }, "x₂");
     bar(map, scale, { x: 0, y: n + 2 * size, width: n, size });
   }

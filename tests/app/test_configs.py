@@ -164,8 +164,8 @@ def test_the_default_toy_is_the_same_everywhere(command: str) -> None:
 
 
 def test_the_resolved_configuration_is_typed_and_complete() -> None:
-    config = composed("seed=3")
-    assert config.data["seed"] == 3
+    config = composed("seed=007")
+    assert config.seed == config.data["seed"] == 7
     assert isinstance(config, TrainSchema) and OmegaConf.missing_keys(OmegaConf.create(plain(config))) == set()
     assert type(config.optimizer) is dict and type(config.w) is list
 

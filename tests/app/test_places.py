@@ -78,6 +78,15 @@ def test_a_home_is_not_a_folder_of_that_name(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("key", ["out", "runs"])
+def test_a_link_that_leads_nowhere_is_named(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link").symlink_to("missing")
+    for place in ("link", "link/below"):
+        said = refusal(capsys, "eval", *EXACT, f"{key}={tmp_path / place}")
+        assert str(tmp_path / "link") in said and "missing" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
 @pytest.mark.parametrize("name", ["..", "../../x", "a/../../x", ".", "/elsewhere", "a/./b"])
 def test_a_name_stays_inside_of_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for sweep in ((), ("-m", "seed=0,1")):

@@ -102,6 +102,8 @@ sampler=euler steps=[0,inf] schedule=cosine
 schedule=cosine
 schedule=nonsense
 target_class=2
+seed=1e3
+seed=[0,1]
 num_samples=0
 num_samples=100000000000000
 classifier=2

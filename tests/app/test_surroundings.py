@@ -6,6 +6,7 @@ import errno
 import getpass
 import io
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,20 @@ def test_users_without_a_name_or_a_home(tmp_path: Path, monkeypatch: pytest.Monk
         del os.environ[name]
     keep_wandb_files_in(tmp_path)
     assert Path(os.environ["WANDB_DATA_DIR"]).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_what_is_written_has_the_permissions_that_the_user_gives(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        assert run("train", *QUICK, f"runs={tmp_path}") == 0
+        assert run("eval", f"runs={tmp_path}", "num_samples=20", "w=[1]") == 0
+    finally:
+        os.umask(before)
+    paths = list(tmp_path.rglob("*"))
+    assert len(paths) > 10
+    for path in paths:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~mask, path
 
 
 def test_a_process_that_has_gone_is_a_sentence() -> None:

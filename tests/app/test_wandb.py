@@ -117,12 +117,14 @@ def test_names_that_wandb_does_not_take_are_refused(name: str, monkeypatch: pyte
         check_wandb({"project": "mine"})
 
 
-def test_a_training_run_keeps_its_run_on_wandb(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run_id", ["abcd1234", "my-run-3", "run-1"])
+def test_a_training_run_keeps_its_run_on_wandb(run_id: str, tmp_path: Path) -> None:
     assert earlier_wandb_run(tmp_path) is None
-    for number, name in enumerate(("offline-run-20260101_101010-abcd1234", "run-20260102_101010-abcd1234")):
+    names = (f"offline-run-20260101_101010-{run_id}", f"run-20260102_101010-{run_id}", "run-20260103_101010-other")
+    for number, name in enumerate(names):
         (tmp_path / "wandb" / name).mkdir(parents=True)
         os.utime(tmp_path / "wandb" / name, (number, number))
-    assert earlier_wandb_run(tmp_path) == "abcd1234"
+    assert earlier_wandb_run(tmp_path) == run_id
 
 
 @pytest.mark.slow

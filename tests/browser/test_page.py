@@ -47,7 +47,9 @@ def network(target: TableMixture) -> Any:
 
 
 def named(target: TableMixture) -> TableMixture:
-    return TableMixture(target.class_pmfs, target.class_weights, class_names=("first <b>", "second"))
+    values = ("[red]a[/red]", "$$", "שלום", "日本", "W" * 30, "six", "seven", "eight")
+    names = ("first <b>", "second")
+    return TableMixture(target.class_pmfs, target.class_weights, class_names=names, value_names=values)
 
 
 def sequences() -> HiddenMarkovMixture:
@@ -231,6 +233,17 @@ def test_nothing_overflows_and_the_verdict_columns_are_in_view(name: str, width:
         box = page.locator(f"section:has(h3:text-is('The error budget')) th:text-is('{column}')").first.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
     page.screenshot(path=SCREENSHOTS / f"{name}_{width}.png", full_page=True)
+
+
+@pytest.mark.parametrize("name", ["1d", "2d"])
+def test_every_letter_lies_within_its_picture(name: str, opened: Opened) -> None:
+    beyond = opened(name).evaluate(
+        """[...document.querySelectorAll('svg text')].filter(text => {
+          const [inner, outer] = [text, text.ownerSVGElement].map(one => one.getBoundingClientRect());
+          return inner.left < outer.left - 1 || inner.right > outer.right + 1;
+        }).map(text => text.textContent)"""
+    )
+    assert beyond == []
 
 
 LETTER = 10 / 72 * 150  # the height of a picture's letters in its own pixels: 10 points at 150 dots per inch

@@ -94,6 +94,14 @@ def test_numbers_and_arrays_are_those_of_the_library(dims: int, has_learned: boo
             assert data["largest"][f"{z}/{kind}"] == pytest.approx(largest, rel=1e-7, abs=1e-12)
 
 
+@pytest.mark.parametrize("num_classes", [2, 60, 1000])
+def test_many_classes_take_no_more_distributions_than_a_few(num_classes: int) -> None:
+    case = Case.of(KnownData(random_target(2, 1, num_classes), "x"), None, PLAN)
+    pieces = list(panel_pieces(case))
+    assert len(pieces) == (num_classes if num_classes < 10 else 1)
+    assert sum(piece.cost for piece in pieces) < 10  # of pieces that sample
+
+
 def test_ellipses_are_the_covariance() -> None:
     """Eigenvalues and angle put together are the covariance again."""
     target = random_target(6, 2, seed=1)
