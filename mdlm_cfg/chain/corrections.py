@@ -164,7 +164,13 @@ class Correction:
             generator,
         )
         able = torch.ones_like(x, dtype=torch.bool) if free is None else free
-        for number in range(made, made + self.moves):
+        if able.dtype != torch.bool or able.shape != x.shape:
+            raise UserError(
+                f"free has shape {tuple(able.shape)} and type {able.dtype}, and must say true or false of every "
+                f"coordinate: give a tensor of shape {tuple(x.shape)} and type torch.bool"
+            )
+        first = whole_number("made", made, 0)
+        for number in range(first, first + self.moves):
             x = filling.move(x, filling.chosen(x, able, number))
         return x
 

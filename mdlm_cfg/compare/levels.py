@@ -70,6 +70,7 @@ class MaskedSamples:
 
     def __post_init__(self) -> None:
         check_fields(self, "denoiser", "x", "log_weights", "generator")
+        object.__setattr__(self, "masks", whole_number("masks", self.masks, 1, self.denoiser.num_dims))
 
     @property
     def num_states(self) -> int:
@@ -83,7 +84,7 @@ class MaskedSamples:
         Raises:
             UserError: samples of another shape or with masks, too few of them, or weights that are not weights.
         """
-        _check_samples(self.denoiser, self.x, whole_number("masks", self.masks, 1, self.denoiser.num_dims))
+        _check_samples(self.denoiser, self.x, self.masks)
         return _normalised(self.log_weights, len(self.x), device_of(self.denoiser))
 
     def batches(self) -> Iterator[MaskedBatch]:
