@@ -25,8 +25,7 @@ from mdlm_cfg.support.arguments import checked
 
 PER_DECADE = 8  # numbers of samples tried, of which one is the first that pays
 MOST_DECADES = 12
-MOST_TRIALS = 1e6  # of a binomial that is summed; beyond, or with a variance above the other bound, it is normal
-MOST_SPREAD = 1e4
+MOST_SPREAD = 1e4  # a binomial with a larger variance is normal
 
 
 def expected_tv(law: Tensor, reference: Tensor, num_samples: float) -> float:
@@ -83,20 +82,17 @@ def break_even_samples(weights: TiltedWeights, law: Tensor, reference: Tensor) -
 
 def _mean_distance(mean: Tensor, variance: Tensor, reference: Tensor, num_samples: float) -> float:
     """Half the sum over cells of E |share - reference|, where the shares have this mean, and this variance over n."""
+    from scipy.stats import foldnorm  # takes most of a second to import
+
     q, v, p = (law.flatten().cpu() for law in (mean, variance, reference))
     is_random = (q > 0) & (q < 1) & (v > 0)
     sure = (q - p).abs()[~is_random].sum()
     q, v, p = (law[is_random] for law in (q, v, p))
     m = (num_samples * q * (1 - q) / v).clamp(min=1)
-    is_normal = (m > MOST_TRIALS) | (m * q * (1 - q) > MOST_SPREAD)
-    found = _normal_deviations(q - p, (v / num_samples).sqrt())
+    is_normal = m * q * (1 - q) > MOST_SPREAD
+    spread = (v / num_samples).sqrt()
+    found = torch.from_numpy(foldnorm.mean((q - p).abs() / spread, scale=spread))
     few = m.floor()[~is_normal]
     low, high = (mean_deviations(q[~is_normal], p[~is_normal], whole) for whole in (few, few + 1))
     found[~is_normal] = torch.lerp(low, high, m[~is_normal] - few)
     return 0.5 * float(sure + found.sum())
-
-
-def _normal_deviations(mean: Tensor, deviation: Tensor) -> Tensor:
-    """E |N(mean, deviation^2)|: the means of folded normals."""
-    ratio = mean.abs() / deviation
-    return deviation * math.sqrt(2 / math.pi) * (-(ratio**2) / 2).exp() + mean.abs() * torch.erf(ratio / math.sqrt(2))
