@@ -277,7 +277,7 @@ def test_metrics(waits: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weights_of_paths(waits: Waits) -> None:
     found = tilted_weights(plain(), GUIDANCES["rate"], Z, "margin")
-    assert found.law.device == found.squares.device == CUDA and waits.count == 2
+    assert found.law.device == CUDA and waits.count == 2
 
 
 def test_the_test_can_fail(waits: Waits) -> None:

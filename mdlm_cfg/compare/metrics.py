@@ -99,34 +99,14 @@ def _marginal(law: Tensor, keep: tuple[int, ...]) -> Tensor:
 def expected_sampling_tv(law: Tensor, num_samples: int) -> float:
     """E TV(law, histogram of n independent samples) = sum_x E|B(n, q) - nq| / 2n, exactly (theory, section 8).
 
-    For n q large, E|B(n, q) - nq| is sqrt(2nq(1-q)/pi), the theory's approximation.
-    """
-    return expected_tv(law, law, num_samples)
-
-
-@checked
-def expected_tv(law: Reals, reference: Reals, num_samples: int) -> float:
-    """E TV(reference, histogram of n independent samples of `law`) = sum_x E|B(n, q) - n p| / 2n, exactly.
-
-    Args:
-        law: q, of the samples. reference: p, another law of the same shape.
-    """
-    _check_same_shape(law, reference)
-    return float(mean_deviations(law.cpu(), reference.cpu(), torch.tensor(float(num_samples))).sum()) / 2
-
-
-def mean_deviations(q: Tensor, p: Tensor, n: Tensor) -> Tensor:
-    """E|B(n, q) / n - p| for each of several binomials; n whole numbers, at least 1.
-
-    Summation by parts gives n (p - q) (2 P(B(n, q) <= k) - 1) + 2 n q (1 - q) P(B(n - 1, q) = k) for E|B(n, q) - n p|,
-    with k = floor(n p); for p = q it is De Moivre's formula.
+    E|B(n, q) - nq| is 2 n q (1 - q) P(B(n - 1, q) = floor(nq)) (De Moivre); for n q large it is sqrt(2nq(1-q)/pi), the
+    theory's approximation.
     """
     from scipy.stats import binom  # takes most of a second to import
 
-    q = q.clamp(0, 1)  # rounding alone may exceed 1
-    k = (n * p).floor()
-    below, at = (torch.from_numpy(np.asarray(v)) for v in (binom.cdf(k, n, q), binom.pmf(k, n - 1, q)))
-    return (p - q) * (2 * below - 1) + 2 * q * (1 - q) * at
+    q = law.cpu().clamp(0, 1)  # rounding alone may exceed 1
+    at = binom.pmf((num_samples * q).floor(), num_samples - 1, q)
+    return float((q * (1 - q) * torch.from_numpy(np.asarray(at))).sum())
 
 
 @dataclass(frozen=True)

@@ -31,26 +31,18 @@ class TiltedWeights:
     Attributes:
         law: of the weighted samples, float64 (N,)*D: the tilted law for consistent conditionals; else the
             order-averaged tilted law, in proportion to the sum over orders of prod pi rho.
-        squares: E [W^2; x] / E W^2, float64 (N,)*D, summing to 1: where the largest weights end.
         log_normalizer: ln E W, in nats.
-        log_second_moment: ln E W^2. log_third_moment: ln E W^3.
+        log_second_moment: ln E W^2.
     """
 
     law: Tensor
-    squares: Tensor
     log_normalizer: float
     log_second_moment: float
-    log_third_moment: float
 
     @property
     def ess(self) -> float:
         """The relative effective sample size (E W)^2 / E W^2, in (0, 1]: what share of the samples is left."""
         return math.exp(min(2 * self.log_normalizer - self.log_second_moment, 0.0))
-
-    @property
-    def heavy(self) -> float:
-        """(E W^2)^3 / (E W^3)^2, in (0, 1]: what share of the samples carries the second moment of the weights."""
-        return math.exp(min(3 * self.log_second_moment - 2 * self.log_third_moment, 0.0))
 
 
 @checked
@@ -68,17 +60,16 @@ def tilted_weights(
         UserError: as `terminal_law`; or a w that is a schedule; or values with a temperature or a top-p.
     """
     check_weights(guidance)
-    lattice = partial_state_lattice(denoiser, target_class, states_kept=3)
-    first = second = third = torch.zeros(1, 1, dtype=torch.float64, device=lattice.device)
+    lattice = partial_state_lattice(denoiser, target_class, states_kept=2)
+    first = second = torch.zeros(1, 1, dtype=torch.float64, device=lattice.device)
     made = policy_or_own(policy, guidance)
     for level, choices in enumerate(level_choices(denoiser, guidance, target_class, made, lattice)):
         first = push_log(choices.rates(power=1), first, lattice, level)
         second = push_log(choices.rates(power=2), second, lattice, level)
-        third = push_log(choices.rates(power=3), third, lattice, level)
     shape = [lattice.num_tokens] * lattice.num_dims
-    law, squares = (flow.flatten().softmax(dim=0).reshape(shape) for flow in (first, second))
-    sums = torch.stack([flow.logsumexp(dim=(0, 1)) for flow in (first, second, third)])
-    return TiltedWeights(law, squares, *read(sums))
+    law = first.flatten().softmax(dim=0).reshape(shape)
+    sums = torch.stack([flow.logsumexp(dim=(0, 1)) for flow in (first, second)])
+    return TiltedWeights(law, *read(sums))
 
 
 def log_weights_of_step(before: Tensor, after: Tensor, log_rates: Tensor) -> Tensor:

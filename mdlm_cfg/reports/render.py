@@ -218,7 +218,7 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
                 band = bands.setdefault((title, series), ([], []))
                 band[0].append(getattr(row, view.low))
                 band[1].append(getattr(row, view.high))
-            if y_name in view.dashed or any(k in by and getattr(row, k) == v for k, v in view.dashed.items()):
+            if any(k in by and getattr(row, k) == v for k, v in view.dashed.items()):
                 dashed.add(series)
     if all(abs(v) <= NOTHING for series in panels.values() for _, y in series.values() for v in y):
         return None  # a picture of zeros: the tables have them

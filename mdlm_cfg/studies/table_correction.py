@@ -14,8 +14,8 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy, policy_of
-from mdlm_cfg.compare.metrics import expected_sampling_tv, expected_tv, sure_of, total_variation
-from mdlm_cfg.compare.weighted import break_even_samples, expected_weighted_tv, weighted_tv
+from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation
+from mdlm_cfg.compare.weighted import weighted_tv
 from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
@@ -32,7 +32,6 @@ from mdlm_cfg.support.numbers import percent, short
 
 SMALLEST = 100  # samples of a set
 MOST_SETS = 20  # over which a mean is taken
-ENOUGH = 100  # samples that carry the second moment of the weights, from which the approximation is given
 ORDER_OF = {"normalized": "uniform"}  # the order of a kind of guidance, where it has another name
 NOTHING = 1e-9  # a total variation that is rounding
 SURPRISING = 4  # standard errors
@@ -60,12 +59,6 @@ class SampleRow(AtStrength):
     se_weighted: float = col("weighted, ±", "the same for weighted samples", unit="TV")
     se_resampled: float = col("resampled, ±", "the same for resampled samples", unit="TV")
     noise_floor: float = col("noise floor", "TV expected for n samples of the tilted distribution", unit="TV")
-    tv_expected_guided: float = col("guided, expected", "TV expected for guided samples", unit="TV")
-    tv_expected_weighted: float | None = col(
-        "weighted, approximately",
-        f"TV expected for weighted samples, to about 10%; absent if fewer than {ENOUGH} carry the second moment",
-        unit="TV",
-    )
 
 
 @dataclass(frozen=True)
@@ -79,10 +72,6 @@ class CostRow(OfDenoiser):
     log_normalizer: float = col("ln E W", "logarithm of the normaliser", unit="nats")
     tv_guided: float = col("TV, guided", "TV from the guided to the tilted distribution", unit="TV")
     tv_weighted: float = col("TV, weighted", "TV from the weighted to the tilted distribution", unit="TV")
-    pays_from: int | None = col(
-        "pays off from about",
-        ("number of samples from which weighted ones are closer than unweighted ones; absent if never"),
-    )
 
 
 @dataclass(frozen=True)
@@ -138,7 +127,7 @@ class TableCorrection:
             plan.sampler.check_weighted(guidance)
         for policy in self.policies:
             policy_of(policy).check(target.num_dims)
-        partial_state_lattice(target.denoiser(), case.one_class, states_kept=3)
+        partial_state_lattice(target.denoiser(), case.one_class, states_kept=2)
         if (target.num_tokens + 1) ** target.num_dims * target.num_dims * target.num_tokens > LEARNED_LAW_ENTRIES:
             raise UserError(
                 f"{target.num_tokens} values in {target.num_dims} dimensions are too many for the exact weights of "
@@ -166,15 +155,8 @@ class TableCorrection:
             weights = aim.weights()
             law = aim.law()
             distances = total_variation(law, aim.tilted), total_variation(weights.law, aim.tilted)
-            pays_from = break_even_samples(weights, law, aim.tilted)
-            numbers = (
-                weights.ess,
-                1 / weights.ess if weights.ess else math.inf,
-                weights.log_normalizer,
-                *distances,
-                pays_from,
-            )
-            found.append((name, policy is own, *numbers))
+            cost = 1 / weights.ess if weights.ess else math.inf
+            found.append((name, policy is own, weights.ess, cost, weights.log_normalizer, *distances))
         return found
 
     def _samples(self, case: Case, guidance: Guidance) -> dict[str, Any]:
@@ -193,8 +175,7 @@ class TableCorrection:
             weighted = Weighted(x[: n * sets], log_weights[: n * sets], again.num_groups)
             guided = even_of(weighted.x, weighted.num_groups)
             tvs, errors = zip(*(aim.mean_tv(drawn, sets) for drawn in (guided, weighted, again)))
-            limits = expected_tv(law, aim.tilted, n), aim.expected(weights, n)
-            rows.append((n, sets, *tvs, *errors, expected_sampling_tv(aim.tilted, n), *limits))
+            rows.append((n, sets, *tvs, *errors, expected_sampling_tv(aim.tilted, n)))
         estimates = (weights.log_normalizer, again.log_normalizer, again.relative_error, again.ess)
         return {
             "rows": rows,
@@ -258,19 +239,16 @@ class TableCorrection:
         )
         note = (
             f"Mean total variation to the tilted distribution, over up to {max(row.num_sets for row in rows)} "
-            "independent sets of n samples. The noise floor is that of n samples of the tilted distribution itself. "
-            "Weighted, approximately: expected by the second moment of the weights, to about 10%; absent where fewer "
-            f"than {ENOUGH} samples carry it."
+            "independent sets of n samples. The noise floor is that of n samples of the tilted distribution itself."
         )
-        shown = ["tv_guided", "tv_weighted", "tv_expected_weighted", "tv_resampled", "noise_floor"]
+        shown = ["tv_guided", "tv_weighted", "tv_resampled", "noise_floor"]
         curve = Curve(
             "num_samples",
-            ["tv_guided", "tv_weighted", "tv_resampled", "noise_floor", "tv_expected_weighted"],
+            shown,
             caption="Total variation to the tilted distribution against the number of samples n.",
             panels="w",
             log_x=True,
             log_y=True,
-            dashed={"tv_expected_weighted": True},
         )
         return Block(
             name="distances",
@@ -315,12 +293,6 @@ class Aim:
         """The distribution of the chain without weights."""
         return terminal_law(self.denoiser, self.guidance, self.target_class, self.policy)
 
-    def expected(self, weights: TiltedWeights, num_samples: int) -> float | None:
-        """The expected TV of weighted samples to the tilted distribution, to about 10%; None where too few carry it."""
-        if num_samples * weights.heavy < ENOUGH * (1 - 1e-9):
-            return None
-        return expected_weighted_tv(weights, self.tilted, num_samples)
-
     def mean_tv(self, drawn: Weighted, num_sets: int) -> tuple[float, float]:
         """TV to the tilted distribution, the mean over sets of equally many weighted samples, and its error."""
         parts = zip(drawn.x.chunk(num_sets), drawn.log_weights.chunk(num_sets))
@@ -349,12 +321,12 @@ def cost_block(rows: Sequence[CostRow]) -> Block:
     has_learned = any(row.denoiser == LEARNED for row in rows)
     index = ["w", "denoiser", "policy"] if has_learned else ["w", "policy"]
     weighted = ["tv_weighted"] if has_learned else []
-    note = "Total variation is to the tilted distribution. The last column is an estimate for many samples."
+    note = "Total variation is to the tilted distribution."
     for names in alike(rows):
         note += f" The orders {', '.join(names)} have the same numbers on these data."
     caption = "The exact relative ESS of the importance weights. Orders that coincide share one line."
     views: list[View] = [
-        Table(index, ["ess", "cost", "tv_guided", *weighted, "pays_from"], note=note),
+        Table(index, ["ess", "cost", "tv_guided", *weighted], note=note),
         Curve("w", "ess", ["policy"], caption, "denoiser", log_y=True),
     ]
     title = "The cost of importance weights"
@@ -379,8 +351,7 @@ def verdict_of(
     own = {row.denoiser: row for row in where(costs, own=True, w=g)}
     cost = own[judged]
     last = where(samples, w=g)[-1]
-    said = [_of_weights(cost), *_paying(cost, last.num_samples), _of_samples(last)]
-    said.append(_of_resampling(where(resampling, w=g)[0]))
+    said = [_of_weights(cost), _of_samples(last), _of_resampling(where(resampling, w=g)[0])]
     if judged == LEARNED:
         exact = own[EXACT]
         said.append(
@@ -405,19 +376,6 @@ def _of_weights(cost: CostRow) -> str:
     if cost.tv_weighted < cost.tv_guided - NOTHING:
         return f"{head}; importance weights reduce this to {short(cost.tv_weighted)}, {price}."
     return f"{head}; importance weights do not help: the weighted distribution is {short(cost.tv_weighted)} from it."
-
-
-def _paying(cost: CostRow, drawn: int) -> list[str]:
-    if cost.tv_guided < NOTHING or cost.tv_weighted >= cost.tv_guided - NOTHING:
-        return []
-    if cost.pays_from is None:
-        return ["By estimate, weighting does not pay off with any number of samples up to 10^12."]
-    if cost.pays_from <= 1:
-        return ["By estimate, weighting pays off with any number of samples."]
-    digits = 1 - len(str(cost.pays_from))
-    about = round(cost.pays_from, digits + 1)  # two digits: it is one of eight values a decade
-    more = f", more than the {drawn:,} drawn here" if about > drawn else ""
-    return [f"By estimate, weighting pays off from about {about:,} samples{more}."]
 
 
 def _of_samples(last: SampleRow) -> str:

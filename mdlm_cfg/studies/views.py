@@ -45,7 +45,7 @@ class Curve:
         panels: a column whose values get a small panel each, side by side, with the same axes and colours.
         low, high: columns of an interval around y, drawn as a band.
         log_x, log_y: logarithmic axes; where all is 0 there is no picture.
-        dashed: lines drawn dashed: those with this value in a column of `by`; a column of `y`, with any value.
+        dashed: lines drawn dashed: those with this value in a column of `by`.
         reference: a column and its value, such as {"w": "data"}: rows that have it are horizontal lines of that name.
         where: the rows that are drawn, as in `Table`.
     """

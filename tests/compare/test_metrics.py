@@ -40,6 +40,13 @@ def test_a_histogram_names_the_value_that_it_does_not_know():
             histogram(torch.tensor([[0, 1], [0, wrong]]), 2)
 
 
+def test_a_weighted_histogram_counts_weights():
+    x = torch.tensor([[0, 1], [0, 1], [1, 0]])
+    found = histogram(x, 2, torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64))
+    assert found.tolist() == [[0, 0.75], [0.25, 0]]
+    assert torch.equal(histogram(x, 2, torch.ones(3, dtype=torch.float64)), histogram(x, 2))
+
+
 def test_moments_against_all_points():
     target = random_target(4, 3, seed=1)
     law = target.pmf
