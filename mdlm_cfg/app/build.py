@@ -121,6 +121,7 @@ def build_loggers(
     target = str(settings.get(TARGET))
     is_wandb = target.endswith("WandbLogger")
     if is_wandb:
+        keep_wandb_files_in(folder)
         check_wandb(settings)
         made.tree(folder / "wandb")
     loggers: list[Logger] = [MetricsLog(made.file(folder / METRICS).parent, kept_steps)]
@@ -131,7 +132,6 @@ def build_loggers(
             filled |= {"group": run.split("/")[0], "job_type": job_type, "config": about}
             if job_type == "train" and kept_steps and (earlier := earlier_wandb_run(folder)) is not None:
                 filled["id"] = earlier
-            keep_wandb_files_in(folder)
         logger = make(settings, "logger", (), names_in(settings), **filled)
         if not isinstance(logger, Logger):
             raise UserError(f"logger._target_={target} makes a {type(logger).__name__}, not a logger of Lightning")

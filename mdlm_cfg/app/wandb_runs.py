@@ -20,7 +20,7 @@ MOST_WAIT = 60  # seconds at the end of a run; wandb's own limit is none
 
 
 def check_wandb(settings: Mapping[str, Any]) -> None:
-    """Raise UserError for a mode or a project's name that wandb does not have, and for online without a login.
+    """Raise UserError for what wandb does not take: a mode, a name, a variable WANDB_..., or online without a login.
 
     From here on a server that answers no more holds the end of a command for `MOST_WAIT` seconds at most.
     """
@@ -38,8 +38,21 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
                 f"{name}={project} is not allowed: the name of a project on wandb contains none of "
                 f"{' '.join(NOT_IN_PROJECTS)} and has at most {LONGEST_PROJECT} characters"
             )
+    _check_variables()
     if mode == "online":
         _check_login()
+
+
+def _check_variables() -> None:
+    """wandb reads its variables once; of a run it would say when it first logs what it does not take."""
+    import wandb
+    from pydantic import ValidationError  # which wandb checks them with
+
+    try:
+        wandb.setup()
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, one['loc']))} = {one['input']}: {one['msg']}" for one in error.errors())
+        raise UserError(f"a variable WANDB_... is not allowed ({'; '.join(wrong)}): correct it or unset it") from error
 
 
 def _check_login() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,11 +27,14 @@ HMM = (
 )
 
 
-def command(name: str, *arguments: str, folder: Path, wait: bool = True) -> subprocess.Popen:
-    """A command in a process of its own."""
+def command(
+    name: str, *arguments: str, folder: Path, wait: bool = True, within: tuple[str, ...] = ()
+) -> subprocess.Popen:
+    """A command in a process of its own, which another command may start."""
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    script = name.split() if " " in name else [str(ROOT / f"{name}.py")]
     process = subprocess.Popen(
-        [sys.executable, *(name.split() if " " in name else [str(ROOT / f"{name}.py")]), *arguments, f"runs={folder}"],
+        [*within, sys.executable, *script, *arguments, f"runs={folder}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,6 +90,16 @@ def test_two_processes_train_draw_and_judge_as_one(tmp_path: Path) -> None:
         drawn.append(np.load(tmp_path / name / "samples.npz"))
     assert np.array_equal(drawn[0]["w1"], drawn[1]["w1"]) and drawn[0]["w1"].shape[1] == 5
     assert not list(tmp_path.rglob("other_ranks")) and not list(tmp_path.rglob("cache"))
+
+
+@pytest.mark.slow
+def test_two_processes_need_no_name_of_their_machine(tmp_path: Path) -> None:
+    within = ("unshare", "--uts", "sh", "-c", 'hostname no-such-machine.invalid && exec "$@"', "sh")
+    if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True).returncode != 0:
+        pytest.skip("the machine cannot be renamed here")
+    arguments = (*TOY, *TWO, "logger=csv", "evaluate=false")
+    command("train", *arguments, folder=tmp_path, within=within)
+    assert torch.load(newest_run(tmp_path), weights_only=True)["global_step"] == 6
 
 
 @pytest.mark.slow

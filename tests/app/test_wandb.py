@@ -117,6 +117,18 @@ def test_names_that_wandb_does_not_take_are_refused(name: str, monkeypatch: pyte
         check_wandb({"project": "mine"})
 
 
+VARIABLES = {"RUN_ID": "a/b", "CONSOLE": "bogus", "TAGS": "x" * 200, "RESUME": "maybe", "BASE_URL": "nowhere"}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_variables_that_wandb_does_not_take_are_refused_at_once(name: str) -> None:
+    code = "from mdlm_cfg.app.wandb_runs import check_wandb\ntry: check_wandb({})\nexcept Exception as error:\n "
+    code += "from mdlm_cfg.app.errors import sentence\n print(sentence(error))"  # wandb reads them once a process
+    environment = os.environ | {f"WANDB_{name}": VARIABLES[name], "WANDB_MODE": "offline"}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert "WANDB_" in said.stdout and len(said.stdout.splitlines()) == 1, said
+
+
 @pytest.mark.parametrize("run_id", ["abcd1234", "my-run-3", "run-1"])
 def test_a_training_run_keeps_its_run_on_wandb(run_id: str, tmp_path: Path) -> None:
     assert earlier_wandb_run(tmp_path) is None
