@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from scipy import stats
 
 CERTAIN = 1e-7  # the probability that a correct program fails one random check
 FEW = 10.0  # expected counts below this are put together before a chi-square test
@@ -73,13 +73,13 @@ def z_value(group: str, subject: str, case: str, estimate: float, truth: float, 
     """The two-sided p-value of a mean whose distance from the truth is so many standard errors."""
     z = (estimate - truth) / standard_error
     more = {"z": z, "estimate": estimate, "truth": truth, "standard_error": standard_error}
-    return p_value(group, subject, case, normal_p(z), **more)
+    return p_value(group, subject, case, float(2 * stats.norm.sf(abs(z))), **more)
 
 
 def coverage(group: str, subject: str, hits: int, repeats: int, claimed: tuple[float, float]) -> Check:
     """How often an interval covered the truth, beside the share that is claimed, (lowest, highest)."""
-    low, _ = binomial_limits(repeats, claimed[0])
-    _, high = binomial_limits(repeats, claimed[1])
+    low = float(stats.binom.ppf(CERTAIN, repeats, claimed[0])) / repeats
+    high = float(stats.binom.isf(CERTAIN, repeats, claimed[1])) / repeats
     detail = {"hits": hits, "repeats": repeats, "claimed": list(claimed)}
     return Check(group, subject, f"{repeats} repetitions", COVERAGE, hits / repeats, low, high, detail)
 
@@ -106,39 +106,7 @@ def chi_square_p(counts: np.ndarray, law: np.ndarray) -> float:
         expected = np.append(expected[order[merged:]], expected[order[:merged]].sum())
     if len(observed) < 2:
         return 1.0
-    statistic = float(((observed - expected) ** 2 / expected).sum())
-    half = torch.tensor([(len(observed) - 1) / 2, statistic / 2], dtype=torch.float64)
-    return float(torch.special.gammaincc(half[0], half[1]))
-
-
-def normal_p(z: float) -> float:
-    """The two-sided p-value of a standard normal number."""
-    return math.erfc(abs(z) / math.sqrt(2))
-
-
-def uniform_p(values: Sequence[float]) -> float:
-    """The p-value of the Kolmogorov-Smirnov test that values are uniform on (0, 1) (Stephens 1970, asymptotic)."""
-    ordered = np.sort(np.asarray(values))
-    n = len(values)
-    grid = np.arange(n + 1) / n
-    largest = float(max(np.abs(ordered - grid[:-1]).max(), np.abs(ordered - grid[1:]).max()))
-    scaled = (math.sqrt(n) + 0.12 + 0.11 / math.sqrt(n)) * largest
-    if scaled < 0.3:  # the series converges slowly there, and the sum is 1
-        return 1.0
-    terms = [2 * (-1) ** (j - 1) * math.exp(-2 * (j * scaled) ** 2) for j in range(1, 101)]
-    return min(max(sum(terms), 0.0), 1.0)
-
-
-def binomial_limits(repeats: int, share: float) -> tuple[float, float]:
-    """The shares of hits outside which a binomial number lies with probability `CERTAIN` on either side."""
-    k = np.arange(repeats + 1)
-    log_choose = np.array([math.lgamma(repeats + 1) - math.lgamma(j + 1) - math.lgamma(repeats - j + 1) for j in k])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.where(k > 0, k * np.log(share), 0.0) + np.where(k < repeats, (repeats - k) * np.log1p(-share), 0.0)
-    cdf = np.exp(log_choose + logs).cumsum()
-    low = int((cdf < CERTAIN).sum())
-    high = int((cdf < 1 - CERTAIN).sum())
-    return low / repeats, min(high, repeats) / repeats
+    return float(stats.chisquare(observed, expected).pvalue)
 
 
 def uniformity(checks: Iterable[Check]) -> list[Check]:
@@ -148,7 +116,7 @@ def uniformity(checks: Iterable[Check]) -> list[Check]:
         if check.measure == P_VALUE and check.value < 1:  # 1 exactly: nothing was left to chance
             by_subject.setdefault((check.group, check.subject), []).append(check.value)
     return [
-        p_value(group, subject, f"all {len(values)} p-values are uniform", uniform_p(values))
+        p_value(group, subject, f"all {len(values)} p-values are uniform", float(stats.kstest(values, "uniform")[1]))
         for (group, subject), values in by_subject.items()
         if len(values) >= 5
     ]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib import rc_context
+from scipy import stats
 
 from mdlm_cfg.app.places import naming_way_out
 from mdlm_cfg.app.report_cache import files_of, written_together
@@ -196,7 +196,7 @@ def draw_quantiles(checks: Sequence[Check], path: Path) -> Path:
         values = np.sort([c.value for c in own if "are uniform" not in c.case and not math.isnan(c.value)])
         n = len(values)
         expected = (np.arange(n) + 0.5) / max(n, 1)
-        half = 1.63 / math.sqrt(max(n, 1))  # of the Kolmogorov-Smirnov test at 1%
+        half = stats.kstwo.isf(0.01, max(n, 1))  # of the Kolmogorov-Smirnov test
         ends = np.linspace(0, 1, 201)
         ax.fill_between(ends, np.clip(ends - half, 0, 1), np.clip(ends + half, 0, 1), color=GREY, alpha=0.18, lw=0)
         ax.plot(ends, ends, color=GREY, linewidth=0.8)
@@ -233,7 +233,7 @@ def draw_training(checks: Sequence[Check], path: Path) -> Path:
     figure, axes = new_figure(1, 1, 8.0, 0.9 + 0.32 * len(groups))
     ax = axes[0, 0]
     rows = []
-    limit = math.sqrt(2) * float(torch.special.erfinv(torch.tensor(1 - CERTAIN, dtype=torch.float64)))
+    limit = stats.norm.isf(CERTAIN / 2)
     for place, each in enumerate(groups.values()):
         colours = [PASSED if check.passed else FAILED for check in each]
         found = [check.detail["z"] for check in each if check.detail]

@@ -17,7 +17,7 @@ from mdlm_cfg.sampling.sampler import SAMPLERS, Sampler
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.verify import interval_checks, law_checks, resume_checks, run, sample_checks, training_checks
 from mdlm_cfg.verify.__main__ import main
-from mdlm_cfg.verify.checks import Check, binomial_limits, chi_square_p, difference, uniform_p, uniformity
+from mdlm_cfg.verify.checks import Check, chi_square_p, coverage, difference, p_value, uniformity
 from mdlm_cfg.verify.run import GROUPS, pieces_of, todays_seed, verify
 from mdlm_cfg.verify.samplers import registered_samplers
 from mdlm_cfg.verify.worlds import SORTS, world_of
@@ -239,11 +239,12 @@ def test_statistics() -> None:
     assert chi_square_p(counts, law) == pytest.approx(stats.chisquare(counts, law * 5000).pvalue, abs=1e-10)
     assert chi_square_p(np.array([5, 1]), np.array([1.0, 0.0])) == 0.0
     values = rng.random(40)
-    assert uniform_p(values.tolist()) == pytest.approx(stats.kstest(values, "uniform").pvalue, abs=0.02)
-    assert uniform_p((values**3).tolist()) < 1e-4 and uniform_p([0.5] * 40) < 1e-6
-    low, high = binomial_limits(400, 0.95)
-    assert stats.binom.cdf(low * 400 - 1, 400, 0.95) < 1e-7 <= stats.binom.cdf(low * 400, 400, 0.95)
-    assert stats.binom.sf(high * 400, 400, 0.95) <= 1e-7 + 1e-15
+    for some, even in ((values, True), (values**3, False), ([0.5] * 40, False)):
+        (found,) = uniformity([p_value("samples", "x", "y", float(value)) for value in some])
+        assert (found.value > 1e-4) == even
+    found = coverage("intervals", "x", 380, 400, (0.9, 0.95))
+    assert stats.binom.cdf(found.low * 400 - 1, 400, 0.9) < 1e-7 <= stats.binom.cdf(found.low * 400, 400, 0.9)
+    assert stats.binom.sf(found.high * 400, 400, 0.95) <= 1e-7 < stats.binom.sf(found.high * 400 - 1, 400, 0.95)
     assert not difference("laws", "x", "y", [1.0, math.nan], [1.0, 2.0]).passed
     assert not difference("laws", "x", "y", [1.0], [1.0, 2.0]).passed
     assert difference("laws", "x", "y", [math.inf, 1e9 + 1e-4], [math.inf, 1e9]).passed
