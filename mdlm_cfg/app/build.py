@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, WeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import (
     LightningEnvironment,
@@ -45,6 +50,7 @@ REFUSALS = (ValueError, TypeError, AttributeError, MisconfigurationException)  #
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 ELSEWHERE = {  # what callbacks of Lightning would do again, or for settings that are elsewhere
     WeightAveraging: "ema_decay",
+    StochasticWeightAveraging: "ema_decay",
     LearningRateFinder: "optimizer.lr",
     BatchSizeFinder: "data.batch_size",
 }
@@ -175,6 +181,7 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
         raise UserError(
             f"trainer._target_={settings[TARGET]} makes a {type(trainer).__name__}, not a trainer of Lightning"
         )
+    trainer.loggers = filled["logger"]  # `fast_dev_run` takes them away, and a run has its metrics.csv
     return trainer
 
 

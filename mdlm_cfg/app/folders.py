@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mdlm_cfg.app.places import naming_way_out
-from mdlm_cfg.support.atomic import atomic_write, part_folder, remove_parts
+from mdlm_cfg.support.atomic import part_folder, remove_parts, write_text
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.support.schema import TrainSchema, plain
@@ -100,8 +100,7 @@ def check_place(folder: Path, key: str) -> None:
 def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
     """Write a resolved configuration where it belongs."""
     made.folder(folder)
-    with atomic_write(made.file(folder / CONFIG)) as file:
-        file.write(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
+    write_text(made.file(folder / CONFIG), yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 def out_folder(asked: str | Path | None, made: Made) -> Path | None:

@@ -95,7 +95,7 @@ def suggestion(message: str, configs: Path, name: str) -> str:
         return did_you_mean(unknown_option[2], options_of(unknown_option[1], configs))
     if unknown_key:
         word = next(word for word in unknown_key.groups() if word)
-        return did_you_mean(word, known_keys(configs, name) - {word})
+        return did_you_mean(word, known_keys(configs, name) - {word, word.rpartition(".")[2]})
     return ""
 
 
@@ -116,6 +116,6 @@ def _read(path: Path) -> dict[str, Any]:
     """The settings of a file; none of one that is no YAML, which somebody may have changed."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -15,7 +15,7 @@ from typing import Any
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.job_inputs import decided_by, differences
-from mdlm_cfg.support.atomic import atomic_write, remove_parts
+from mdlm_cfg.support.atomic import remove_parts, write_text
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.instantiate import OWN, changed_code, code_of_the_user
 from mdlm_cfg.support.schema import Settings
@@ -147,8 +147,7 @@ class Job:
             "code": _code_of(decided),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.folder / RECORD) as file:
-            file.write(json.dumps(record, indent=1, ensure_ascii=False).encode())
+        write_text(self.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
         if state != RUNNING:
             from mdlm_cfg.reports.sweep_index import write_index
 
@@ -176,7 +175,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import checked_name
+from mdlm_cfg.support.folders import checked_name, is_path
 from mdlm_cfg.support.schema import SCHEMAS, SampleSchema, Settings, TrainSchema, keys_of
 
 Recorded = TypeVar("Recorded", bound=Settings)
@@ -34,9 +35,11 @@ def check_places(config: Settings) -> None:
 
 
 def check_path(key: str, value: object) -> None:
-    """Raise UserError for empty text, and for a path that begins with "~", which stands for nothing here."""
+    """Raise UserError for text that is empty or no path, or begins with "~", which stands for nothing here."""
     if isinstance(value, str) and not value.strip():
         raise UserError(f"{key}= is empty: give a value, or leave {key} out")
+    if isinstance(value, str | Path) and not is_path(str(value)):
+        raise UserError(f"{key} = {str(value)!r} has a letter that no path has: give another one")
     if isinstance(value, str) and value.split("/")[0].startswith("~"):
         raise UserError(f"{key}={value}: ~ is not expanded here; write the whole path (or ./{value} if it is a name)")
 

@@ -185,7 +185,7 @@ def _not_a_mapping(path: Path) -> str | None:
     """What is wrong with a file of YAML that holds a number or a truth value in place of settings."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     if found is None or isinstance(found, Mapping | list | str):
         return None

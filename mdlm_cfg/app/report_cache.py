@@ -38,7 +38,7 @@ def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
         of_report = {"run", "data", "test"} if record == NUMBERS else set()
         if not str(found["title"]).startswith("mdlm_cfg: ") or not of_report <= found.keys():
             return set()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
     return {name for name in names if Path(name).name == name}
 

@@ -30,7 +30,7 @@ from mdlm_cfg.reports.tables import write_arrays
 from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.cache import AnyCache, no_cache
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
@@ -183,6 +183,4 @@ def _write_text(samples: dict[str, Tensor], labels: Sequence[str], names: Sequen
         for label, of_class in zip(labels, of_classes)
         for x in of_class.flatten(1)
     ]
-    with atomic_write(path) as file:
-        file.write("".join(lines).encode())
-    return path
+    return write_text(path, "".join(lines))

@@ -126,7 +126,7 @@ def _is_of_a_sweep(path: Path) -> bool:
     """Whether hydra wrote the file for a sweep of a command of this package; one may have been killed since."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return False
     return isinstance(found, dict) and {HYDRA, *keys_of(SamplingSchema)} <= found.keys()
 

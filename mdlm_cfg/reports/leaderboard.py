@@ -10,7 +10,7 @@ from typing import Any
 
 from mdlm_cfg.reports.tables import Table, check_page, markdown
 from mdlm_cfg.studies.benchmark.ranking import RankingRow, calls_of, ranked_of, shown_place
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import ABSENT, format_column
 
@@ -112,14 +112,13 @@ def write_page(report: Path, page: Path) -> None:
     check_page(page, HEAD.partition("{")[0])
     try:
         found = json.loads(report.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{report} is not JSON in UTF-8 ({error}): give the report.json of a benchmark") from error
     try:
         text = leaderboard(found)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{report} is not a complete report of the benchmark: evaluate it again") from error
-    with atomic_write(page.resolve()) as file:
-        file.write(text.encode())
+    write_text(page.resolve(), text)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mdlm_cfg.reports.style import numbers_of
 from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.findings import to_jsonable
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import write_text
 
 VERDICT = "Verdict"  # the title of the section that comes first
 LONGEST = 24  # rows of a table within a group that is not folded by itself; the first screen folds none
@@ -180,8 +180,7 @@ def _code(name: str) -> Markup:
 
 def write_page(path: Path, title: str, sections: Sequence[Section], settings: Mapping[str, Any] | None = None) -> Path:
     """Write the page, whole or not at all, and return its path."""
-    with atomic_write(path) as file:
-        file.write(render_page(title, sections, settings).encode())
+    write_text(path, render_page(title, sections, settings))
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mdlm_cfg.reports.tables import Table, check_page, markdown
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.errors import UserError
 
 COLUMNS = ["the paper", "exact", "learned", "verdict"]
@@ -54,8 +54,7 @@ def collect(runs: Path, path: Path) -> None:
         if not found:
             raise UserError(f"no run of experiment=paper/{name} under {runs}: run it first")
         parts.append(to_markdown(json.loads(found[-1].read_text(encoding="utf-8"))))
-    with atomic_write(path.resolve()) as file:
-        file.write("\n".join(parts).encode())
+    write_text(path.resolve(), "\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def file_name(text: str) -> str:
     name = re.sub(r"[^\w.-]+", "_", text).strip("_")
     if len(name.encode()) <= MOST_BYTES:
         return name
-    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    digest = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:6]
     return f"{name.encode()[: MOST_BYTES - 7].decode(errors='ignore')}_{digest}"
 
 

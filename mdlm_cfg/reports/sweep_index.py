@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from mdlm_cfg.reports.tables import Table, markdown, print_table, write_csv
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.numbers import ABSENT, format_column
 
 MAIN = {  # what is shown, by the beginning of its name; all that there is, is in the csv
@@ -30,11 +30,8 @@ def write_index(folder: Path, records: Sequence[Record]) -> Path:
         records: of the jobs: job, folder, overrides, state, value, report, numbers, failure.
     """
     write_csv([_flat(record) for record in records], folder / "index.csv")
-    path = folder / "index.md"
     note = "Everything that was measured is in index.csv."
-    with atomic_write(path) as file:
-        file.write(f"# {folder.name}\n\n{markdown(_table(records, is_stored=True))}\n{note}\n".encode())
-    return path
+    return write_text(folder / "index.md", f"# {folder.name}\n\n{markdown(_table(records, is_stored=True))}\n{note}\n")
 
 
 def print_index(records: Sequence[Record]) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mdlm_cfg.studies.findings import to_jsonable
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import atomic_write, write_text
 from mdlm_cfg.support.errors import UserError
 
 GAP = 2  # letters between two columns on the terminal
@@ -116,12 +116,13 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return _write_text(text.getvalue(), path)
+    return write_text(path, text.getvalue())
 
 
 def write_json(value: Any, path: Path) -> Path:
     """Write valid JSON: numbers that are not finite become the strings "inf", "-inf", "nan"."""
-    return _write_text(json.dumps(to_jsonable(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n", path)
+    text = json.dumps(to_jsonable(value), indent=1, allow_nan=False, ensure_ascii=False)
+    return write_text(path, f"{text}\n")
 
 
 def write_arrays(arrays: Mapping[str, Any], path: Path) -> Path:
@@ -135,9 +136,3 @@ def check_page(page: Path, start: str) -> None:
     """Raise UserError where a page would replace anything but an earlier one: a file with the same start."""
     if os.path.lexists(page) and not (page.is_file() and page.read_bytes().startswith(start.encode())):
         raise UserError(f"{page} exists and is not an earlier page of this kind: move it, or give another name")
-
-
-def _write_text(text: str, path: Path) -> Path:
-    with atomic_write(path) as file:
-        file.write(text.encode())
-    return path

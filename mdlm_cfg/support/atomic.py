@@ -48,6 +48,16 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> Path:
+    r"""Write text as `atomic_write` writes bytes, in UTF-8; what a path or a name has that is none is escaped: \udce9.
+
+    A file system may have names of any bytes, which Python reads as such letters.
+    """
+    with atomic_write(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
+    return Path(path)
+
+
 @contextmanager
 def part_folder(folder: Path, name: str) -> Iterator[Path]:
     """A hidden folder in `folder` for files that take their places together; it is removed with what is left in it.

@@ -141,13 +141,21 @@ def new_run_folder(
     raise UserError(f"there are too many runs in {above} with the time {stamp}")
 
 
+def is_path(text: str) -> bool:
+    """Whether a file may have this path: it has no zero byte, and no letter that its bytes cannot be."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def checked_name(name: str) -> str:
     """The name of runs, if it is that of a folder inside of the folder of runs.
 
     Raises:
-        UserError: it is empty, is an absolute path, or has parts "." or "..".
+        UserError: it is empty, no path or an absolute one, or has parts "." or "..".
     """
-    if not name.strip() or name.startswith(("/", "~")) or {".", ".."} & set(name.split("/")):
+    if not name.strip() or not is_path(name) or name.startswith(("/", "~")) or {".", ".."} & set(name.split("/")):
         raise UserError(f"name={name} is not the name of a folder in runs: give one such as my_run or group/my_run")
     return name
 

@@ -62,9 +62,9 @@ class AveragedWeights(WeightAveraging):
         """Make the average where the model is going to be: it has not moved there yet."""
         if stage != "fit":
             return
-        self._average_model = AveragedModel(pl_module, device=trainer.strategy.root_device, use_buffers=False)
         if trainer.precision == "64-true":
-            self._average_model.double()
+            pl_module.double()  # Lightning does so after it has taken a checkpoint over, which would be cut to float32
+        self._average_model = AveragedModel(pl_module, device=trainer.strategy.root_device, use_buffers=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None

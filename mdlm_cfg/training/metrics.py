@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from mdlm_cfg.support.atomic import atomic_write, naming
+from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.errors import not_ours
 
 METRICS = "metrics.csv"
@@ -69,8 +69,7 @@ class MetricsLog(Logger):
         writer = csv.DictWriter(text, sorted({name for row in self._rows for name in row}))
         writer.writeheader()
         writer.writerows(self._rows)
-        with naming(self.path), atomic_write(self.path) as file:
-            file.write(text.getvalue().encode())
+        write_text(self.path, text.getvalue())
         self._is_saved = True
         self._saved = time.monotonic()
 

@@ -96,13 +96,14 @@ class MaskedDiffusion(LeanModule):
         self._first_bad = torch.tensor(NEVER)
         self._batches = 0  # of the epoch, done
         self._losses: dict[str, float] = {}  # of the step at hand, where it is logged
+        self._step = 0  # the steps before that one
 
     # training
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, classes = batch
         check_batch(batch, *self._counts())
-        step = self.global_step
+        step = self._step = self.global_step
         generator = self._generator(x.device, "mask", step, batch_idx)
         self._seed_torch(x.device, step, batch_idx)
         with calling("objective"):
@@ -171,14 +172,17 @@ class MaskedDiffusion(LeanModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """A resumed optimizer brings the settings it had: the present configuration replaces them."""
+        """A resumed optimizer brings the settings it had: the present configuration replaces them.
+
+        The rate is that of the step before until the next one begins, as in a run that was not interrupted.
+        """
         if self.is_compiled:
             self._asked = (compiled(self.net),)
         self._started = time.monotonic()
         self._first_bad = torch.tensor(NEVER, device=self.device)
         self._batches = 0
         for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
-            group.update(options)
+            group.update({key: value for key, value in options.items() if key != "lr"})
         if isinstance(self.trainer.precision_plugin, MixedPrecision) and self.trainer.gradient_clip_val:
             allow_clipping(self.trainer.optimizers[0])
 
@@ -191,7 +195,7 @@ class MaskedDiffusion(LeanModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batches = batch_idx + 1
-        if self._losses and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self._losses and self.global_step > self._step:  # a step of several batches is made with the last of them
             self._log_losses()
 
     def progress(self) -> float:

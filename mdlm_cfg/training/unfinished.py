@@ -131,7 +131,7 @@ def is_same(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a file of settings decides the same result as a configuration."""
     try:
         there = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return False
     return isinstance(there, dict) and deciding(there) == deciding(config)
 

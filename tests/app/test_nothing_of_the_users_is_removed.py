@@ -17,14 +17,16 @@ from hypothesis import given, strategies as st
 
 from mdlm_cfg import report
 from mdlm_cfg.app import build, eval_command, evaluation, train_command
+from mdlm_cfg.app.jobs import RECORD, read_record
 from mdlm_cfg.app.report_cache import files_of, written_together
+from mdlm_cfg.app.sweeps import HYDRAS, _is_of_a_sweep
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.targets.toys import toy_1d_overlap
 from mdlm_cfg.training.checkpoints import CONFIG, newest_run
 from mdlm_cfg.training.fit import NotBegun
-from mdlm_cfg.training.unfinished import LOCK, MARK
+from mdlm_cfg.training.unfinished import LOCK, MARK, is_same
 
 OURS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", CONFIG, MARK, LOCK, "metrics.csv", "report.json", "wandb/x")
 THEIRS = ("notes.txt", ".hidden", f".notes.txt.{2**30}{PART}x", "cache/mine.txt", "multirun.yaml")
@@ -129,6 +131,23 @@ def test_a_report_of_others_names_nothing_to_remove(tmp_path: Path) -> None:
     judge = ("eval", "denoiser=exact", "data=toy_1d_overlap", "num_samples=20", "w=[1]", f"out={tmp_path}")
     assert run(*judge) == 2
     assert (tmp_path / "thesis.tex").read_text() == "all of it" and "my own" in (tmp_path / "report.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "is_ours",
+    [
+        lambda folder: files_of(folder),
+        lambda folder: read_record(folder),
+        lambda folder: is_same(folder / CONFIG, {}),
+        lambda folder: _is_of_a_sweep(folder / HYDRAS),
+    ],
+)
+def test_files_that_are_nested_more_deeply_than_any_of_ours_are_of_others(
+    is_ours: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    for name in ("report.json", RECORD, CONFIG, HYDRAS):
+        (tmp_path / name).write_text("[" * 10**4 + "]" * 10**4)
+    assert not is_ours(tmp_path)
 
 
 def test_a_file_of_a_reports_name_is_not_replaced(tmp_path: Path) -> None:

@@ -143,6 +143,9 @@ def test_sequences_and_networks_too(tmp_path: Path) -> None:
         {"w": [Guidance(1.0), Guidance(1.0, "normalized")]},
         {"num_samples": 0},
         {"out": ""},
+        {"out": "x\0y"},
+        {"out": Path("x", "\ud800")},
+        {"out": None, "name": "x\0y"},
         {"class_names": "ab"},
         {"value_names": [1, 2, 3]},
         {"num_samples": 1},
@@ -151,19 +154,23 @@ def test_sequences_and_networks_too(tmp_path: Path) -> None:
         {"sampler": "euler"},
     ],
 )
-def test_wrong_arguments_are_user_errors_and_leave_nothing(arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_wrong_arguments_are_user_errors_and_leave_nothing(
+    arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     given = {"denoiser": as_function(TARGET), "out": tmp_path / "here", "w": [0], **arguments}
     with pytest.raises(UserError):
         mdlm_cfg.report(**given)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("odd", ["[/b]", "[red]x", ":smile:", "{}", "$$", "\u202eabc"])
+@pytest.mark.parametrize("odd", ["[/b]", "[red]x", ":smile:", "{}", "$$", "\u202eabc", "caf\udce9"])
 def test_names_are_shown_as_they_are(odd: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {"class_names": [odd, "other"], "value_names": [odd, "b", "c"], "name": odd}
     written = mdlm_cfg.report(as_function(TARGET), w=[1], out=tmp_path, num_samples=10, **names)
     assert written.path.is_file()
-    assert capsys.readouterr().out.count(odd) >= 3  # in the title, the table and the verdict
+    shown = odd.encode(errors="backslashreplace").decode()  # of a folder's name that is no text
+    assert capsys.readouterr().out.count(shown) >= 3  # in the title, the table and the verdict
 
 
 def test_a_console_that_cannot_encode_shows_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ NONE = {"gradient_clip_val": None}
 NORM = {"gradient_clip_val": 0.3}
 VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
 LONGEST = 0.3
+AVERAGES: dict[str, dict[str, float]] = {"EMAWeightAveraging": {}, "StochasticWeightAveraging": {"swa_lrs": 0.1}}
 TRAINER = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
 
 
@@ -116,13 +117,15 @@ def test_callbacks_and_loggers_of_the_users_are_beside_ours(tmp_path: Path) -> N
     own = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": str(tmp_path / "own")}
     loggers = build_trainer(TRAINER | {"logger": own}, [log], []).loggers
     assert [one.save_dir for one in loggers] == [log.save_dir, own["save_dir"]]
+    assert build_trainer(TRAINER | {"fast_dev_run": True}, [log], []).loggers == [log]  # as of any other run
     plugins = [{"_target_": "lightning.pytorch.plugins.AsyncCheckpointIO"}]
     with pytest.raises(UserError):  # there is a place for one alone, and ours writes files whole
         build_trainer(TRAINER | {"plugins": plugins}, [], [])
 
 
-@pytest.mark.parametrize("name", ["EMAWeightAveraging", "LearningRateFinder", "BatchSizeFinder"])
+@pytest.mark.parametrize("name", [*AVERAGES, "LearningRateFinder", "BatchSizeFinder"])
 def test_callbacks_that_do_again_what_a_run_does_are_refused(name: str) -> None:
     """Two averages leave one of them in the place of the weights, which training resumes from."""
     with pytest.raises(UserError):
-        build_trainer(TRAINER | {"callbacks": [{"_target_": f"lightning.pytorch.callbacks.{name}"}]}, [], [])
+        callback = {"_target_": f"lightning.pytorch.callbacks.{name}", **AVERAGES.get(name, {})}
+        build_trainer(TRAINER | {"callbacks": [callback]}, [], [])

@@ -299,7 +299,8 @@ def test_an_interrupt_does_not_save_weights_that_are_not_finite(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("batches", [1, 2])
-def test_scalars_are_logged_every_n_steps_with_the_rate_that_was_used(tmp_path: Path, batches: int) -> None:
+@pytest.mark.parametrize("every", [1, 3])
+def test_scalars_are_logged_every_n_steps_with_the_rate_that_was_used(tmp_path: Path, batches: int, every: int) -> None:
     """One line for a step, also where it is of several batches."""
     used: list[float] = []
 
@@ -308,13 +309,15 @@ def test_scalars_are_logged_every_n_steps_with_the_rate_that_was_used(tmp_path: 
             used.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     logger = CSVLogger(tmp_path, name="", version="")
-    trainer = small_trainer(tmp_path, 2 * batches, logger=logger, log_every_n_steps=3, accumulate_grad_batches=batches)
+    settings = {"log_every_n_steps": every, "accumulate_grad_batches": batches}
+    trainer = small_trainer(tmp_path, 2 * batches, logger=logger, **settings)
     trainer.callbacks.append(Rates())
     trainer.fit(small_module(small_data()), datamodule=small_data())
     with (tmp_path / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["train/lr"]]
-    assert [int(row["step"]) for row in rows] == [2, 5]
-    rates = [used[batches * (step + 1) - 1] for step in (2, 5)]
+    steps = range(every - 1, 8, every)
+    assert [int(row["step"]) for row in rows] == list(steps)
+    rates = [used[batches * (step + 1) - 1] for step in steps]
     assert [float(row["train/lr"]) for row in rows] == pytest.approx(rates, rel=1e-5)
     assert rates[0] != rates[1] and all(float(row["train/loss"]) > 0 for row in rows)
 

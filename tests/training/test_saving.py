@@ -94,6 +94,38 @@ def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulat
             assert_same_weights(found, whole)
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_weights_of_any_precision_go_on_bit_for_bit(tmp_path: Path, precision: Any) -> None:
+    """A checkpoint of float64 is not taken over into float32."""
+    fitted(tmp_path / "whole", ALWAYS, precision=precision)
+    whole = content(tmp_path / "whole" / "checkpoints" / LAST)
+    fitted(tmp_path / "rest", None, tmp_path / "whole" / "before_6.ckpt", precision=precision)
+    assert_same_weights(content(tmp_path / "rest" / "checkpoints" / LAST), whole)
+
+
+class Rates(Callback):
+    """The learning rate at the beginning of each step, as Lightning's monitor of it reads it."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, float] = {}
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        self.found[trainer.global_step] = trainer.optimizers[0].param_groups[0]["lr"]
+
+
+def test_callbacks_find_the_learning_rate_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    found = []
+    for before in (None, tmp_path / "step_5.ckpt"):
+        trainer = small_trainer(tmp_path, 3)
+        trainer.callbacks[-1] = Checkpoints(tmp_path, keep_steps=[5])
+        trainer.callbacks.append(rates := Rates())
+        train(small_module(small_data(), warmup_steps=8), small_data(), trainer, before)
+        found.append(rates.found)
+    whole, rest = found
+    assert len(set(whole.values())) == len(whole) == 12
+    assert rest == {step: rate for step, rate in whole.items() if step >= 5}
+
+
 @pytest.mark.parametrize(
     ("limits", "first", "second"),
     [

@@ -117,7 +117,7 @@ def features_of(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder} has no part train: it has {held}; save a DatasetDict with train (and test)")
     try:
         features = json.loads((part / "dataset_info.json").read_text(encoding="utf-8"))["features"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder} is not a data set that `datasets` saved (dataset_info.json): {HOW}") from error
     return features if isinstance(features, dict) else {}
 
