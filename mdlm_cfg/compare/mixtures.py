@@ -177,18 +177,21 @@ def component_picture(
         samples: guided, (len(classes), n, D).
         whole: `distinctness` by whole images, and partial: by partial ones, both the same shape.
     """
+    from scipy.stats import rankdata  # takes most of a second to import
+
     weights = torch.stack([target.weights(k) for k in classes])
     usage = torch.stack([component_usage(target, x, k) for x, k in zip(samples, classes)])
     num = samples.shape[1]
     log_gain = ((num * usage + 0.5) / (num * weights + 0.5)).log()
-    gain, *scores = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, whole, partial))
+    centred = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, whole, partial))
+    gain, by_whole, by_partial = (torch.from_numpy(rankdata(v.flatten())) for v in centred)
     return ComponentPicture(
         usage,
         weights,
         log_gain,
-        rank_correlation(gain.flatten(), scores[0].flatten()),
-        rank_correlation(gain.flatten(), scores[1].flatten()),
-        _gain_in_errors(target, classes, samples, _ranks(scores[1].flatten()).reshape(weights.shape)),
+        correlation(gain, by_whole),
+        correlation(gain, by_partial),
+        _gain_in_errors(target, classes, samples, by_partial.reshape(weights.shape)),
         fmean(math.exp(entropy_of(one)) for one in usage),
     )
 
@@ -210,14 +213,3 @@ def correlation(a: Tensor, b: Tensor) -> float:
     a = a - a.mean()
     b = b - b.mean()
     return float(a @ b / (a.norm() * b.norm()))
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's correlation of two vectors: Pearson's of their ranks, ties sharing their mean; NaN for constants."""
-    return correlation(_ranks(a), _ranks(b))
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """The ranks 0, 1, ... of the values, float64 (n,); equal values share the mean of theirs."""
-    _, places, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts + 1) / 2)[places].double()
