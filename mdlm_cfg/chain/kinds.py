@@ -19,7 +19,7 @@ NEG_INF = float("-inf")
 PROBES = ((-3.0, 0.2, 1.5), (0.0, 0.7, -0.4))  # log Z of coordinates of two states, at which a kind is looked at
 FAR = (-40.0, 40.0)  # log Z by which the power is known
 ROUNDING = 1e-9
-FOLLOWS_FROM_RATE = ("share", "deciding_ratio", "decay_statement")  # methods that hold for one log_rate alone
+FOLLOWS_FROM_RATE = ("deciding_ratio", "decay_statement")  # methods that hold for one log_rate alone
 
 
 class Kind(ByValue, ABC):
@@ -60,17 +60,6 @@ class Kind(ByValue, ABC):
 
         Returns:
             the same shape; -inf where log Z_i is.
-        """
-
-    @abstractmethod
-    def share(self, z: Tensor) -> Tensor:
-        """pi_i / Z_i: the chance that coordinate i is next, over Z_i, where Z is known up to a factor of the state.
-
-        Args:
-            z: (C, m, S), the coordinates along axis 1; not negative.
-
-        Returns:
-            (C, m, S), or (C, 1, S) where all coordinates have the same; anything where Z is 0.
         """
 
     @abstractmethod
@@ -116,10 +105,6 @@ class Rate(Kind):
         """Z_i itself."""
         return log_z
 
-    def share(self, z: Tensor) -> Tensor:
-        """(Z_i / sum_k Z_k) / Z_i."""
-        return 1 / z.sum(dim=1, keepdim=True)
-
     def deciding_ratio(self, best: Tensor) -> Tensor:
         """The best of all coordinates: the fastest event outruns every other."""
         return best.amax(dim=1, keepdim=True).expand_as(best)
@@ -148,10 +133,6 @@ class Normalized(Kind):
     def log_rate(self, log_z: Tensor) -> Tensor:
         """1 wherever a value is possible."""
         return torch.zeros_like(log_z).masked_fill(log_z == NEG_INF, NEG_INF)
-
-    def share(self, z: Tensor) -> Tensor:
-        """1 / (number of masked coordinates * Z_i)."""
-        return 1 / (z * z.shape[1])
 
     def deciding_ratio(self, best: Tensor) -> Tensor:
         """Every coordinate's own: each has its turn whatever the others do."""
@@ -184,12 +165,6 @@ def kind_of(kind: Kind | str) -> Kind:
     return KINDS[one_of("guidance kind", kind, KINDS)]
 
 
-def exponent_of(kind: Kind) -> float:
-    """a of a kind, at which coordinate i jumps at a rate proportional to Z_i^a."""
-    low, high = kind.log_rate(torch.tensor(FAR, dtype=torch.float64)).tolist()
-    return float(high - low) / (FAR[1] - FAR[0])
-
-
 def _check_rate(kind: Kind) -> None:
     """Raise UserError unless what a kind of one's own says of its rate goes together, at a few Z."""
     log_z = torch.tensor(PROBES, dtype=torch.float64)
@@ -201,7 +176,8 @@ def _check_rate(kind: Kind) -> None:
     rate, far_rate, nowhere = rates
     if not bool(rate.isfinite().all()) or not bool((nowhere == NEG_INF).all()):
         raise UserError(f"the log_rate of the kind {kind.name!r} must be a number where log Z is, and -inf where it is")
-    line = far_rate[0] + exponent_of(kind) * (log_z - FAR[0])
+    slope = (far_rate[1] - far_rate[0]) / (FAR[1] - FAR[0])
+    line = far_rate[0] + slope * (log_z - FAR[0])
     if not torch.allclose(rate, line, rtol=0, atol=ROUNDING):
         raise UserError(
             f"the log_rate of the kind {kind.name!r} must be a * log Z + b for two constants a and b, for every "
@@ -209,10 +185,3 @@ def _check_rate(kind: Kind) -> None:
         )
     if kind.is_rho and not torch.allclose(rate, log_z, rtol=0, atol=ROUNDING):
         raise UserError(f"the kind {kind.name!r} says that its rate is rho (is_rho), and its log_rate is not log Z")
-    for factor in (1.0, 7.0):
-        z = factor * log_z.exp()[..., None]
-        if not torch.allclose((kind.share(z.clone()) * z)[..., 0], rate.softmax(dim=1), rtol=0, atol=ROUNDING):
-            raise UserError(
-                f"the share of the kind {kind.name!r} does not follow from its log_rate: share(z) times z must be "
-                "exp(log_rate) divided by its sum over the coordinates, whatever factor all z have in common"
-            )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +17,10 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.lattice import Lattice
-from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.laws.joint import joint_chain
-from mdlm_cfg.laws.push import plain_levels, push, push_weights, weights_out
-from mdlm_cfg.laws.rates import level_rates, memory_limit, partial_state_lattice, refuse_lost
+from mdlm_cfg.laws.push import push
+from mdlm_cfg.laws.rates import LevelRates, level_rates, memory_limit, partial_state_lattice, refuse_lost
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.numeric import numbers
@@ -31,13 +28,6 @@ from mdlm_cfg.support.numeric import numbers
 CONTOUR_NODES = 24  # of which half are conjugates; the contour's own error is e^(-1.36 * 24) = 7e-15
 PARABOLA_DIGITS = 32.6  # -ln of the error of the contour that several times share: 7e-15
 MAX_SPREAD = 10.0  # of clock times that share a contour: its nodes grow with the root of it
-
-
-class Level(NamedTuple):
-    """One level of the chain: the mean time spent in each state, 1 / Lambda (C(D, l), N^l), and the push out of it."""
-
-    holding: Tensor
-    push_out: Callable[[Tensor, Lattice, int], Tensor]
 
 
 @checked
@@ -102,25 +92,7 @@ def _inversion(
     chain = joint_chain(denoiser, guidance, target_class)
     if chain is not None:
         return chain.laws_between
-    return partial(_laws_between, _levels(denoiser, guidance, target_class, lattice), lattice)
-
-
-def _levels(denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice) -> list[Level]:
-    """Levels 0, ..., D - 1: by a table's weights where they fit, and by its rates otherwise."""
-    plain = plain_levels(denoiser, guidance, target_class, lattice)
-    if plain is None:
-        each = level_rates(denoiser, guidance, target_class, lattice)
-        return [Level(_holding(r.log_exit), partial(push, r)) for r in each]
-    levels = []
-    for level, (weights, top, log_here) in enumerate(plain):
-        log_z = weights_out(weights, lattice, level).log_() + (top - log_here)[:, None]  # +inf where nothing comes
-        log_exit = unrolled_logsumexp(guidance.kind.log_rate(log_z), dim=1)
-        levels.append(Level(_holding(log_exit), partial(_push_weights, weights, guidance.kind)))
-    return levels
-
-
-def _push_weights(weights: Tensor, kind: Kind, flow: Tensor, lattice: Lattice, level: int) -> Tensor:
-    return push_weights(weights, flow, kind, lattice, level)
+    return partial(_laws_between, list(level_rates(denoiser, guidance, target_class, lattice)), lattice)
 
 
 def _holding(log_exit: Tensor) -> Tensor:
@@ -129,7 +101,7 @@ def _holding(log_exit: Tensor) -> Tensor:
     return holding.masked_fill_(~holding.isfinite(), 0.0)
 
 
-def _laws_between(levels: Sequence[Level], lattice: Lattice, nodes: Tensor, weights: Tensor) -> Tensor:
+def _laws_between(levels: Sequence[LevelRates], lattice: Lattice, nodes: Tensor, weights: Tensor) -> Tensor:
     """The laws at clock times 0 < tau < inf: (T, N+1, ..., N+1).
 
     The push is real, so that real and imaginary parts are pushed side by side.
@@ -141,7 +113,8 @@ def _laws_between(levels: Sequence[Level], lattice: Lattice, nodes: Tensor, weig
     real, imag, size = (part[:, None, None] for part in (nodes.real, nodes.imag, nodes.abs()))
     flow = torch.cat([torch.ones_like(real), torch.zeros_like(real)])
     found = []
-    for level, (holding, push_out) in enumerate(levels):
+    for level, rates in enumerate(levels):
+        holding = _holding(rates.log_exit)
         scale = 1 + size * holding  # squares of what is not scaled would overflow
         # flow / (1 + s / Lambda), whose real and imaginary parts are a and b
         a = (1 + real * holding) / scale
@@ -152,7 +125,7 @@ def _laws_between(levels: Sequence[Level], lattice: Lattice, nodes: Tensor, weig
         x, y = flow.chunk(2)
         stay = torch.cat([torch.addcmul(x * a, y, b), torch.addcmul(y * a, x, b, value=-1)])
         found.append((mixing @ stay.flatten(1)).view(-1, *holding.shape) * holding)
-        flow = push_out(stay, lattice, level)
+        flow = push(rates, stay, lattice, level)
     ended = weights / nodes
     mixing = torch.cat([ended.real, -ended.imag], dim=1)
     found.append((mixing @ flow.flatten(1)).view(-1, *flow.shape[1:]))

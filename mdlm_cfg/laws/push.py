@@ -10,7 +10,6 @@ law in time (`mdlm_cfg.laws.in_time`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -19,25 +18,13 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.kinds import Kind, exponent_of
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy, policy_of
-from mdlm_cfg.chain.reductions import unrolled_sum
 from mdlm_cfg.laws.policy_transitions import level_choices
-from mdlm_cfg.laws.rates import (
-    LevelRates,
-    Telescoping,
-    by_coordinate,
-    level_rates,
-    log_weights,
-    partial_state_lattice,
-    refuse_lost,
-)
+from mdlm_cfg.laws.rates import LevelRates, level_rates, partial_state_lattice, refuse_lost
 from mdlm_cfg.support.arguments import checked
 
-NEG_INF = float("-inf")
 SMALL = 2**15  # numbers up to which the cost is that of the calls, and not of memory
-MAX_LOG_RANGE = 600.0  # of T within a level: sums of exp(log T) then neither overflow nor lose a term to underflow
 
 
 def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tensor:
@@ -101,94 +88,15 @@ def visit_probabilities(
     """
     flow = torch.ones(1, 1, dtype=torch.float64, device=lattice.device)
     yield flow
-    if policy is not None:
+    if policy is None:
+        each = level_rates(denoiser, guidance, target_class, lattice)
+    else:
         made = policy_of(policy)
-        for level, choices in enumerate(level_choices(denoiser, guidance, target_class, made, lattice)):
-            flow = push(choices.rates(), flow, lattice, level)
-            refuse_lost(flow.sum(), target_class)
-            yield flow
-        return
-    weights = plain_weights(denoiser, guidance, target_class, lattice)
-    if weights is not None:
-        for level, weight in enumerate(weights):
-            flow = push_weights(weight, flow, guidance.kind, lattice, level)
-            refuse_lost(flow.sum(), target_class)
-            yield flow
-        return
-    for level, rates in enumerate(level_rates(denoiser, guidance, target_class, lattice)):
+        each = (choices.rates() for choices in level_choices(denoiser, guidance, target_class, made, lattice))
+    for level, rates in enumerate(each):
         flow = push(rates, flow, lattice, level)
         refuse_lost(flow.sum(), target_class)
         yield flow
-
-
-def plain_weights(
-    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> list[Tensor] | None:
-    """T of levels 1, ..., D as numbers, each level up to a factor of its own; None where they do not fit float64.
-
-    All that a table's chain needs but its times, since rho_i(v | x_U) is T(x_U + {i=v}) up to a factor of x_U.
-    """
-    found = plain_levels(denoiser, guidance, target_class, lattice)
-    return None if found is None else [weights for weights, _, _ in found]
-
-
-def plain_levels(
-    denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> list[tuple[Tensor, Tensor, Tensor]] | None:
-    """For levels 0, ..., D - 1: T of the next level over its largest, the log of that, and log T of the level itself.
-
-    None for what is no table, where T spans more than float64 does, and where to look at that is to wait for a device.
-    """
-    if not isinstance(denoiser, Telescoping) or not guidance.telescopes or lattice.device.type != "cpu":
-        return None
-    exponent = exponent_of(guidance.kind)
-    most = MAX_LOG_RANGE / max(1.0, abs(exponent), abs(exponent - 1))  # these powers of Z are taken
-    levels = []
-    for log_here, log_t in log_weights(denoiser, guidance, target_class, lattice):
-        top = log_t.max()
-        if top - log_t.masked_fill(log_t == NEG_INF, math.inf).min() > most:
-            return None
-        levels.append(((log_t - top).exp_(), top, log_here))
-    return levels
-
-
-def push_weights(weights: Tensor, flow: Tensor, kind: Kind, lattice: Lattice, level: int) -> Tensor:
-    """`push` for a table, without a logarithm: the flow into level l + 1 by the weights T of its states.
-
-    With Z_i(x_U) the sum of T(x_U + {i=v}) over v, F(x_U + {i=v}) += F(x_U) * (pi_i / Z_i) * T(x_U + {i=v}), where
-    pi_i is the chance that the kind of guidance gives coordinate i to be the next.
-
-    Args:
-        weights: (C(D, l+1), N^(l+1)), not negative. flow: (..., C(D, l), N^l).
-
-    Returns:
-        (..., C(D, l+1), N^(l+1)).
-    """
-    n = lattice.num_tokens
-    parents = lattice.parents[level]
-    lead = flow.shape[:-2]
-    chance = kind.share(weights_out(weights, lattice, level))
-    chance.masked_fill_(~chance.isfinite(), 0.0)  # nothing leaves, and nothing came
-    share = flow[..., None, :] * chance
-    rows = list(parents.T) if share.shape[-2] == 1 else lattice.rows[level]
-    share = share.flatten(-3, -2)
-    children = flow.new_zeros(*lead, *weights.shape)
-    for j in range(level + 1):
-        inflow = share.index_select(share.ndim - 2, rows[j]).view(*lead, len(parents), n**j, n ** (level - j))
-        into = children.view(*lead, len(parents), n**j, n, n ** (level - j))
-        if children.numel() <= SMALL:
-            into += inflow[..., None, :]
-            continue
-        for v in range(n):  # not at once: that would broadcast over a short inner axis
-            into[..., v, :] += inflow
-    return children.mul_(weights)
-
-
-def weights_out(weights: Tensor, lattice: Lattice, level: int) -> Tensor:
-    """Z_i(x_U), up to a factor of the level: the sum over v of T(x_U + {i=v}), (C(D, l), D - l, N^l)."""
-    return by_coordinate(
-        [unrolled_sum(lattice.split(weights, level, j), dim=2) for j in range(level + 1)], lattice, level
-    )
 
 
 @checked

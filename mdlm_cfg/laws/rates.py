@@ -106,10 +106,10 @@ def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
     return table
 
 
-def log_weights(
+def _telescoped_edges(
     denoiser: Telescoping, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For levels 0, 1, ..., D - 1: log T of the level and of the next one, both at the level's strength w.
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Edges as views of log T one level on. The chain never visits a state with T = 0; its edges are -inf.
 
     T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w), and log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U): rho telescopes within
     a step, so the guided mean is taken per state and not per edge (theory, section 4).
@@ -127,17 +127,9 @@ def log_weights(
             refuse_infinite(
                 there.reshape(-1, 1), lattice.tokens(level + 1), lattice.num_tokens, target_class, guidance.label
             )
-        yield here, there
-        previous = (w, there)
-
-
-def _telescoped_edges(
-    denoiser: Telescoping, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Edges as views of log T one level on. The chain never visits a state with T = 0; its edges are -inf."""
-    for level, (here, there) in enumerate(log_weights(denoiser, guidance, target_class, lattice)):
         base = here.masked_fill(here == NEG_INF, 0.0)  # its children are impossible too
         yield [lattice.split(there, level, j) for j in range(level + 1)], base
+        previous = (w, there)
 
 
 def _asked_edges(
@@ -165,8 +157,6 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
     """
 
     def explain(row: int, left: Tensor) -> str:
-        if float(left) > 1:
-            return f"a distribution sums to {float(left):.6g}: shares of a kind of guidance, times Z_i, must sum to 1"
         return (
             f"the guided chain under {name_class(target_class)} ends in states with masks with probability "
             f"{1 - float(left):.3g}: the denoiser gives them no possible value, or your policy no coordinate a weight"

@@ -44,9 +44,6 @@ class Power(Kind):
     def log_rate(self, log_z):
         return self.a * log_z
 
-    def share(self, z):
-        return z**self.a / z / (z**self.a).sum(dim=1, keepdim=True)
-
     def deciding_ratio(self, best):
         return best
 

@@ -40,18 +40,6 @@ def test_is_rho_says_whether_the_rate_is_z(kind: Kind) -> None:
     assert kind.is_rho == torch.equal(kind.log_rate(log_z), log_z)
 
 
-@kinds
-def test_the_share_follows_from_the_rate_and_ignores_a_common_factor(kind: Kind) -> None:
-    log_z = some_log_z()
-    log_z = log_z[(log_z > NEG_INF).all(dim=1)]  # the share is asked for the masked coordinates alone
-    rate = kind.log_rate(log_z).exp()
-    expected = rate / rate.sum(dim=1, keepdim=True)
-    z = log_z.exp().t()[None]  # (C, m, S)
-    for factor in (1.0, 7.0):
-        found = kind.share(factor * z) * factor * z
-        assert torch.allclose(found[0].t(), expected, rtol=1e-12, atol=0)
-
-
 def by_enumeration(denoiser: Inconsistent, guidance: Guidance, kind: Kind, z: int) -> Tensor:
     """The law of the jump chain of a kind's rates."""
     n = denoiser.num_tokens

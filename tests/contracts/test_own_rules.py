@@ -104,15 +104,12 @@ def test_what_a_policy_prefers_is_what_is_drawn(answer: Any) -> None:
     assert is_drawn_from(sample(DENOISER, GUIDANCE, 0, NUM, policy=own, generator=seeded()), law)
 
 
-def kind(rate: Callable[[Tensor], Tensor], share: Callable[[Tensor], Tensor], is_rho: bool = False) -> Kind:
+def kind(rate: Callable[[Tensor], Tensor], is_rho: bool = False) -> Kind:
     class Own(Kind):
         guides_time = True
 
         def log_rate(self, log_z: Tensor) -> Tensor:
             return rate(log_z)
-
-        def share(self, z: Tensor) -> Tensor:
-            return share(z)
 
         def deciding_ratio(self, best: Tensor) -> Tensor:
             return best
@@ -124,30 +121,20 @@ def kind(rate: Callable[[Tensor], Tensor], share: Callable[[Tensor], Tensor], is
     return Own()
 
 
-def power(a: float) -> Callable[[Tensor], Tensor]:
-    return lambda z: z ** (a - 1) / (z**a).sum(dim=1, keepdim=True)
-
-
 KINDS: dict[str, Callable[[], Kind]] = {
-    "a share of another rate": lambda: kind(lambda log_z: log_z / 2, power(1.0)),
-    "a rate that is no power": lambda: kind(
-        lambda log_z: torch.logaddexp(log_z, 2 * log_z), lambda z: (1 + z) / (z + z**2).sum(dim=1, keepdim=True)
-    ),
+    "a rate that is no power": lambda: kind(lambda log_z: torch.logaddexp(log_z, 2 * log_z)),
     "a rate that depends on other coordinates": lambda: kind(
-        lambda log_z: (log_z - log_z.logsumexp(dim=-1, keepdim=True)).nan_to_num(nan=-math.inf, neginf=-math.inf),
-        power(1.0),
+        lambda log_z: (log_z - log_z.logsumexp(dim=-1, keepdim=True)).nan_to_num(nan=-math.inf, neginf=-math.inf)
     ),
     "a rate that depends on all states": lambda: kind(
-        lambda log_z: (log_z - log_z.max()).nan_to_num(nan=-math.inf, neginf=-math.inf), power(1.0)
+        lambda log_z: (log_z - log_z.max()).nan_to_num(nan=-math.inf, neginf=-math.inf)
     ),
-    "a rate that is cut": lambda: kind(
-        lambda log_z: log_z.clamp(max=20), lambda z: z.clamp(max=4e8) / z.clamp(max=4e8).sum(dim=1, keepdim=True) / z
-    ),
-    "short of digits": lambda: kind(torch.Tensor.float, power(1.0)),
-    "no tensor": lambda: kind(lambda log_z: 1.0, power(1.0)),
-    "a rate of nothing": lambda: kind(torch.zeros_like, power(0.0)),
-    "NaN": lambda: kind(lambda log_z: log_z * math.nan, power(1.0)),
-    "a rate that is not rho": lambda: kind(lambda log_z: log_z / 2, power(0.5), is_rho=True),
+    "a rate that is cut": lambda: kind(lambda log_z: log_z.clamp(max=20)),
+    "short of digits": lambda: kind(torch.Tensor.float),
+    "no tensor": lambda: kind(lambda log_z: 1.0),
+    "a rate of nothing": lambda: kind(torch.zeros_like),
+    "NaN": lambda: kind(lambda log_z: log_z * math.nan),
+    "a rate that is not rho": lambda: kind(lambda log_z: log_z / 2, is_rho=True),
 }
 
 
@@ -159,13 +146,13 @@ def test_a_kind_whose_parts_do_not_go_together_is_refused(name: str) -> None:
 
 def test_a_kind_whose_parts_go_together_is_drawn_as_its_law_says() -> None:
     for a in (0.5, 1.0, 2.0):
-        guidance = Guidance(2.0, kind(lambda log_z, a=a: a * log_z, power(a), is_rho=a == 1))
+        guidance = Guidance(2.0, kind(lambda log_z, a=a: a * log_z, is_rho=a == 1))
         x = sample(DENOISER, guidance, 0, NUM, generator=seeded())
         assert is_drawn_from(x, terminal_law(DENOISER, guidance, 0))
 
 
 def test_a_kind_may_write_over_what_it_is_given() -> None:
-    plain, over = (Guidance(2.0, kind(rate, power(0.5))) for rate in (lambda z: z / 2, lambda z: z.mul_(0.5)))
+    plain, over = (Guidance(2.0, kind(rate)) for rate in (lambda z: z / 2, lambda z: z.mul_(0.5)))
     torch.testing.assert_close(law_at(DENOISER, over, 0, 0.5), law_at(DENOISER, plain, 0, 0.5))
     for sampler in (Sampler("tau_leaping", 2), Sampler("event_leaping", 2)):
         torch.testing.assert_close(sampler.law(DENOISER, over, 0), sampler.law(DENOISER, plain, 0))
@@ -181,7 +168,7 @@ def test_a_power_of_z_that_float64_does_not_hold_loses_nothing(a: int) -> None:
     def rate(log_z: Tensor) -> Tensor:
         return torch.where(log_z == -math.inf, -math.inf, a * log_z)
 
-    found = terminal_law(target.denoiser(), Guidance(300.0, kind(rate, power(float(a)))), 0)
+    found = terminal_law(target.denoiser(), Guidance(300.0, kind(rate)), 0)
     by_policy = policy(lambda log_z, i: (None, a * log_z))
     torch.testing.assert_close(found, terminal_law(target.denoiser(), Guidance(300.0), 0, policy=by_policy))
 

@@ -49,15 +49,6 @@ def test_many_times_share_their_nodes():
     assert used < 0.3 * 30 * CONTOUR_NODES // 2
 
 
-@pytest.mark.parametrize("kind", ["rate", "normalized"])
-def test_a_table_by_its_weights_and_by_its_logarithms(kind, monkeypatch):
-    target = random_target(2, 5, k=2, seed=9, zeros=0.3)
-    taus = [0.02, 0.5, 0.7, 1.1, 1.2, 1.5, 4.0]
-    fast = law_at(target.denoiser(), Guidance(6.0, kind), 0, taus)
-    monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", -1.0)
-    assert torch.allclose(fast, law_at(target.denoiser(), Guidance(6.0, kind), 0, taus), rtol=0, atol=1e-13)
-
-
 def table(own, other, weight):
     return TableMixture(torch.stack([own, other]), torch.tensor([weight, 1 - weight], dtype=torch.float64))
 

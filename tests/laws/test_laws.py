@@ -14,12 +14,12 @@ from hypothesis import given, settings, strategies as st
 from oracle import Chain
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, UserError, law_at, terminal_law
-from mdlm_cfg.chain.guidance import linear_ramp
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.schedules import exponential
 from mdlm_cfg.laws import rates
-from mdlm_cfg.laws.push import plain_weights, visit_law
+from mdlm_cfg.laws.joint import joint_chain
+from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.weights import tilted_weights
 
@@ -95,11 +95,9 @@ def test_refusals():
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
 @pytest.mark.parametrize("most", [0, 10**6])
-@pytest.mark.parametrize("range_", [-1.0, 600.0])
-def test_levels_of_any_size_are_pushed_alike(kind, most, range_, monkeypatch):
-    # by one call for all values or by one for each, by weights or by logarithms
+def test_levels_of_any_size_are_pushed_alike(kind, most, monkeypatch):
+    # by one call for all values or by one for each
     monkeypatch.setattr("mdlm_cfg.laws.push.SMALL", most)
-    monkeypatch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", range_)
     target = random_target(3, 3, k=2, seed=2, zeros=0.2)
     guidance = Guidance(2.0, kind)
     chain = Chain(target.denoiser(), 2.0, kind, 1)
@@ -111,24 +109,9 @@ def test_levels_of_any_size_are_pushed_alike(kind, most, range_, monkeypatch):
         assert (law_at(denoiser, guidance, 1, 0.7) - chain.law_at(0.7)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("kind", ["rate", "normalized"])
-@pytest.mark.parametrize("w", [-1.0, 0.0, 3.5, linear_ramp(-0.5, 6.0)])
-def test_weights_of_a_table_give_what_its_logarithms_give(kind, w, monkeypatch):
-    for target, z in ((random_target(3, 4, k=3, seed=8, zeros=0.5), 1), (random_target(2, 5, seed=9), None)):
-        lattice = Lattice(target.num_tokens, target.num_dims)
-        guidance = Guidance(w, kind)
-        assert plain_weights(target.denoiser(), guidance, z, lattice) is not None
-        fast = visit_law(target.denoiser(), guidance, z)
-        with monkeypatch.context() as patch:
-            patch.setattr("mdlm_cfg.laws.push.MAX_LOG_RANGE", -1.0)
-            assert plain_weights(target.denoiser(), guidance, z, lattice) is None
-            slow = visit_law(target.denoiser(), guidance, z)
-        assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-14) for a, b in zip(fast, slow, strict=True))
-
-
 def test_weights_that_do_not_fit_a_number_are_left_to_logarithms():
     target = random_target(3, 3, seed=10)
-    assert plain_weights(target.denoiser(), Guidance(2000.0), 0, Lattice(3, 3)) is None
+    assert joint_chain(target.denoiser(), Guidance(2000.0), 0) is None
     law = terminal_law(target.denoiser(), Guidance(2000.0), 0)
     assert abs(float(law.sum()) - 1) < 1e-12
 
