@@ -18,9 +18,9 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import parse_strength
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.case import LEARNED_LAW_ENTRIES
 from mdlm_cfg.studies.own_model import OwnModel
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import LEARNED_LAW_ENTRIES
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.folders import Made, new_run_folder

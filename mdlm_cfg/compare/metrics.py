@@ -197,3 +197,8 @@ def difference_of_shares(a: float, n: int, b: float, m: int) -> tuple[float, flo
     """
     shares = [((share * count + 1) / (count + 2), count + 2) for share, count in ((a, n), (b, m))]
     return shares[0][0] - shares[1][0], math.sqrt(sum(share * (1 - share) / count for share, count in shares))
+
+
+def sign_beyond(difference: float, chance: float) -> int:
+    """1 where a difference is larger than chance makes it, -1 where its negative is, else 0."""
+    return (difference > chance) - (difference < -chance)

@@ -16,9 +16,10 @@ from mdlm_cfg.compare.best_schedule import EQUAL, Objective, best_schedule, rise
 from mdlm_cfg.compare.divergence import divergence_from_chain
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
+from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.studies.common import TABLE, WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numbers import short
@@ -101,7 +102,7 @@ class BestScheduleStudy:
     entropy_weight: float = 1.0
     name: ClassVar[str] = "best_schedule"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, one_kind=True, unfiltered=True)
-    rows: ClassVar[Mapping[str, type]] = {
+    rows: ClassVar[Rows] = {
         "schedules": ScheduleRow,
         "strengths": StrengthRow,
         "distributions": DistributionRow,
@@ -127,19 +128,12 @@ class BestScheduleStudy:
 
     def check(self, case: Case) -> None:
         """Refuse a class without weight, and distributions too large to differentiate."""
-        target = case.target
-        n = target.num_tokens
-        d = target.num_dims
-        if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
+        if not case.is_enumerable:
             raise UserError(
-                f"{case.data.name} has ({n}+1)^{d} partial states, too many to differentiate its distributions: choose "
-                "smaller data"
+                f"{case.data.name} has ({case.data.num_tokens}+1)^{case.num_dims} partial states, too many to "
+                "differentiate its distributions: choose smaller data"
             )
-        if target.class_weights[case.one_class] == 0:
-            raise UserError(
-                f"class {case.class_name(case.one_class)} of {case.data.name} has weight 0 in the mixture: choose "
-                "another target_class"
-            )
+        check_positive_class(case.target, case.one_class)
         check_guided_class(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -14,7 +14,7 @@ from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of, held_out_gain
-from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation, tv_error
+from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation, tv_error
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
 from mdlm_cfg.sampling.smc import even_of
@@ -31,8 +31,8 @@ from mdlm_cfg.studies.fitting import (
 )
 from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.mixture_correction import seen_of
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
-from mdlm_cfg.studies.rows import OfDenoiser, by, means_of, strongest, where
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, check_guided_class, whole
+from mdlm_cfg.studies.rows import OfDenoiser, by, mean_rows, measured, strongest, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -136,7 +136,7 @@ class CalibrationStudy(Settings):
     groups: int = whole(GROUPS, least=1)
     name: ClassVar[str] = "calibration"
     needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, unfiltered=True)
-    rows: ClassVar[Mapping[str, type]] = {"calibration": ClassRow, "strengths": LevelRow, "gains": MeanRow}
+    rows: ClassVar[Rows] = {"calibration": ClassRow, "strengths": LevelRow, "gains": MeanRow}
 
     def check(self, case: Case) -> None:
         """Refuse classes that cannot be aimed at, and examples that are too few."""
@@ -154,9 +154,9 @@ class CalibrationStudy(Settings):
             yield case.piece(self._fit, who, z, _aim(case, g), label=f"strengths, {about}")
             yield case.piece(self._gain, who, z, g, label=f"likelihoods, {about}")
             if is_exact(case):
-                yield case.piece(_distances, self, who, z, g, label=f"distributions, {about}")
+                yield case.piece(self._distances, who, z, g, label=f"distributions, {about}")
             elif isinstance(case.target, BernoulliMixture):
-                yield case.piece(_usage, self, who, z, g, label=f"samples, {about}", cost=20.0)
+                yield case.piece(self._usage, who, z, g, label=f"samples, {about}", cost=20.0)
 
     def _asked(self, case: Case) -> Iterable[tuple[str, int, Guidance]]:
         return ((who, z, g) for who in case.denoisers for z in _classes(case) for g in case.plan.guidances)
@@ -174,12 +174,42 @@ class CalibrationStudy(Settings):
         after = self.fitted(case, who, z, guidance).strengths
         before = [guidance.constant] * len(after)
         if is_exact(case):
-            denoiser = case.denoiser(who)
-            found = exact_gain(case.target, guidance.constant, z, denoiser, before=before, after=after)
-            return (found.before, found.after, found.covariance)
-        part = part_of(case, TEST, who, z, _aim(case, guidance), self.num_examples)
-        found = held_out_gain(part, z, before=before, after=after)
+            found = exact_gain(case.target, guidance.constant, z, case.denoiser(who), before=before, after=after)
+        else:
+            part = part_of(case, TEST, who, z, _aim(case, guidance), self.num_examples)
+            found = held_out_gain(part, z, before=before, after=after)
         return (found.before, found.after, found.covariance)
+
+    def _pair(self, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, Guidance]:
+        """The constant strength and the calibrated ones, by the end of a column's name."""
+        values = self.fitted(case, who, z, guidance).strengths
+        return {"": guidance, "_calibrated": replace(guidance, w=Calibrated(guidance.constant, values))}
+
+    def _distances(self, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, float]:
+        """Total variations of the guided chain, with both lists of strengths."""
+        aims = {"tv_class": case.target.class_pmf(z), "tv_tilted": tilted_law(case.target, guidance.constant, z)}
+        found: dict[str, float] = {}
+        for end, given in self._pair(case, who, z, guidance).items():
+            law = terminal_law(case.denoiser(who), given, z, case.plan.sampler.policy)
+            found |= {f"{name}{end}": total_variation(aim, law) for name, aim in aims.items()}
+        return found
+
+    def _usage(self, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, float]:
+        """The usage of components and the mean p(z | x) of samples, with both lists of strengths."""
+        target: BernoulliMixture = case.target
+        denoiser = case.denoisers[who]
+        plan = case.plan
+        generator = plan.generator("calibration reference", guidance, z)
+        aim = seen_of(target, tilted_reference(target, guidance.constant, z, NUM_REFERENCE, generator), z, plan.seed)
+        floor = expected_sampling_tv(aim.usage, plan.num_samples)
+        found = {"usage_floor": floor, "class_posterior_tilted": aim.class_posterior}
+        for end, given in self._pair(case, who, z, guidance).items():
+            generator = plan.generator(f"calibration samples{end}", guidance, z, device=device_of(denoiser))
+            x = plan.sampler.draw(denoiser, given, z, plan.num_samples, generator).cpu()
+            seen = seen_of(target, even_of(x, NUM_GROUPS), z, plan.seed)
+            found[f"usage_tv{end}"] = total_variation(seen.usage, aim.usage)
+            found[f"class_posterior{end}"] = seen.class_posterior
+        return found
 
     def findings(self, case: Case, made: Made) -> Findings:
         """The effect of calibration by class and on average, and the strengths."""
@@ -188,12 +218,12 @@ class CalibrationStudy(Settings):
         for who, z, g in self._asked(case):
             gain = Gain(*made.of(self._gain, who, z, g))
             changed: dict[str, float] = {}
-            for make in (_distances, _usage):
-                changed |= made.get(case.key_of(make, self, who, z, g), {})
+            for make in (self._distances, self._usage):
+                changed |= made.get(case.key_of(make, who, z, g), {})
             nelbos = float(gain.before.sum()), float(gain.after.sum())
             classes.append(ClassRow(g, who, case.class_name(z), *nelbos, *gain.of(), **changed))
             levels += self._levels(case, who, z, g, gain)
-        means = _means(classes)
+        means = mean_rows(classes, MeanRow, classes=len)
         blocks = self._blocks(case, classes, levels, means)
         verdict = verdict_of(means, levels, is_exact(case), case.target is None, case.plan.num_samples)
         facts = {"exact": is_exact(case), "num_examples": self.num_examples, "classes": list(_classes(case))}
@@ -236,7 +266,7 @@ class CalibrationStudy(Settings):
         lines = ["target_class", "denoiser"]
         strength = Curve("unmasked", "strength", lines, STRENGTH_CURVE, panels=panels, where=one)
         gain = Curve("unmasked", "gain", lines, GAIN_CURVE, panels="w")
-        first = Table(["w", "denoiser"], ["gain", *error, *MEANS, "classes"])
+        first = Table(["w", "denoiser"], [name for name in measured(MeanRow) if name != "gain_se" or error])
         text = f"{READING}\n\n{how}"
         return [
             Block("gains", means, "What calibration gains", text, [], [first], ["gain"], "", True),
@@ -253,54 +283,6 @@ def _classes(case: Case) -> tuple[int, ...]:
 def _aim(case: Case, guidance: Guidance) -> float:
     """w of the tilted distribution aimed at; 0 where data are known by examples alone."""
     return 0.0 if case.target is None else guidance.constant
-
-
-def _pair(study: CalibrationStudy, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, Guidance]:
-    """The constant strength and the calibrated ones, by the end of a column's name."""
-    values = study.fitted(case, who, z, guidance).strengths
-    return {"": guidance, "_calibrated": replace(guidance, w=Calibrated(guidance.constant, values))}
-
-
-def _distances(case: Case, study: CalibrationStudy, who: str, z: int, guidance: Guidance) -> dict[str, float]:
-    """Total variations of the guided chain, with both lists of strengths."""
-    denoiser = case.denoiser(who)
-    tilted = tilted_law(case.target, guidance.constant, z)
-    found = {}
-    for end, given in _pair(study, case, who, z, guidance).items():
-        law = terminal_law(denoiser, given, z, case.plan.sampler.policy)
-        found[f"tv_class{end}"] = total_variation(case.target.class_pmf(z), law)
-        found[f"tv_tilted{end}"] = total_variation(tilted, law)
-    return found
-
-
-def _usage(case: Case, study: CalibrationStudy, who: str, z: int, guidance: Guidance) -> dict[str, float]:
-    """The usage of components and the mean p(z | x) of samples, with both lists of strengths."""
-    target: BernoulliMixture = case.target
-    denoiser = case.denoisers[who]
-    plan = case.plan
-    generator = plan.generator("calibration reference", guidance, z)
-    reference = tilted_reference(target, guidance.constant, z, NUM_REFERENCE, generator)
-    aim = seen_of(target, reference, z, plan.seed)
-    floor = expected_sampling_tv(aim.usage, plan.num_samples)
-    found = {"usage_floor": floor, "class_posterior_tilted": aim.class_posterior}
-    for end, given in _pair(study, case, who, z, guidance).items():
-        generator = plan.generator(f"calibration samples{end}", guidance, z, device=device_of(denoiser))
-        x = plan.sampler.draw(denoiser, given, z, plan.num_samples, generator).cpu()
-        seen = seen_of(target, even_of(x, NUM_GROUPS), z, plan.seed)
-        found[f"usage_tv{end}"] = total_variation(seen.usage, aim.usage)
-        found[f"class_posterior{end}"] = seen.class_posterior
-    return found
-
-
-def _means(rows: Sequence[ClassRow]) -> list[MeanRow]:
-    """The means over the classes of every strength and denoiser."""
-    found = []
-    for who, theirs in by(rows, "denoiser"):
-        for w, own in by(theirs, "w"):
-            error = math.hypot(*(row.gain_se for row in own)) / len(own)
-            means = means_of(own, ("gain", *MEANS))
-            found.append(MeanRow(w, who, gain_se=error, classes=len(own), **means))  # type: ignore[arg-type]
-    return found
 
 
 def verdict_of(
@@ -325,42 +307,38 @@ def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
     head = f"With {row.denoiser} conditionals, calibrated strengths"
     over = f"over the constant w = {row.w.label}"
     about = f" (mean of {row.classes} classes)" if row.classes > 1 else ""
-    size = f"{short(row.gain)} ± {row.gain_se:.2g} nats" if row.gain_se else f"{short(row.gain)} nats"
-    if abs(row.gain) <= max(SAME, CLEAR * row.gain_se):
-        end = f": the gain is {size}" if row.gain_se else ""
-        said = [f"{head} show no gain {over}{about}{end}."]
-    elif row.gain > 0:
-        where = "on held-out data of the class" if of_examples else "on the tilted distribution"
-        said = [f"{head} gain {size} {over}, {where}{about}."]
-    else:
-        said = [f"{head} lose {size.removeprefix('-')} {over}{about}: they follow the noise of the fit."]
+    size = f"{short(abs(row.gain))} ± {row.gain_se:.2g} nats" if row.gain_se else f"{short(abs(row.gain))} nats"
+    aim = "on held-out data of the class" if of_examples else "on the tilted distribution"
+    none = f": the gain is {'-' if row.gain < 0 else ''}{size}" if row.gain_se else ""
+    gains = {
+        1: f"{head} gain {size} {over}, {aim}{about}.",
+        0: f"{head} show no gain {over}{about}{none}.",
+        -1: f"{head} lose {size} {over}{about}: they follow the noise of the fit.",
+    }
     chance = CLEAR * math.sqrt(2 / row.classes) * tv_error(num)
-    for what, before, after, noise in (
+    head = f"At w = {row.w.label}, with {row.denoiser} conditionals, they"
+    changes = (
         ("the distribution", row.tv_tilted, row.tv_tilted_calibrated, 0.0),
         ("the usage of the components", row.usage_tv, row.usage_tv_calibrated, chance),
-    ):
-        if before is not None and after is not None:
-            head = f"At w = {row.w.label}, with {row.denoiser} conditionals, they"
-            said.append(_of_distance(head, what, before, after, noise))
-    return said
+    )
+    return [
+        gains[sign_beyond(row.gain, max(SAME, CLEAR * row.gain_se))],
+        *(_of_distance(head, what, a, b, noise) for what, a, b, noise in changes if a is not None and b is not None),
+    ]
 
 
 def _of_distance(head: str, what: str, before: float, after: float, noise: float) -> str:
-    if abs(before - after) <= noise and noise:
+    change = f"total variation {short(after)} instead of {short(before)}"
+    nearer = sign_beyond(before - after, noise or SAME)
+    if nearer:
+        does, way = ("bring", "nearer to") if nearer > 0 else ("move", "away from")
+        return f"{head} {does} {what} {way} the tilted distribution: {change}."
+    if noise:
         return (
-            f"{head} do not measurably change the distance of {what} to the tilted distribution: total "
-            f"variation {short(after)} instead of {short(before)}, by chance up to {short(noise)}."
+            f"{head} do not measurably change the distance of {what} to the tilted distribution: {change}, by chance "
+            f"up to {short(noise)}."
         )
-    if abs(before - after) < SAME:
-        return (
-            f"{head} leave {what} at the same distance from the tilted distribution: total variation {short(before)}."
-        )
-    verb = "bring" if after < before else "move"
-    way = "nearer to" if after < before else "away from"
-    return (
-        f"{head} {verb} {what} {way} the tilted distribution: total variation {short(after)} instead "
-        f"of {short(before)}."
-    )
+    return f"{head} leave {what} at the same distance from the tilted distribution: total variation {short(before)}."
 
 
 def _of_rise(mean: MeanRow, levels: Sequence[LevelRow]) -> str:
@@ -374,22 +352,14 @@ def _of_rise(mean: MeanRow, levels: Sequence[LevelRow]) -> str:
     return f"{head} do not rise throughout: they go {ends}."
 
 
-MEANS = ("tv_tilted", "tv_tilted_calibrated", "usage_tv", "usage_tv_calibrated", "usage_floor")
+def _both(name: str) -> tuple[str, str]:
+    """A column, and the same with calibrated strengths."""
+    return name, f"{name}_calibrated"
+
+
 STRENGTH_CURVE = "Calibrated strength by the number of unmasked coordinates."
 GAIN_CURVE = "The gain of each level over the constant w, in nats."
 CHANGES = {
-    "Distance to the tilted distribution and to the class": (
-        "tv_tilted",
-        "tv_tilted_calibrated",
-        "tv_class",
-        "tv_class_calibrated",
-    ),
-    "Samples": (
-        "usage_tv",
-        "usage_tv_calibrated",
-        "usage_floor",
-        "class_posterior",
-        "class_posterior_calibrated",
-        "class_posterior_tilted",
-    ),
+    "Distance to the tilted distribution and to the class": (*_both("tv_tilted"), *_both("tv_class")),
+    "Samples": (*_both("usage_tv"), "usage_floor", *_both("class_posterior"), "class_posterior_tilted"),
 }

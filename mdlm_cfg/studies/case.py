@@ -109,6 +109,12 @@ class Case:
         return math.prod(self.data.grid_shape)
 
     @property
+    def is_enumerable(self) -> bool:
+        """Whether a network can be evaluated on every partial state."""
+        n = self.data.num_tokens
+        return (n + 1) ** self.num_dims * n * self.num_dims <= LEARNED_LAW_ENTRIES
+
+    @property
     def has_learned(self) -> bool:
         """Whether there is a learned denoiser."""
         return LEARNED in self.denoisers
@@ -176,9 +182,7 @@ class Case:
     def _table(self, denoiser: Denoiser) -> Denoiser | None:
         if isinstance(denoiser, TabulatedDenoiser) or denoiser is self.denoisers.get(EXACT):
             return denoiser
-        n = denoiser.num_tokens
-        d = denoiser.num_dims
-        if (n + 1) ** d * n * d > LEARNED_LAW_ENTRIES:
+        if not self.is_enumerable:
             return None
         return TabulatedDenoiser(
             denoiser, self.cache, shown=lambda: share_shown("evaluating the network on all partial states")

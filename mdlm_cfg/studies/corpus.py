@@ -18,8 +18,8 @@ from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwi
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
 from mdlm_cfg.studies.common import SURE, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Settings, whole
-from mdlm_cfg.studies.rows import OfClass, at_strengths, by, means_of, weak_and_strong, where
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
+from mdlm_cfg.studies.rows import OfClass, at_strengths, mean_rows, weak_and_strong, where
 from mdlm_cfg.studies.simple_models import (
     NelboRow,
     Words,
@@ -40,8 +40,9 @@ W = 'guidance strength; "data" stands for held-out sequences in the samples\' pl
 SEQUENCE = Words("sequence", "positions")
 STATISTICS = ("accuracy", "diversity", "nearest_train", "tv_1", "tv_2", "tv_3")
 READING = """\
-{num:,} samples per class and strength, by {sampler}, guidance of the kind “{kind}”, seed {seed}. The row "data" is \
-of held-out sequences in the samples' place: the noise floor. The network itself is the only classifier: it assigns a \
+{plan.num_samples:,} samples per class and strength, by {plan.sampler.label}, guidance of the kind \
+“{plan.guidances[0].kind}”, seed {plan.seed}. The row "data" is of held-out sequences in the samples' place: the noise \
+floor. The network itself is the only classifier: it assigns a \
 sequence to the class of the smallest NELBO, with {draws} masks that all classes share. The row of held-out sequences \
 shows how well it classifies.
 
@@ -113,7 +114,7 @@ class Corpus(Settings):
         one_kind=True,
         samples=FEWEST,
     )
-    rows: ClassVar[Mapping[str, type]] = {"distances": SetRow, "nelbo": NelboRow, "by_class": ClassRow}
+    rows: ClassVar[Rows] = {"distances": SetRow, "nelbo": NelboRow, "by_class": ClassRow}
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The pieces that measure held-out sequences, draw and measure samples, and draw a few to read."""
@@ -189,7 +190,12 @@ class Corpus(Settings):
         ]
         held = {row.target_class: row for row in where(by_class, w=HELD_OUT)}
         compared = [k for k, row in held.items() if row.num_sequences >= FEWEST] or list(held)
-        rows = [mean_of([r for r in own if r.target_class in compared]) for _, own in by(by_class, "w")]
+        rows = mean_rows(
+            [row for row in by_class if row.target_class in compared],
+            SetRow,
+            num_sequences=lambda own: min(row.num_sequences for row in own),
+            num_classified=lambda own: sum(row.num_classified for row in own),
+        )
         left_out = [row.class_name for k, row in held.items() if k not in compared]
         samples = {g: torch.stack([_samples(case, made, g, k) for k in case.classes]) for g in case.plan.guidances}
         fewest = min(row.num_sequences for row in held.values())
@@ -213,13 +219,7 @@ class Corpus(Settings):
     def _compared(self, case: Case, rows: Sequence[SetRow], left_out: Sequence[str]) -> Block:
         plan = case.plan
         held = rows[-1]
-        text = READING.format(
-            num=plan.num_samples,
-            sampler=plan.sampler.label,
-            kind=plan.guidances[0].kind,
-            seed=plan.seed,
-            draws=self.num_draws,
-        )
+        text = READING.format(plan=plan, draws=self.num_draws)
         note = "Means over classes; the last columns are total variations." + _left_out(left_out)
         if held.num_sequences < plan.num_samples:
             note += (
@@ -237,16 +237,6 @@ CAPTIONS = {
     "diversity": "The share of positions in which two samples of a class differ.",
     "tv_2": "How far the pairs of neighbouring values are from the training data's.",
 }
-
-
-def mean_of(rows: Sequence[ClassRow]) -> SetRow:
-    """The means over classes of one set, the same classes in every column; None where a class lacks the number."""
-    return SetRow(
-        w=rows[0].w,
-        **means_of(rows, STATISTICS),
-        num_sequences=min(row.num_sequences for row in rows),
-        num_classified=sum(row.num_classified for row in rows),
-    )
 
 
 def _training(case: Case, target_class: int) -> tuple[Tensor, dict[int, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from mdlm_cfg.studies.common import STRENGTH
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.support.errors import UserError
 
 MAX_STATES = 20_000  # partial states up to which the decay is computed
@@ -81,7 +81,7 @@ class DecayStudy:
     strengths: tuple[float, ...] = STRENGTHS
     name: ClassVar[str] = "decay"
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {"decay": DecayRow, "decay_curves": DecayCurveRow, "neutral": NeutralRow}
+    rows: ClassVar[Rows] = {"decay": DecayRow, "decay_curves": DecayCurveRow, "neutral": NeutralRow}
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strengths", tuple(float(w) for w in self.strengths))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import percent, short
@@ -90,7 +90,7 @@ class Departures:
     w: float | None = None
     name: ClassVar[str] = "departure"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, guided=True)
-    rows: ClassVar[Mapping[str, type]] = {"departures": RuleRow, "levels": LevelRow, "states": StateRow}
+    rows: ClassVar[Rows] = {"departures": RuleRow, "levels": LevelRow, "states": StateRow}
 
     def __post_init__(self) -> None:
         if self.w is not None:

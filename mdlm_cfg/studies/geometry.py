@@ -17,7 +17,7 @@ from mdlm_cfg.compare.metrics import mean_and_covariance
 from mdlm_cfg.studies.decay import own_kinds
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.support.numbers import short
 
 MAX_REGIONS = 8  # that are shown
@@ -92,7 +92,7 @@ class GeometryStudy:
 
     name: ClassVar[str] = "geometry"
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {"geometry": RegionRow, "spread": SpreadRow, "overlap": OverlapRow}
+    rows: ClassVar[Rows] = {"geometry": RegionRow, "spread": SpreadRow, "overlap": OverlapRow}
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The distributions, and the limit of infinite strength of every kind."""

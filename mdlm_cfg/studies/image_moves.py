@@ -17,7 +17,7 @@ from torch import Tensor
 from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge
-from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.metrics import sign_beyond, total_variation
 from mdlm_cfg.compare.mixtures import component_usage
 from mdlm_cfg.sampling.smc import group_ess
 from mdlm_cfg.studies.common import SURE, as_images, held_out_of
@@ -25,7 +25,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, Vie
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, by
 from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.seeds import generator_for
@@ -104,7 +104,7 @@ class ImageMoves(MovedSets):
     classifier: bool = True
     name: ClassVar[str] = "correction_moves"
     needs: ClassVar[Needs] = Images.needs
-    rows: ClassVar[Mapping[str, type]] = {"sets": ImageSetRow}
+    rows: ClassVar[Rows] = {"sets": ImageSetRow}
 
     def default_sizes(self, num_dims: int) -> Sequence[int]:
         """One coordinate, and a sixteenth of them."""
@@ -232,65 +232,76 @@ def _shown(case: Case, data: Tensor, pictures: Mapping[Guidance, Mapping[Any, Te
     return Block("shown", [], "Samples before and after moves", views=views, group="")
 
 
+@dataclass(frozen=True)
+class Distance:
+    """An energy distance to the data: the name of its column, and its root mean square for test images."""
+
+    name: str
+    noise: float
+
+    def of(self, row: ImageSetRow) -> float:
+        """How far a set is from the data."""
+        return float(getattr(row, self.name))
+
+    def chance(self, a: ImageSetRow, b: ImageSetRow) -> float:
+        """A difference of two sets that may be chance; that they have samples in common is not counted on."""
+        return SURE * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, self.noise, self.noise)
+
+    def nearer(self, a: ImageSetRow, b: ImageSetRow) -> int:
+        """1 where b is surely nearer to the data than a, -1 where it is surely farther, else 0."""
+        return sign_beyond(self.of(a) - self.of(b), self.chance(a, b))
+
+
+Compared = tuple[ImageSetRow, ImageSetRow, int]  # a set without moves, one with moves, and whether that is nearer
+
+
 def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None]) -> list[str]:
     """For every strength whether moves bring samples nearer to the data, and what is nearest at equal calls."""
-    name = next((name for name in FAR if noise[name] is not None), None)
-    if name is None:
+    far = next((Distance(name, value) for name in FAR if (value := noise[name]) is not None), None)
+    if far is None:
         return ["There are too few test images to tell differences from chance."]
     said = []
     for g, (data, *sets) in by(rows, "w"):
         if any(row.moves for row in sets):
-            said += _of_strength(g, sets, name, float(noise[name] or 0.0))
-        near = min(sets, key=lambda row: _far(row, name))
-        chance = {row: _chance(near, row, float(noise[name] or 0.0)) for row in sets if row is not near}
-        as_near = [row for row in chance if _far(row, name) - _far(near, name) <= chance[row]]
-        said += _of_nearest(g, data, near, len(as_near))
+            said += _of_strength(g, effects_of(sets, far), far)
+        near = min(sets, key=far.of)
+        said += _of_nearest(g, data, near, sum(row is not near and not far.nearer(row, near) for row in sets))
     return said
 
 
-def _far(row: ImageSetRow, name: str) -> float:
-    return float(getattr(row, name))
+def effects_of(sets: Sequence[ImageSetRow], far: Distance) -> dict[str, Compared]:
+    """What moves change after one sampler at "best" and at "worst", and what they are worth by "calls".
+
+    That is the nearest set with moves beside the nearest one without, of no more calls.
+    """
+    before = {(row.start, row.move): row for row in sets if not row.moves}
+    pairs = [(before[row.start, row.move], row) for row in sets if row.moves]
+    gains = [far.of(old) - far.of(row) for old, row in pairs]
+    near = min((row for _, row in pairs), key=far.of)
+    plain = min((row for row in before.values() if row.calls <= near.calls), key=far.of)
+    ends = {"best": pairs[gains.index(max(gains))], "worst": pairs[gains.index(min(gains))], "calls": (plain, near)}
+    return {name: (*pair, far.nearer(*pair)) for name, pair in ends.items()}
 
 
-def _chance(a: ImageSetRow, b: ImageSetRow, noise: float) -> float:
-    """A difference of two distances that may be chance; that sets have samples in common is not counted on."""
-    return SURE * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, noise, noise)
-
-
-def _of_strength(g: Guidance, sets: Sequence[ImageSetRow], name: str, noise: float) -> list[str]:
+def _of_strength(g: Guidance, effects: Mapping[str, Compared], far: Distance) -> list[str]:
     """What the moves change after a sampler, at best and at worst, and whether they are worth their calls."""
-    unmoved = [row for row in sets if not row.moves]
-    moved = [row for row in sets if row.moves]
-    before = {(row.start, row.move): row for row in unmoved}
-    gains = {row: _far(before[row.start, row.move], name) - _far(row, name) for row in moved}
-    best = max(moved, key=gains.__getitem__)
-    worst = min(moved, key=gains.__getitem__)
-    what = f"energy distance in {name.removeprefix('energy_')}"
 
-    def change(row: ImageSetRow) -> str:
-        old = before[row.start, row.move]
-        values = (
-            f"{short(_far(old, name))} before, {short(_far(row, name))} after; chance {short(_chance(old, row, noise))}"
-        )
+    def change(old: ImageSetRow, row: ImageSetRow, _: int) -> str:
+        values = f"{short(far.of(old))} before, {short(far.of(row))} after; chance {short(far.chance(old, row))}"
+        what = f"energy distance in {far.name.removeprefix('energy_')}"
         return f'{phrase(row.moves, row.move)} after "{row.start}" ({what} {values})'
 
-    def surely(row: ImageSetRow) -> bool:
-        return abs(gains[row]) > _chance(before[row.start, row.move], row, noise)
-
-    nearer = gains[best] > 0 and surely(best)
-    does = "bring samples nearer to the data" if nearer else "do not bring samples measurably nearer to the data"
-    said = [f"At w = {g.label} moves {does}: at best {change(best)}."]
-    if gains[worst] < 0 and surely(worst):
-        said.append(f"Some move samples away from the data: {change(worst)}.")
-    near = min(moved, key=lambda row: _far(row, name))
-    plain = min((row for row in unmoved if row.calls <= near.calls), key=lambda row: _far(row, name))
-    gain = _far(plain, name) - _far(near, name)
-    worth = "are worth their calls" if gain > _chance(plain, near, noise) else "are not measurably worth their calls"
-    said.append(
-        f"Moves {worth}: the nearest set with moves has {short(_far(near, name))} with {near.calls} calls; the nearest "
-        f'without moves has {short(_far(plain, name))} with {plain.calls} ("{plain.start}").'
-    )
-    return said
+    best, worst, (plain, near, pays) = effects.values()
+    does = "bring samples nearer" if best[-1] > 0 else "do not bring samples measurably nearer"
+    said = [f"At w = {g.label} moves {does} to the data: at best {change(*best)}."]
+    if worst[-1] < 0:
+        said.append(f"Some move samples away from the data: {change(*worst)}.")
+    return [
+        *said,
+        f"Moves {'are' if pays > 0 else 'are not measurably'} worth their calls: the nearest set with moves has "
+        f"{short(far.of(near))} with {near.calls} calls; the nearest without moves has {short(far.of(plain))} with "
+        f'{plain.calls} ("{plain.start}").',
+    ]
 
 
 def _of_nearest(g: Guidance, data: ImageSetRow, row: ImageSetRow, num_as_near: int) -> list[str]:

@@ -31,7 +31,7 @@ from mdlm_cfg.studies.image_models import (
     precision_column,
     recall_column,
 )
-from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Settings, whole
+from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import OfClass, at_strengths, weak_and_strong
 from mdlm_cfg.studies.simple_models import NelboRow, nelbo_rows, training_sentence
 from mdlm_cfg.support.progress import share_shown
@@ -107,12 +107,7 @@ class Images(Settings):
         one_kind=True,
         samples=2,
     )
-    rows: ClassVar[Mapping[str, type]] = {
-        "distances": ImageRow,
-        "by_class": ClassRow,
-        "nelbo": NelboRow,
-        "classifiers": JudgeRow,
-    }
+    rows: ClassVar[Rows] = {"distances": ImageRow, "by_class": ClassRow, "nelbo": NelboRow, "classifiers": JudgeRow}
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Test images judged, then samples, then their judgement, then test images classified by NELBO."""

@@ -22,8 +22,8 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.common import LONGER, SAMPLER, STRENGTH, as_images
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
 from mdlm_cfg.studies.ledger import balance_of, columns_of
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
-from mdlm_cfg.studies.rows import AtStrength, by, means_of, strongest, where
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
+from mdlm_cfg.studies.rows import AtStrength, mean_rows, measured, strongest, where
 from mdlm_cfg.studies.slices import (
     CHOICES,
     PATCH,
@@ -49,7 +49,6 @@ MARGIN = 3  # known pixels around the hidden ones in the picture
 SURE = 0.99  # posterior probability from which the known pixels determine the class
 ROUNDING = 1e-12
 SMALL = 0.01  # total variation below which guidance changes almost nothing
-MEANS = ("guidance_effect", "tv_tilted", "ess", "truth_probability", "conditionals_error")
 IMAGE = "index of the image in the test data"
 TARGET = "class z that is guided to"
 READING = """\
@@ -186,7 +185,7 @@ class Inpainting:
     images: Sequence[int] | None = None
     image_class: int | None = None
     needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, samples=2)
-    rows: ClassVar[Mapping[str, type]] = {
+    rows: ClassVar[Rows] = {
         "distances": SliceRow,
         "means": MeanRow,
         "marginals": MarginalRow,
@@ -367,9 +366,9 @@ def _distances(rows: Sequence[SliceRow]) -> Block:
 
 
 def _means(rows: Sequence[SliceRow]) -> Block:
-    means = [MeanRow(w, **means_of(own, MEANS)) for w, own in by(rows, "w")]  # type: ignore[arg-type]
-    views = [Table(["w"], MEANS)]
-    return Block("means", means, "Means over images", views=views, logged=MEANS, group=NUMBERS)
+    names = measured(MeanRow)
+    views = [Table(["w"], names)]
+    return Block("means", mean_rows(rows, MeanRow), "Means over images", views=views, logged=names, group=NUMBERS)
 
 
 def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Container[tuple[int, int]]) -> Block:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from mdlm_cfg.studies.evaluation import (
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Interactive, Table, View, col
 from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by_side
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength
 from mdlm_cfg.support.numbers import percent, short
 
@@ -98,7 +98,7 @@ class Laws:
     """The class, the tilted, the exact guided and the learned distribution, and samples, for one class of a table."""
 
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {"distances": DistanceRow, "moments": MomentRow, "strengths": StrengthRow}
+    rows: ClassVar[Rows] = {"distances": DistanceRow, "moments": MomentRow, "strengths": StrengthRow}
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Distributions and samples of every strength, and those of the interactive panel."""

@@ -16,7 +16,7 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import CALLS, OF_KL, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.numbers import short
@@ -116,7 +116,7 @@ class LedgerStudy:
 
     name: ClassVar[str] = "ledger"
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {
+    rows: ClassVar[Rows] = {
         "ledger": LedgerRow,
         "ledger_lines": LineRow,
         "worst_states": StateRow,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import product
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from mdlm_cfg.compare.likelihood import Bound, Likelihood, exact_likelihood, exa
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, Settings, whole
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import short
@@ -26,6 +27,7 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
+Listed = dict[str, list[Any]]  # rows, by the name of their block
 TABLE_SAMPLES = 2000  # drawn of a table for its bounds
 TABLE_POLICIES = ("fixed_order", "confidence", "margin", "entropy")
 POLICIES = ("fixed_order", "confidence")  # of everything else: an order costs as much as a random one
@@ -122,11 +124,7 @@ class LikelihoodStudy(Settings):
     num_images: int = whole(16, least=2)
     name: ClassVar[str] = "likelihood"
     needs: ClassVar[Needs] = Needs(unfiltered=True)
-    rows: ClassVar[Mapping[str, type]] = {
-        "likelihoods": LikelihoodRow,
-        "bounds": BoundRow,
-        "orders": OrderRow,
-    }
+    rows: ClassVar[Rows] = {"likelihoods": LikelihoodRow, "bounds": BoundRow, "orders": OrderRow}
 
     def check(self, case: Case) -> None:
         """Refuse a class, and data that nobody knows or has learned."""
@@ -148,10 +146,9 @@ class LikelihoodStudy(Settings):
             yield case.piece(self._truth, label, label=what, cost=0.0)
             what = f"NELBO of {num:,} test examples, {label}"
             yield case.piece(self._nelbo, label, label=what, cost=num * NUM_DRAWS)
-            for policy in (None, *POLICIES):
-                orders = self.orders if policy is None else 1
+            for policy, orders in ((None, self.orders), *((name, 1) for name in POLICIES)):
                 what = f"{policy or orders} orders of {part} test examples, {label}"
-                yield case.piece(self._along, label, policy, label=what, cost=orders * part * case.num_dims)
+                yield case.piece(self._along, label, policy, orders, label=what, cost=orders * part * case.num_dims)
 
     def _of_table(self, case: Case, who: str, label: str) -> tuple[Any, ...]:
         """Entropy, NLL, NELBO; (k, bound - NLL, standard error) for each k; (policy, NLL) for each policy."""
@@ -162,10 +159,8 @@ class LikelihoodStudy(Settings):
             parts = [(a, k) for k, a in enumerate(target.class_weights.tolist()) if a > 0]
         exact = [(a, exact_likelihood(target, denoiser, k)) for a, k in parts]
         policies = [(name, sum(a * exact_nll(target, denoiser, k, name) for a, k in parts)) for name in TABLE_POLICIES]
-        entropy = sum(a * found.entropy for a, found in exact)
-        nll = sum(a * found.nll for a, found in exact)
-        nelbo = sum(a * found.nelbo for a, found in exact)
-        return entropy, nll, nelbo, _excesses(target, denoiser, label, self.orders, case.plan.seed), policies
+        means = (sum(a * getattr(found, name) for a, found in exact) for name in ("entropy", "nll", "nelbo"))
+        return (*means, _excesses(target, denoiser, label, self.orders, case.plan.seed), policies)
 
     def _truth(self, case: Case, label: str) -> tuple[float, ...] | None:
         """-E ln p(x) of the data's own distribution, where it is known in many dimensions."""
@@ -177,14 +172,13 @@ class LikelihoodStudy(Settings):
         masks = generator_for("likelihood masks", case.plan.seed)
         return astuple(nelbo_bound(case.denoisers[case.judged], *_labelled(case, label), NUM_DRAWS, masks))
 
-    def _along(self, case: Case, label: str, policy: str | None) -> Tensor:
+    def _along(self, case: Case, label: str, policy: str | None, orders: int) -> Tensor:
         """ln q along orders, (n, orders): random ones, the same with classes and without, or those of a policy."""
         denoiser = case.denoisers[case.judged]
         seed = case.plan.seed
         x, classes = _labelled(case, label)
         part = torch.randperm(len(x), generator=generator_for("likelihood images", seed))[: self.num_images]
         own = None if classes is None else classes[part]
-        orders = self.orders if policy is None else 1
         stream = ("orders", seed) if policy is None else ("ties", seed, policy)
         generator = generator_for(*stream, device=device_of(denoiser))
         with share_shown(f"orders of {policy or 'chance'}") as show:
@@ -193,62 +187,52 @@ class LikelihoodStudy(Settings):
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Likelihoods, bounds from k orders, and likelihoods along one order."""
-        if is_exact(case):
-            return self._of_tables(case, made)
-        return self._of_others(case, made)
+        return self._of_tables(case, made) if is_exact(case) else self._of_others(case, made)
 
     def _of_tables(self, case: Case, made: Made) -> Findings:
-        likelihoods: list[LikelihoodRow] = []
-        bounds: list[BoundRow] = []
-        orders: list[OrderRow] = []
+        rows: Listed = defaultdict(list)
         bits = 1 / (case.target.num_dims * math.log(2))
         for who, label in product(case.denoisers, LABELS):
             entropy, nll, nelbo, excesses, policies = made.of(self._of_table, who, label)
-            likelihoods.append(LikelihoodRow(who, label, entropy, None, nll, nelbo, None, _less(nelbo, nll)))
+            rows["likelihoods"].append(LikelihoodRow(who, label, entropy, None, nll, nelbo, None, _less(nelbo, nll)))
             for k, excess, error in excesses if math.isfinite(nelbo) else ():
                 value = nll + excess
-                bounds.append(BoundRow(who, label, k, value, error, value * bits, _less(nelbo, value), error))
+                rows["bounds"].append(BoundRow(who, label, k, value, error, value * bits, _less(nelbo, value), error))
             for policy, value in policies:
-                orders.append(OrderRow(who, label, policy, value, None, value * bits, _less(nelbo, value), None))
-        blocks = _blocks(likelihoods, bounds, orders, OF_TABLES.format(TABLE_SAMPLES))
-        verdict = verdict_of_table(likelihoods, orders)
-        return Findings(case.plan, blocks, verdict, {"num_samples": TABLE_SAMPLES})
+                rows["orders"].append(
+                    OrderRow(who, label, policy, value, None, value * bits, _less(nelbo, value), None)
+                )
+        how = OF_TABLES.format(TABLE_SAMPLES)
+        return Findings(case.plan, _blocks(rows, how), verdict_of_table(rows), {"num_samples": TABLE_SAMPLES})
 
     def _of_others(self, case: Case, made: Made) -> Findings:
-        likelihoods: list[LikelihoodRow] = []
-        bounds: list[BoundRow] = []
-        orders: list[OrderRow] = []
-        num_dims = case.num_dims
-        num_test = len(case.data.test_examples()[0])
+        rows: Listed = defaultdict(list)
+        who = case.judged
         for label in LABELS:
             nelbo = Bound(*made.of(self._nelbo, label))
-            truth, truth_se = made.of(self._truth, label) or (None, None)
-            along = {policy: made.of(self._along, label, policy) for policy in (None, *POLICIES)}
-            if not all(math.isfinite(float(one.sum())) for one in along.values()) or math.isinf(nelbo.value):
-                likelihoods.append(LikelihoodRow(case.judged, label, truth, truth_se, None, math.inf, None, None))
+            truth = made.of(self._truth, label) or (None, None)
+            along = made.of(self._along, label, None, self.orders)
+            by_policy = {policy: made.of(self._along, label, policy, 1) for policy in POLICIES}
+            is_finite = all(map(math.isfinite, (nelbo.value, *(float(x.sum()) for x in (along, *by_policy.values())))))
+            columns: Any = (*truth, None, *(astuple(nelbo) if is_finite else (math.inf, None)), None)
+            rows["likelihoods"].append(LikelihoodRow(who, label, *columns))
+            if not is_finite:
                 continue
-            row = LikelihoodRow(case.judged, label, truth, truth_se, None, nelbo.value, nelbo.standard_error, None)
-            likelihoods.append(row)
-            random = Likelihood.of(along[None])
+            random = Likelihood.of(along)
             for k in random.bounds:
-                bounds.append(BoundRow(case.judged, label, k, *_below(nelbo, random.fall(k), num_dims)))
-            for policy in POLICIES:
-                one = Likelihood.of(along[policy])
-                fall = Bound.of(random.of_each(1) - one.of_each(1))
-                orders.append(OrderRow(case.judged, label, policy, *_below(nelbo, fall, num_dims)))
-        num = min(self.num_images, num_test)
-        blocks = _blocks(likelihoods, bounds, orders, OF_OTHERS.format(num_test, NUM_DRAWS, num))
-        facts = {"num_images": num, "num_test": num_test, "num_draws": NUM_DRAWS}
-        return Findings(case.plan, blocks, verdict_of_bounds(likelihoods, bounds, orders), facts)
+                rows["bounds"].append(BoundRow(who, label, k, *_below(nelbo, random.fall(k), case.num_dims)))
+            for policy, one in by_policy.items():
+                fall = Bound.of(random.of_each(1) - Likelihood.of(one).of_each(1))
+                rows["orders"].append(OrderRow(who, label, policy, *_below(nelbo, fall, case.num_dims)))
+        num_test = len(case.data.test_examples()[0])
+        facts = {"num_images": min(self.num_images, num_test), "num_test": num_test, "num_draws": NUM_DRAWS}
+        how = OF_OTHERS.format(num_test, NUM_DRAWS, facts["num_images"])
+        return Findings(case.plan, _blocks(rows, how), verdict_of_bounds(rows), facts)
 
 
 def is_exact(case: Case) -> bool:
     """Whether all is exact: of a table that is small enough."""
-    if not isinstance(case.target, TableMixture):
-        return False
-    n = case.target.num_tokens
-    d = case.target.num_dims
-    return (n + 1) ** d * n * d <= LEARNED_LAW_ENTRIES
+    return isinstance(case.target, TableMixture) and case.is_enumerable
 
 
 def _labelled(case: Case, label: str) -> tuple[Tensor, Tensor | None]:
@@ -285,9 +269,7 @@ def _below(nelbo: Bound, fall: Bound, num_dims: int) -> tuple[float, ...]:
     return *astuple(bound), bound.bits_per_dim(num_dims).value, *astuple(fall)
 
 
-def _blocks(
-    likelihoods: Sequence[LikelihoodRow], bounds: Sequence[BoundRow], orders: Sequence[OrderRow], how: str
-) -> list[Block]:
+def _blocks(rows: Listed, how: str) -> list[Block]:
     index = ["denoiser", "label"]
     measured = ["entropy", "entropy_se", "nll", "nelbo", "nelbo_se", "order_gap"]
     caption = "How far the bound from k orders is below the NELBO, at most the order gap. Bands: ± standard error."
@@ -299,14 +281,15 @@ def _blocks(
     table = Table(index, measured)
     along = Table([*index, "policy"], values)
     return [
-        Block("likelihoods", likelihoods, "Likelihoods", text, (), [table], logged, group="", printed=True),
-        Block("bounds", bounds, "Bounds from several orders", "", (), views, ("nats",), group=""),
-        Block("orders", orders, "Along one order", ONE_ORDER, views=[along], group="Orders"),
+        Block("likelihoods", rows["likelihoods"], "Likelihoods", text, (), [table], logged, group="", printed=True),
+        Block("bounds", rows["bounds"], "Bounds from several orders", "", (), views, ("nats",), group=""),
+        Block("orders", rows["orders"], "Along one order", ONE_ORDER, views=[along], group="Orders"),
     ]
 
 
-def verdict_of_table(likelihoods: Sequence[LikelihoodRow], orders: Sequence[OrderRow]) -> list[str]:
+def verdict_of_table(rows: Listed) -> list[str]:
     """How far the network's NLL is above the entropy, and whether its orders agree; then the exact denoiser."""
+    likelihoods, orders = (rows[name] for name in ("likelihoods", "orders"))
     said = [sentence for row in where(likelihoods, denoiser=LEARNED) for sentence in _of_learned(row, orders)]
     values = [(_known(row.entropy), v) for row in where(likelihoods, denoiser=EXACT) for v in (row.nll, row.nelbo)]
     entropies = {row.label: _known(row.entropy) for row in likelihoods}
@@ -349,36 +332,37 @@ def _known(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def verdict_of_bounds(
-    likelihoods: Sequence[LikelihoodRow], bounds: Sequence[BoundRow], orders: Sequence[OrderRow]
-) -> list[str]:
+def verdict_of_bounds(rows: Listed) -> list[str]:
     """The lowest bound, how far the orders disagree, and the orders of policies, with the class and without."""
     said = []
-    for row in likelihoods:
+    for row in rows["likelihoods"]:
+        head = LABELS[row.label]
         if math.isinf(row.nelbo):
-            said.append(f"{LABELS[row.label]}, an order gives examples probability 0: the NELBO is infinite.")
+            said.append(f"{head}, an order gives examples probability 0: the NELBO is infinite.")
             continue
-        _, best = ends(where(bounds, label=row.label), "orders")
-        nelbo = f"{LABELS[row.label]}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}"
-        fall = f"{short(best.fall)} ± {short(best.fall_se)}"
-        if best.orders == 1:
-            said.append(f"{nelbo}, {short(best.bits_per_dim)} bits per dimension.")
-        elif abs(best.fall) < SAME:
-            said.append(f"{nelbo}, {short(best.bits_per_dim)} bits per dimension; all orders agree.")
-        elif best.fall > CLEAR * best.fall_se:
-            said.append(
-                f"{nelbo}; {best.orders} orders lower the bound by {fall}, so the order gap is at least that large. "
-                f"The bound is then {_nats(best.nats, best.nats_se)}, {short(best.bits_per_dim)} bits per dimension."
-            )
-        else:
-            said.append(
-                f"{nelbo}; no disagreement between orders can be shown ({best.orders} orders: {fall} below it)."
-            )
+        _, best = ends(where(rows["bounds"], label=row.label), "orders")
+        said.append(f"{head}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}{_of_fall(best)}.")
         if row.entropy is not None:
             said.append(f"The data's own distribution has {_nats(row.entropy, row.entropy_se)} on the same examples.")
-        named = [f"{o.policy} {_nats(o.nats, o.nats_se)}" for o in where(orders, label=row.label)]
-        said.append(f"{LABELS[row.label]}, along one order of a policy: {', '.join(named)}.")
+        named = [f"{o.policy} {_nats(o.nats, o.nats_se)}" for o in where(rows["orders"], label=row.label)]
+        said.append(f"{head}, along one order of a policy: {', '.join(named)}.")
     return said
+
+
+def _of_fall(best: BoundRow) -> str:
+    """How far the most orders lower the bound."""
+    bits = f"{short(best.bits_per_dim)} bits per dimension"
+    fall = f"{short(best.fall)} ± {short(best.fall_se)}"
+    if best.orders == 1:
+        return f", {bits}"
+    if abs(best.fall) < SAME:
+        return f", {bits}; all orders agree"
+    if best.fall > CLEAR * best.fall_se:
+        return (
+            f"; {best.orders} orders lower the bound by {fall}, so the order gap is at least that large. The bound is "
+            f"then {_nats(best.nats, best.nats_se)}, {bits}"
+        )
+    return f"; no disagreement between orders can be shown ({best.orders} orders: {fall} below it)"
 
 
 def _nats(value: float, error: float | None) -> str:

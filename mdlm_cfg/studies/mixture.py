@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_by_chance, energy_distance, moment_difference, pixel_moments
-from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.metrics import sign_beyond, total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
 from mdlm_cfg.studies.common import BERNOULLI, LONGER, SURE, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
@@ -31,8 +31,8 @@ from mdlm_cfg.studies.mixture_effects import (
     pixel_block,
     pixel_row,
 )
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
-from mdlm_cfg.studies.rows import AtStrength, OfClass, by, means_of, strongest, where
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
+from mdlm_cfg.studies.rows import AtStrength, OfClass, mean_rows, measured, strongest, where
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -55,9 +55,6 @@ distribution. The verdict calls a difference clear if the energy distance is at 
 chance: the root mean square between random halves of the two exact sets."""
 
 
-MEASURED = ("mean_rms", "covariance", "component_tv", "energy")
-
-
 @dataclass(frozen=True)
 class SetRow(AtStrength):
     """A set of samples compared with guided samples of the exact conditionals; means over classes."""
@@ -65,7 +62,7 @@ class SetRow(AtStrength):
     set: str = col("set", SETS, index=True)
     mean_rms: float = col("pixel mean (RMS)", "root mean square over pixels of the difference between means")
     covariance: float = col(
-        "covariance (relative)", ("Frobenius norm of the difference, divided by that of the exact samples' covariance")
+        "covariance (relative)", "Frobenius norm of the difference, divided by that of the exact samples' covariance"
     )
     component_tv: float = col("component usage", "total variation between the component frequencies", unit="TV")
     energy: float = col("energy distance", "energy distance; 0 on average for equal distributions")
@@ -88,7 +85,7 @@ class Mixtures(Settings):
     num_draws: int = whole(4, least=1)
     name: ClassVar[str] = "mixture"
     needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
-    rows: ClassVar[Mapping[str, type]] = {
+    rows: ClassVar[Rows] = {
         "distances": SetRow,
         "by_class": ClassRow,
         "conditionals_error": ConditionalsRow,
@@ -117,45 +114,30 @@ class Mixtures(Settings):
             for name, rows in found["sets"].items()
             for k, row in zip(case.classes, rows)
         ]
-        sets = [
-            SetRow(w, name, **means_of(own, MEASURED))  # type: ignore[arg-type]
-            for w, at in by(by_class, "w")
-            for name, own in by(at, "set")
-        ]
+        sets = mean_rows(by_class, SetRow)
         distinct = [distinct_row(how, made.of(_distinctness, how)) for how in (WHOLE, PARTIAL)]
         pixels = [pixel_row(g, name, p) for g, found in compared.items() for name, p in found["pixels"].items()]
         components = [
-            component_row(g, name, c, distinct[0])
-            for g, found in compared.items()
-            for name, c in found["components"].items()
+            component_row(g, name, c, distinct[0]) for g, f in compared.items() for name, c in f["components"].items()
         ]
-        samples = {g: _sets(case, made, g) for g in case.plan.guidances}
+        drawn = {g: _drawn(case, made, g) for g in case.plan.guidances}
+        samples = {g: {who: own[who] for who in case.denoisers} for g, own in drawn.items()}
+        of_class = [Table(["w", "set"], ["energy"], "class_name", "Energy distance to exact guided samples, by class.")]
         blocks = [
             _distances(case, sets),
             *([error_block(errors, "images of the mixture itself", "image")] if errors else []),
-            _by_class(by_class),
+            Block("by_class", by_class, "By class", views=of_class, group="Guided samples"),
             pixel_block(case, pixels, compared, samples),
             component_block(components, compared, made.of(_distinctness, PARTIAL)),
             distinct_block(distinct),
             *_shown(case, samples),
         ]
-        return Findings(
-            plan=case.plan,
-            blocks=blocks,
-            verdict=verdict_of(errors, sets, pixels, components, compared[strongest(sets)]["by_chance"]),
-            facts=_facts(case, compared),
-            arrays={
-                f"{name}_w{g.written:g}": as_images(case, x) for g, own in samples.items() for name, x in own.items()
-            },
-            arrays_file="samples.npz",
-        )
-
-
-def _facts(case: Case, compared: Mapping[Guidance, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "data": {"name": case.data.name, "classes": list(case.classes)},
-        "energy_by_chance": {g.label: found["by_chance"] for g, found in compared.items()},
-    }
+        chance = {g: found["by_chance"] for g, found in compared.items()}
+        data = {"name": case.data.name, "classes": list(case.classes)}
+        facts = {"data": data, "energy_by_chance": {g.label: value for g, value in chance.items()}}
+        arrays = {f"{who}_w{g.written:g}": as_images(case, x) for g, own in samples.items() for who, x in own.items()}
+        verdict = verdict_of(errors, sets, pixels, components, chance[strongest(sets)])
+        return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
 
 
 def _draws(case: Case, guidance: Guidance) -> dict[str, list[list[Piece]]]:
@@ -173,11 +155,6 @@ def _drawn(case: Case, made: Made, guidance: Guidance) -> dict[str, Tensor]:
         name: torch.stack([samples_of(made, pieces) for pieces in by_class])
         for name, by_class in _draws(case, guidance).items()
     }
-
-
-def _sets(case: Case, made: Made, guidance: Guidance) -> dict[str, Tensor]:
-    """The sets that are shown: without the second exact one."""
-    return {name: x for name, x in _drawn(case, made, guidance).items() if name != AGAIN}
 
 
 def _distinctness(case: Case, how: str) -> Tensor:
@@ -198,14 +175,12 @@ def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
     others = learned | {FLOOR: drawn[AGAIN], CLASS: _unguided(case, guidance)}
     described = {EXACT: torch.cat([drawn[EXACT], drawn[AGAIN]], dim=1)} | learned
     distinct = [case.made.of(_distinctness, how) for how in (WHOLE, PARTIAL)]
-    components = {}
-    for name, x in described.items():
-        components[name] = vars(component_picture(target, list(case.classes), x, *distinct))
+    classes = list(case.classes)
     return {
         "sets": {name: _beside(case, x, drawn[EXACT]) for name, x in others.items()},
         "by_chance": _by_chance(case, guidance, described[EXACT]),
-        "pixels": {name: vars(pixel_picture(target, list(case.classes), x)) for name, x in described.items()},
-        "components": components,
+        "pixels": {name: vars(pixel_picture(target, classes, x)) for name, x in described.items()},
+        "components": {name: vars(component_picture(target, classes, x, *distinct)) for name, x in described.items()},
     }
 
 
@@ -231,13 +206,8 @@ def _beside(case: Case, x: Tensor, exact: Tensor) -> list[dict[str, float]]:
     rows = []
     for k, own, other in zip(case.classes, x, exact):
         usage = [component_usage(case.target, one, k) for one in (own, other)]
-        rows.append(
-            {
-                **moment_difference(own, *pixel_moments(other)),
-                "component_tv": total_variation(*usage),
-                "energy": energy_distance(own, other),
-            }
-        )
+        distances = {"component_tv": total_variation(*usage), "energy": energy_distance(own, other)}
+        rows.append(moment_difference(own, *pixel_moments(other)) | distances)
     return rows
 
 
@@ -248,17 +218,12 @@ def _distances(case: Case, rows: Sequence[SetRow]) -> Block:
         f'"{plan.guidances[0].kind}", seed {plan.seed}. {SET_TEXT}'
     )
     views: list[View] = [
-        Table(["w", "set"], MEASURED, note="Means over classes."),
+        Table(["w", "set"], measured(SetRow), note="Means over classes."),
         Curve("w", "energy", ["set"], "Energy distance to exact guided samples."),
         Curve("w", "component_tv", ["set"], "Usage of components: total variation to that of exact guided samples."),
     ]
     title = "Guided samples compared with exact ones"
-    return Block("distances", rows, title, text, [], views, MEASURED, "Guided samples", printed=True)
-
-
-def _by_class(rows: Sequence[ClassRow]) -> Block:
-    views = [Table(["w", "set"], ["energy"], "class_name", "Energy distance to exact guided samples, by class.")]
-    return Block("by_class", rows, "By class", views=views, group="Guided samples")
+    return Block("distances", rows, title, text, [], views, measured(SetRow), "Guided samples", printed=True)
 
 
 def _shown(case: Case, samples: Mapping[Guidance, Mapping[str, Tensor]]) -> list[Block]:
@@ -293,7 +258,7 @@ def verdict_of(
             f"At w = {top.label} the network's samples {_differ(energy[LEARNED], chance)} from exact "
             f"guided samples (energy distance {short(energy[LEARNED])}; by chance {short(chance)})."
         )
-        if top.constant and energy[LEARNED] >= energy[CLASS] and _is_clear(energy[LEARNED], chance):
+        if top.constant and energy[LEARNED] >= energy[CLASS] and is_clear(energy[LEARNED], chance):
             said.append(
                 f"Unguided samples of the class are at least as near to them ({short(energy[CLASS])}): the "
                 f"network is not trained well enough for w = {top.label}. {LONGER}"
@@ -312,32 +277,37 @@ def verdict_of(
     return said
 
 
+def components_gain(rank: float, in_errors: float) -> int:
+    """1 where distinct components surely gain weight, -1 where they surely lose it, else 0."""
+    sign = sign_beyond(rank, RANKED)
+    return sign if sign == sign_beyond(in_errors, SURE) else 0
+
+
 def _of_components(rank: float, in_errors: float) -> str:
+    do = {1: "gain", 0: "cannot be shown to gain or lose", -1: "lose"}[components_gain(rank, in_errors)]
     about = f"(rank correlation {rank:.2f} with the gain, partial images; {abs(in_errors):.1f} standard errors)"
-    if min(rank / RANKED, in_errors / SURE) > 1:
-        return f"Distinct components gain weight {about}."
-    if max(rank / RANKED, in_errors / SURE) < -1:
-        return f"Distinct components lose weight {about}."
-    return f"Distinct components cannot be shown to gain or lose weight {about}."
+    return f"Distinct components {do} weight {about}."
+
+
+def amplifies(pixel: PixelRow) -> int:
+    """1 where private values surely gain and foreign ones lose, -1 where one of them surely does the opposite, else 0.
+
+    A kind of values that there is none of is left out.
+    """
+    foreign = pixel.change_foreign and -pixel.change_foreign
+    changes = ((pixel.change_private, pixel.private_se), (foreign, pixel.foreign_se))
+    return sign_beyond(min(change / (error or ROUNDING) for change, error in changes if change is not None), SURE)
 
 
 def _of_pixels(pixel: PixelRow) -> str:
-    private = pixel.change_private
-    foreign = pixel.change_foreign
-    if private is None and foreign is None:
+    if pixel.change_private is None and pixel.change_foreign is None:
         return "No pixel value is specific to a class, so guidance has none to amplify."
-    changes = (
-        f"private values change by {_signed(private, pixel.private_se)}",
-        f"foreign ones by {_signed(foreign, pixel.foreign_se)}",
+    does = {1: "amplifies", 0: "cannot be shown to amplify", -1: "does not amplify"}[amplifies(pixel)]
+    return (
+        f"There guidance {does} class-specific pixels: private values change by "
+        f"{_signed(pixel.change_private, pixel.private_se)}, foreign ones by "
+        f"{_signed(pixel.change_foreign, pixel.foreign_se)} in probability."
     )
-    found = ((private, pixel.private_se), (foreign and -foreign, pixel.foreign_se))
-    gains = [change / (error or ROUNDING) for change, error in found if change is not None]
-    does = "cannot be shown to amplify"
-    if min(gains) > SURE:
-        does = "amplifies"
-    elif min(gains) < -SURE:
-        does = "does not amplify"
-    return f"There guidance {does} class-specific pixels: {', '.join(changes)} in probability."
 
 
 def _signed(change: float | None, error: float | None) -> str:
@@ -346,9 +316,10 @@ def _signed(change: float | None, error: float | None) -> str:
     return f"{'-' if change < 0 else '+'}{short(abs(change))} ± {short(error or 0.0)}"
 
 
-def _is_clear(energy: float, chance: float) -> bool:
+def is_clear(energy: float, chance: float) -> bool:
+    """Whether an energy distance is clearly larger than chance makes it."""
     return energy > CLEAR * chance + ROUNDING
 
 
 def _differ(energy: float, chance: float) -> str:
-    return "differ clearly" if _is_clear(energy, chance) else "do not differ clearly"
+    return "differ clearly" if is_clear(energy, chance) else "do not differ clearly"

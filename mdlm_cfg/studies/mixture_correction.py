@@ -22,7 +22,7 @@ from mdlm_cfg.sampling.reference import check_positive_class, check_reference, t
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
@@ -135,12 +135,7 @@ class MixtureCorrection:
     num_reference: int = 20_000
     name: ClassVar[str] = "correction"
     needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
-    rows: ClassVar[Mapping[str, type]] = {
-        "distances": SetRow,
-        "usage": UsageRow,
-        "normalizers": NormalizerRow,
-        "steps": ClassStepRow,
-    }
+    rows: ClassVar[Rows] = {"distances": SetRow, "usage": UsageRow, "normalizers": NormalizerRow, "steps": ClassStepRow}
 
     def check(self, case: Case) -> None:
         """Refuse what has no weights, numbers that groups do not divide, and classes of weight 0."""

@@ -20,7 +20,7 @@ from mdlm_cfg.studies.common import BERNOULLI, CALLS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.mixture_correction import usage_of
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase, verb_of
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -82,7 +82,7 @@ class MixtureMoves(MovedSets):
     num_reference: int = 20_000
     name: ClassVar[str] = "correction_moves"
     needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
-    rows: ClassVar[Mapping[str, type]] = {"sets": MovedSetRow}
+    rows: ClassVar[Rows] = {"sets": MovedSetRow}
 
     def check(self, case: Case) -> None:
         """Refuse classes of weight 0, and moves or samplers that do not fit the data."""

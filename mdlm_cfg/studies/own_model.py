@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from mdlm_cfg.compare.sequences import mean_pairwise_difference
 from mdlm_cfg.studies.aligned import aligned_piece, symbols_of, to_read
 from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, listed
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
 from mdlm_cfg.support.numbers import short
@@ -82,7 +82,7 @@ class OwnModel:
     """
 
     needs: ClassVar[Needs] = Needs(learned="required", samples=2)
-    rows: ClassVar[Mapping[str, type]] = {"distances": ModelRow, "states": StateRow}
+    rows: ClassVar[Rows] = {"distances": ModelRow, "states": StateRow}
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Distributions in two orders, samples, samplers with steps, and a few samples to read."""

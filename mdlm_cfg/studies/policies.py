@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import CALLS, OF_KL, TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
 from mdlm_cfg.studies.plan import refuse_namesakes
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.errors import UserError
@@ -66,7 +66,7 @@ class Policies:
 
     gumbel: float = 0.5
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, guided=True)
-    rows: ClassVar[Mapping[str, type]] = {"policies": PolicyRow}
+    rows: ClassVar[Rows] = {"policies": PolicyRow}
 
     def __post_init__(self) -> None:
         if not 0 < self.gumbel < float("inf"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import ClassVar
@@ -20,7 +20,7 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile, origin_of_examples
 from mdlm_cfg.studies.likelihood import is_exact
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Settings, check_guided_class, whole
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import short
@@ -108,7 +108,7 @@ class ProfileStudy(Settings):
     num_examples: int = whole(NUM_EXAMPLES, least=FEWEST)
     name: ClassVar[str] = "profile"
     needs: ClassVar[Needs] = Needs(one_class=True, numbers=True, unfiltered=True)
-    rows: ClassVar[Mapping[str, type]] = {"costs": CostRow, "profile": LevelRow, "totals": TotalRow}
+    rows: ClassVar[Rows] = {"costs": CostRow, "profile": LevelRow, "totals": TotalRow}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol, cast
 
-from mdlm_cfg.studies.case import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Key, Made, Piece
+from mdlm_cfg.studies.case import EXACT, LEARNED, Case, Key, Made, Piece
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.needs import Needs, check_guided_class
 from mdlm_cfg.support.errors import UserError
@@ -20,13 +20,13 @@ from mdlm_cfg.support.progress import Pieces, silent
 __all__ = [  # what a study is written with
     "EXACT",
     "LEARNED",
-    "LEARNED_LAW_ENTRIES",
     "ByCase",
     "Case",
     "Key",
     "Made",
     "Needs",
     "Piece",
+    "Rows",
     "Settings",
     "Study",
     "Together",
@@ -36,6 +36,7 @@ __all__ = [  # what a study is written with
     "run",
     "whole",
 ]
+Rows = Mapping[str, type]  # the class of the rows of each block of a study, by its name
 
 
 class Study(Protocol):
@@ -119,7 +120,7 @@ class ByCase:
     """
 
     kinds: ClassVar[Sequence[Any]] = ()
-    rows: ClassVar[Mapping[str, type]] = {}
+    rows: ClassVar[Rows] = {}
 
     def study(self, case: Case) -> Study:
         """The study that does the work.

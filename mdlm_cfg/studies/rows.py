@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 from mdlm_cfg.chain.guidance import Guidance
@@ -83,7 +84,31 @@ def at_strengths(rows: Iterable[Any], name: str, form: str, of: str = "") -> str
     return " and ".join(f"{value}{f' {of}' if of and not k else ''} at w = {w}" for k, (value, w) in enumerate(shown))
 
 
-def means_of(rows: Sequence[Any], names: Iterable[str]) -> dict[str, float | None]:
-    """The mean of each of these columns; None where a row lacks the number."""
-    columns = {name: [getattr(row, name) for row in rows] for name in names}
-    return {name: None if None in values else fmean(values) for name, values in columns.items()}
+def measured(kind: type) -> tuple[str, ...]:
+    """The columns of a class of rows that are not an index."""
+    return tuple(f.name for f in fields(kind) if not f.metadata["index"])
+
+
+def mean_rows(rows: Iterable[Any], kind: type[Row], **made: Callable[[list[Any]], Any]) -> list[Row]:
+    """Means over rows: one of a class for each value of its index, in the order in which they come.
+
+    A mean is None where a row lacks the number. The mean of standard errors (`..._se`) is that of the mean.
+
+    Args:
+        made: columns that are no means: what they are of the rows.
+    """
+    index = [f.name for f in fields(kind) if f.metadata["index"]]  # type: ignore[arg-type] # rows are dataclasses
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, name) for name in index), []).append(row)
+    makes = {name: made.get(name, partial(_mean, name)) for name in measured(kind)}
+    return [
+        kind(**dict(zip(index, at)), **{name: make(own) for name, make in makes.items()}) for at, own in groups.items()
+    ]
+
+
+def _mean(name: str, rows: Sequence[Any]) -> float | None:
+    values = [getattr(row, name) for row in rows]
+    if None in values:
+        return None
+    return (math.hypot(*values) if name.endswith("_se") else math.fsum(values)) / len(values)

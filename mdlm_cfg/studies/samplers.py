@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import short
@@ -52,7 +52,7 @@ class Samplers:
 
     budgets: tuple[int, ...] = BUDGETS
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {"samplers": SamplerRow}
+    rows: ClassVar[Rows] = {"samplers": SamplerRow}
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", tuple(self.budgets))

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
-from mdlm_cfg.compare.metrics import difference_of_shares, sure_of, total_variation
+from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, sure_of, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
+from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, symbols_of, to_read, word_in
 from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, SURE, WHO, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Settings, whole
-from mdlm_cfg.studies.rows import ends, strongest, where
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
+from mdlm_cfg.studies.rows import ends, measured, strongest, where
 from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
@@ -32,13 +32,17 @@ FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
+PAIRS = {
+    EXACT: "exact guided samples are {} from the class's own",
+    LEARNED: "the network are {} from those of exact guided samples",
+}
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
 CLASS = "class"
 READING = """\
-{num:,} sequences of class {name} in each set, by {sampler}, guidance of the kind “{kind}”, seed {seed}. Each \
-sequence is evaluated exactly: p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the \
-class. Pairs are neighbouring values at any position, compared by total variation with the class's own distribution, \
-which is known exactly, and with the exact guided samples.
+{plan.num_samples:,} sequences of class {name} in each set, by {plan.sampler.label}, guidance of the kind \
+“{plan.guidances[0].kind}”, seed {plan.seed}. Each sequence is evaluated exactly: p(z | x) is the probability of its \
+class, and ln p(x | z) its log-likelihood in the class. Pairs are neighbouring values at any position, compared by \
+total variation with the class's own distribution, which is known exactly, and with the exact guided samples.
 
 The set "noise floor" is a second set of exact guided samples, and "class" holds samples of the class itself, \
 unguided. Every distance includes the noise of this number of samples. The distances of "noise floor" to "exact" and \
@@ -147,7 +151,7 @@ class Sequences(Settings):
         one_kind=True,
         samples=2,
     )
-    rows: ClassVar[Mapping[str, type]] = {
+    rows: ClassVar[Rows] = {
         "distances": SetRow,
         "conditionals_error": ConditionalsRow,
         "samplers": OrderRow,
@@ -156,11 +160,7 @@ class Sequences(Settings):
 
     def check(self, case: Case) -> None:
         """Refuse a class without weight."""
-        if case.target.class_weights[case.one_class] == 0:
-            raise UserError(
-                f"class {case.class_name(case.one_class)} of {case.data.name} has weight 0 in the mixture: give it a "
-                "weight, or choose another target_class"
-            )
+        check_positive_class(case.target, case.one_class)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The error of the network, the class itself, every set, other samplers, and a few sequences to read."""
@@ -196,26 +196,22 @@ class Sequences(Settings):
         for g in case.plan.guidances:
             noise += [NoiseRow(g, EXACT, n, *_spread(tvs)) for n, tvs in made.of(_noise_of, g).items()]
         sets = [_set_row(case, made, g, name, noise) for g in case.plan.guidances for name in (*_drawn(case), CLASS)]
-        orders = [
-            OrderRow(
-                **_without_exact(made.of(_measured, g, who, sampler)),
-                w=g,
-                denoiser=who,
-                sampler=sampler,
-                order=order_of(sampler),
-                calls=sampler.calls(case.target.num_dims),
-            )
-            for g, who, sampler in self._compared(case)
-        ]
+        orders = []
+        for g, who, sampler in self._compared(case):
+            found = made.of(_measured, g, who, sampler)
+            columns = {name: found[name] for name in measured(Measured)}
+            calls = sampler.calls(case.num_dims)
+            orders.append(OrderRow(**columns, w=g, denoiser=who, sampler=sampler, order=order_of(sampler), calls=calls))
         of_error = [error_block(errors, "test sequences", "sequence")] if errors else []
-        blocks = [_to_read(case, made), _guided(case, sets), *of_error, _orders(case, orders)]
-        return Findings(
-            plan=case.plan,
-            blocks=[*blocks, _noise(case, noise)],
-            verdict=verdict_of(errors, sets, orders, noise, case.plan.num_samples),
-            facts={"data": {"name": case.data.name, "classes": [case.one_class]}},
-            arrays=_arrays(case, made),
+        spread = [Table(["to", "w", "length"], ["tv", "low", "high"], note=f"Over {NOISE_DRAWS} draws.")]
+        num = case.plan.num_samples
+        of_noise = Block(
+            "noise", noise, "The noise of the samples", OF_NOISE.format(num=num), (), spread, group="Noise"
         )
+        blocks = [_to_read(case, made), _guided(case, sets), *of_error, _orders(case, orders), of_noise]
+        verdict = verdict_of(errors, sets, orders, noise, num)
+        facts = {"data": {"name": case.data.name, "classes": [case.one_class]}}
+        return Findings(case.plan, blocks, verdict, facts, _arrays(case, made))
 
 
 def _drawn(case: Case) -> list[str]:
@@ -281,17 +277,11 @@ def _measure(case: Case, guidance: Guidance, x: Tensor) -> dict[str, Any]:
     z = case.one_class
     found = sequence_statistics(target, x, z)
     exact = _sequences(case, guidance, EXACT)
-    columns: dict[str, Any] = dict.fromkeys(f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 2, 3))
+    columns = {name: getattr(found, name, None) for name in measured(SetRow)}
     for n, grams in found.grams.items():
         columns[f"tv_class_{n}"] = total_variation(gram_law(target, n, z), grams)
         columns[f"tv_exact_{n}"] = total_variation(gram_histogram(exact, target.num_tokens, n), grams)
-    names = ("posterior", "posterior_se", "log_prob", "log_prob_se", "impossible", "diversity", "pair_entropy")
-    values = {name: getattr(found, name) for name in names}
-    return columns | {name: None if value is None or math.isnan(value) else value for name, value in values.items()}
-
-
-def _without_exact(columns: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in columns.items() if not name.startswith("tv_exact")}
+    return {name: None if value is None or math.isnan(value) else value for name, value in columns.items()}
 
 
 def _set_row(case: Case, made: Made, guidance: Guidance, name: str, noise: Sequence[NoiseRow]) -> SetRow:
@@ -339,14 +329,7 @@ def _to_read(case: Case, made: Made) -> Block:
 
 def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
     plan = case.plan
-    text = READING.format(
-        num=plan.num_samples,
-        name=case.class_name(case.one_class),
-        sampler=plan.sampler.label,
-        kind=plan.guidances[0].kind,
-        seed=plan.seed,
-        draws=NOISE_DRAWS,
-    )
+    text = READING.format(plan=plan, name=case.class_name(case.one_class), draws=NOISE_DRAWS)
     dashed = {"set": CLASS}
     views: list[View] = [
         Table(["w", "set"], [*MEASURED, "tv_exact_2"], note=MORE.format(num=plan.num_samples)),
@@ -354,16 +337,14 @@ def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
         Curve("w", "log_prob", ["set"], "How likely guided sequences are in their class.", dashed=dashed),
         Curve("w", "tv_class_2", ["set"], "Pairs of neighbours: distance to the class's own.", dashed=dashed),
         Curve("w", "tv_exact_2", ["set"], "Pairs of neighbours: distance to exact guided sequences.", dashed=dashed),
-        Table(["w", "set"], ["diversity", "pair_entropy", "impossible", *_grams("class"), *_grams("exact")]),
+        Table(
+            ["w", "set"],
+            ["diversity", "pair_entropy", "impossible", *(f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 3))],
+        ),
     ]
-    logged = ["posterior", "posterior_se", "log_prob", "log_prob_se", "impossible", "diversity", "pair_entropy"]
-    logged += [f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 2, 3)]
     title = "Guided samples compared with exact ones"
-    return Block("distances", sets, title, text, views=views, logged=logged, group="Guided samples", printed=True)
-
-
-def _grams(to: str) -> list[str]:
-    return [f"tv_{to}_1", f"tv_{to}_3"]
+    names = measured(SetRow)
+    return Block("distances", sets, title, text, views=views, logged=names, group="Guided samples", printed=True)
 
 
 def _orders(case: Case, rows: Sequence[OrderRow]) -> Block:
@@ -375,12 +356,6 @@ def _orders(case: Case, rows: Sequence[OrderRow]) -> Block:
         Curve("calls", "tv_class_2", by, "Pairs to the class, against calls.", panels="w", log_x=True),
     ]
     return Block("samplers", rows, "Orders and numbers of calls", text, views=views, group="Orders and calls")
-
-
-def _noise(case: Case, rows: Sequence[NoiseRow]) -> Block:
-    views: list[View] = [Table(["to", "w", "length"], ["tv", "low", "high"], note=f"Over {NOISE_DRAWS} draws.")]
-    text = OF_NOISE.format(num=case.plan.num_samples)
-    return Block("noise", rows, "The noise of the samples", text, views=views, group="Noise")
 
 
 def _arrays(case: Case, made: Made) -> dict[str, np.ndarray]:
@@ -419,9 +394,9 @@ def verdict_of(
 def _clear(a: float | None, b: float | None, *errors: float | None, sure: float = SURE) -> int:
     """1 where a is surely larger than b, -1 where it is surely smaller, else 0, as where an error is unknown."""
     known = [error for error in errors if error is not None]
-    if a is None or b is None or len(known) < len(errors) or abs(a - b) <= sure * math.hypot(*known):
+    if a is None or b is None or len(known) < len(errors):
         return 0
-    return 1 if a > b else -1
+    return sign_beyond(a - b, sure * math.hypot(*known))
 
 
 def _more_impossible(a: Measured, b: Measured, num: int, sure: float = SURE) -> int:
@@ -466,25 +441,29 @@ def _of_network(learned: SetRow, exact: SetRow, w: Guidance, num: int) -> str:
     )
 
 
+def pairs_beyond(
+    own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance
+) -> dict[str, tuple[float, NoiseRow, bool]]:
+    """How far pairs are from the class's own ("exact") and from those of exact guided samples ("learned").
+
+    Each with its noise, and whether it is larger than that ever is.
+    """
+    levels = {row.to: row for row in noise if row.length == 2 and row.w in (None, w)}
+    found = {}
+    for name, to in ((EXACT, CLASS), (LEARNED, EXACT)):
+        value = getattr(own.get(name), f"tv_{to}_2", None)
+        if value is not None:
+            found[name] = (value, levels[to], value > levels[to].high)
+    return found
+
+
 def _of_pairs(own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance) -> list[str]:
-    """Whether the pairs leave the class's own, and the network's those of exact guided samples, beyond the noise."""
-    found = {row.to: row for row in noise if row.length == 2 and row.w in (None, w)}
-    said = []
-    for name, to, what in (
-        (EXACT, CLASS, "pairs of neighbours of exact guided samples are {} from the class's own"),
-        (LEARNED, EXACT, "pairs of neighbours of the network are {} from those of exact guided samples"),
-    ):
-        value = None if name not in own else getattr(own[name], f"tv_{to}_2")
-        if value is None:
-            continue
-        level = found[to]
-        more = "more than" if value > level.high else "within"
-        said.append(
-            f"At w = {w.label}, {what.format(short(value, 3))} in total variation, {more} the noise of samples of this "
-            f"size ({short(level.tv, 3)} on average, {short(level.low, 3)} to {short(level.high, 3)} in {NOISE_DRAWS} "
-            "draws)."
-        )
-    return said
+    return [
+        f"At w = {w.label}, pairs of neighbours of {PAIRS[name].format(short(value, 3))} in total variation, "
+        f"{'more than' if beyond else 'within'} the noise of samples of this size ({short(level.tv, 3)} on average, "
+        f"{short(level.low, 3)} to {short(level.high, 3)} in {NOISE_DRAWS} draws)."
+        for name, (value, level, beyond) in pairs_beyond(own, noise, w).items()
+    ]
 
 
 def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.policies import Policy, policy_of
+from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation
 from mdlm_cfg.compare.weighted import weighted_tv
 from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.laws.weights import TiltedWeights, tilted_weights
+from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, LEARNED_LAW_ENTRIES, Case, Made, Needs, Piece, check_guided_class
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, strongest, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import percent, short
@@ -92,7 +92,7 @@ class StepRow(AtStrength):
 
     unmasked: int = col("unmasked", "number of coordinates that are unmasked after the step", index=True)
     ess_on_the_way: float = col(
-        "relative ESS in a group", ("relative effective sample size, mean over the groups, before any resampling")
+        "relative ESS in a group", "relative effective sample size, mean over the groups, before any resampling"
     )
     num_resampled: int = col("groups resampled", "number of groups that are resampled at this step")
 
@@ -112,12 +112,7 @@ class TableCorrection:
     num_groups: int = 10
     name: ClassVar[str] = "correction"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True)
-    rows: ClassVar[Mapping[str, type]] = {
-        "distances": SampleRow,
-        "costs": CostRow,
-        "resampling": ResamplingRow,
-        "steps": StepRow,
-    }
+    rows: ClassVar[Rows] = {"distances": SampleRow, "costs": CostRow, "resampling": ResamplingRow, "steps": StepRow}
 
     def check(self, case: Case) -> None:
         """Refuse guidance without weights, a class without a tilted distribution, and tables that are too large."""
@@ -128,7 +123,7 @@ class TableCorrection:
         for policy in self.policies:
             policy_of(policy).check(target.num_dims)
         partial_state_lattice(target.denoiser(), case.one_class, states_kept=2)
-        if (target.num_tokens + 1) ** target.num_dims * target.num_dims * target.num_tokens > LEARNED_LAW_ENTRIES:
+        if not case.is_enumerable:
             raise UserError(
                 f"{target.num_tokens} values in {target.num_dims} dimensions are too many for the exact weights of "
                 "several policies: use fewer values or dimensions"
@@ -149,85 +144,81 @@ class TableCorrection:
         own = policy_or_own(case.plan.sampler.policy, guidance)
         own_name = ORDER_OF.get(str(own), str(own))
         policies = {own_name: own} | {name: policy_of(name) for name in self.policies if name != own_name}
+        tilted = tilted_law(case.target, guidance.constant, case.one_class)
         found = []
         for name, policy in policies.items():
-            aim = Aim.of(case, guidance, who, policy)
-            weights = aim.weights()
-            law = aim.law()
-            distances = total_variation(law, aim.tilted), total_variation(weights.law, aim.tilted)
+            chain = (case.denoiser(who), guidance, case.one_class, policy)
+            weights = tilted_weights(*chain)
+            law = terminal_law(*chain)
             cost = 1 / weights.ess if weights.ess else math.inf
-            found.append((name, policy is own, weights.ess, cost, weights.log_normalizer, *distances))
+            tvs = total_variation(law, tilted), total_variation(weights.law, tilted)
+            found.append((name, policy is own, weights.ess, cost, weights.log_normalizer, *tvs))
         return found
 
     def _samples(self, case: Case, guidance: Guidance) -> dict[str, Any]:
         """The columns of `SampleRow` from `num_samples` on, those of `ResamplingRow` and `StepRow`, distributions."""
         plan = case.plan
-        z = case.one_class
-        aim = Aim.of(case, guidance, case.judged, plan.sampler.policy)
-        weights = aim.weights()
-        law = aim.law()
-        generator = _generator(case, aim, "weighted samples")
-        x, log_weights = plan.sampler.draw_weighted(aim.denoiser, guidance, z, plan.num_samples, generator)
+        chain = (case.denoiser(case.judged), guidance, case.one_class)
+        weights = tilted_weights(*chain, plan.sampler.policy)
+        law = terminal_law(*chain, plan.sampler.policy)
+        tilted = tilted_law(case.target, guidance.constant, case.one_class)
+        generator = _generator(case, guidance, "weighted samples")
+        x, log_weights = plan.sampler.draw_weighted(*chain, plan.num_samples, generator)
         rows = []
         for n in sizes_of(plan):
             sets = min(MOST_SETS, plan.num_samples // n)
-            again = self._resampled(case, aim, n, sets)
+            again = self._resampled(case, guidance, n, sets)
             weighted = Weighted(x[: n * sets], log_weights[: n * sets], again.num_groups)
             guided = even_of(weighted.x, weighted.num_groups)
-            tvs, errors = zip(*(aim.mean_tv(drawn, sets) for drawn in (guided, weighted, again)))
-            rows.append((n, sets, *tvs, *errors, expected_sampling_tv(aim.tilted, n)))
+            tvs, errors = zip(*(mean_tv(drawn, sets, tilted) for drawn in (guided, weighted, again)))
+            rows.append((n, sets, *tvs, *errors, expected_sampling_tv(tilted, n)))
         estimates = (weights.log_normalizer, again.log_normalizer, again.relative_error, again.ess)
         return {
             "rows": rows,
             "resampling": (len(again.x), again.num_groups, *estimates),
             "steps": list(zip(again.ess_on_the_way, again.num_resampled)),
-            "laws": {"tilted": aim.tilted, "guided": law, "weighted": weights.law},
+            "laws": {"tilted": tilted, "guided": law, "weighted": weights.law},
         }
 
-    def _resampled(self, case: Case, aim: Aim, num_samples: int, num_sets: int) -> Weighted:
+    def _resampled(self, case: Case, guidance: Guidance, num_samples: int, num_sets: int) -> Weighted:
         return sequential_monte_carlo(
-            aim.denoiser,
-            aim.guidance,
+            case.denoiser(case.judged),
+            guidance,
             case.one_class,
             num_samples * num_sets,
-            policy=aim.policy,
+            policy=case.plan.sampler.policy,
             threshold=self.threshold,
             num_groups=self.num_groups * num_sets,
-            generator=_generator(case, aim, "resampled samples", num_samples),
+            generator=_generator(case, guidance, "resampled samples", num_samples),
         )
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Exact costs, samples against their number, and resampling on the way."""
-        samples: list[SampleRow] = []
-        costs: list[CostRow] = []
-        resampling: list[ResamplingRow] = []
-        steps: list[StepRow] = []
+        rows: dict[str, list[Any]] = {name: [] for name in self.rows}
         arrays: dict[str, np.ndarray] = {}
         for g in case.plan.guidances:
             for who in case.denoisers:
-                costs += [CostRow(g, who, *found) for found in made.of(self._costs, g, who)]
+                rows["costs"] += [CostRow(g, who, *found) for found in made.of(self._costs, g, who)]
             drawn = made.of(self._samples, g)
-            samples += [SampleRow(g, *found) for found in drawn["rows"]]
-            resampling.append(ResamplingRow(g, *drawn["resampling"]))
-            steps += [StepRow(g, k + 1, *found) for k, found in enumerate(drawn["steps"])]
+            rows["distances"] += [SampleRow(g, *found) for found in drawn["rows"]]
+            rows["resampling"].append(ResamplingRow(g, *drawn["resampling"]))
+            rows["steps"] += [StepRow(g, k + 1, *found) for k, found in enumerate(drawn["steps"])]
             arrays |= {array_name(name, g, g.identifier): law.numpy() for name, law in drawn["laws"].items()}
+        text = f"{RESAMPLED}\n\n{self.num_groups} groups, threshold {self.threshold:g}."
+        views = [Table(["w"], ["exact_log_normalizer", "log_normalizer", "relative_error", "ess"])]
+        how: dict[str, Any] = {"group": "Resampling"}
         blocks = [
-            self._sample_block(case, samples),
-            cost_block(costs),
+            self._sample_block(case, rows["distances"]),
+            cost_block(rows["costs"]),
             Block(
-                name="resampling",
-                rows=resampling,
-                title="Sequential Monte Carlo",
-                text=f"{RESAMPLED}\n\n{self.num_groups} groups, threshold {self.threshold:g}.",
-                views=[Table(["w"], ["exact_log_normalizer", "log_normalizer", "relative_error", "ess"])],
-                logged=["log_normalizer"],
-                group="Resampling",
+                "resampling", rows["resampling"], "Sequential Monte Carlo", text, (), views, ["log_normalizer"], **how
             ),
-            Block("steps", steps, "Relative ESS on the way", views=STEP_VIEWS, group="Resampling"),
+            Block("steps", rows["steps"], "Relative ESS on the way", views=STEP_VIEWS, **how),
         ]
         settings = {"threshold": self.threshold, "num_groups": self.num_groups}
         facts = {"target_class": case.one_class, "judged": case.judged, **settings, "laws": sorted(arrays)}
-        return Findings(case.plan, blocks, verdict_of(costs, samples, resampling, case.judged), facts, arrays)
+        verdict = verdict_of(rows["costs"], rows["distances"], rows["resampling"], case.judged)
+        return Findings(case.plan, blocks, verdict, facts, arrays)
 
     def _sample_block(self, case: Case, rows: Sequence[SampleRow]) -> Block:
         plan = case.plan
@@ -241,25 +232,13 @@ class TableCorrection:
             f"Mean total variation to the tilted distribution, over up to {max(row.num_sets for row in rows)} "
             "independent sets of n samples. The noise floor is that of n samples of the tilted distribution itself."
         )
-        shown = ["tv_guided", "tv_weighted", "tv_resampled", "noise_floor"]
-        curve = Curve(
-            "num_samples",
-            shown,
-            caption="Total variation to the tilted distribution against the number of samples n.",
-            panels="w",
-            log_x=True,
-            log_y=True,
-        )
-        return Block(
-            name="distances",
-            rows=rows,
-            title="Distance to the tilted distribution",
-            text=text,
-            views=[Table(["w", "num_samples"], shown, note=note), curve],
-            logged=["tv_guided", "tv_weighted", "tv_resampled"],
-            group="",
-            printed=True,
-        )
+        names = ["tv_guided", "tv_weighted", "tv_resampled"]
+        shown = [*names, "noise_floor"]
+        caption = "Total variation to the tilted distribution against the number of samples n."
+        curve = Curve("num_samples", shown, (), caption, "w", log_x=True, log_y=True)
+        title = "Distance to the tilted distribution"
+        views: list[View] = [Table(["w", "num_samples"], shown, note=note), curve]
+        return Block("distances", rows, title, text, (), views, names, group="", printed=True)
 
 
 STEP_VIEWS: list[View] = [
@@ -268,42 +247,18 @@ STEP_VIEWS: list[View] = [
 ]
 
 
-@dataclass(frozen=True)
-class Aim:
-    """The chain that is sampled, and the distribution that it should have; policy None is the kind's own."""
-
-    denoiser: Denoiser
-    guidance: Guidance
-    target_class: int
-    policy: Policy | None
-    tilted: Tensor
-
-    @classmethod
-    def of(cls, case: Case, guidance: Guidance, who: str, policy: Policy | None) -> Aim:
-        """The chain of one denoiser under one policy."""
-        denoiser = case.denoiser(who)
-        tilted = tilted_law(case.target, guidance.constant, case.one_class)
-        return cls(denoiser, guidance, case.one_class, policy, tilted)
-
-    def weights(self) -> TiltedWeights:
-        """The weighted distribution of the chain and what the weights cost, exactly."""
-        return tilted_weights(self.denoiser, self.guidance, self.target_class, self.policy)
-
-    def law(self) -> Tensor:
-        """The distribution of the chain without weights."""
-        return terminal_law(self.denoiser, self.guidance, self.target_class, self.policy)
-
-    def mean_tv(self, drawn: Weighted, num_sets: int) -> tuple[float, float]:
-        """TV to the tilted distribution, the mean over sets of equally many weighted samples, and its error."""
-        parts = zip(drawn.x.chunk(num_sets), drawn.log_weights.chunk(num_sets))
-        found = [weighted_tv(Weighted(x, w, drawn.num_groups // num_sets), self.tilted) for x, w in parts]
-        tvs, errors = zip(*found)
-        return sum(tvs) / num_sets, math.hypot(*errors) / num_sets
+def mean_tv(drawn: Weighted, num_sets: int, tilted: Tensor) -> tuple[float, float]:
+    """TV to a distribution, the mean over sets of equally many weighted samples, and its error."""
+    parts = zip(drawn.x.chunk(num_sets), drawn.log_weights.chunk(num_sets))
+    found = [weighted_tv(Weighted(x, w, drawn.num_groups // num_sets), tilted) for x, w in parts]
+    tvs, errors = zip(*found)
+    return sum(tvs) / num_sets, math.hypot(*errors) / num_sets
 
 
-def _generator(case: Case, aim: Aim, what: str, *more: int) -> torch.Generator:
-    where: Any = {"num_dims": aim.denoiser.num_dims, "device": device_of(aim.denoiser)}
-    return case.plan.generator(what, aim.guidance, aim.target_class, *more, **where)
+def _generator(case: Case, guidance: Guidance, what: str, *more: int) -> torch.Generator:
+    denoiser = case.denoiser(case.judged)
+    place: Any = {"num_dims": denoiser.num_dims, "device": device_of(denoiser)}
+    return case.plan.generator(what, guidance, case.one_class, *more, **place)
 
 
 def sizes_of(plan: Plan) -> list[int]:
@@ -378,7 +333,8 @@ def _of_weights(cost: CostRow) -> str:
     return f"{head}; importance weights do not help: the weighted distribution is {short(cost.tv_weighted)} from it."
 
 
-def _of_samples(last: SampleRow) -> str:
+def closest(last: SampleRow) -> list[str]:
+    """The ways that may end closest to the tilted distribution: the closest, and those that chance may put behind."""
     ways = {
         "no correction": (last.tv_guided, last.se_guided),
         "weighting": (last.tv_weighted, last.se_weighted),
@@ -386,9 +342,13 @@ def _of_samples(last: SampleRow) -> str:
     }
     least, its_error = min(ways.values())
     chance = {name: NOTHING + sure_of(len(ways)) * math.hypot(error, its_error) for name, (_, error) in ways.items()}
-    best = [name for name, (tv, _) in ways.items() if tv - least < chance[name]]
+    return [name for name, (tv, _) in ways.items() if tv - least < chance[name]]
+
+
+def _of_samples(last: SampleRow) -> str:
+    best = closest(last)
     end = f"{' and '.join(best)} {'ends' if len(best) == 1 else 'end'} closest to the tilted distribution"
-    if len(best) == len(ways):
+    if len(best) == 3:
         end = "no set ends measurably closer to the tilted distribution than the others"
     return (
         f"With {last.num_samples:,} samples, {end}: total variation {short(last.tv_guided)} without correction, "

@@ -21,7 +21,7 @@ from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.support.numbers import percent, short
 
@@ -103,7 +103,7 @@ class TableMoves(Moves):
     starts: Sequence[Started] = STARTS
     name: ClassVar[str] = "correction_moves"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, guided=True)
-    rows: ClassVar[Mapping[str, type]] = {"moves": MoveRow, "ends": EndRow, "by_moves": MoveRow}
+    rows: ClassVar[Rows] = {"moves": MoveRow, "ends": EndRow, "by_moves": MoveRow}
 
     def corrections(self, case: Case) -> list[Correction]:
         """The moves that are compared: every size, with accept/reject where that has few orders; and the plan's own."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import Blurred, bernoulli_mixture, block_of, conclusion, decimals, found_by
+from helpers import Blurred, bernoulli_mixture, block_of, decimals, found_by
 
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.mixture import Mixtures, _of_components, _of_pixels
+from mdlm_cfg.studies.mixture import Mixtures, amplifies, components_gain, is_clear
 from mdlm_cfg.studies.mixture_effects import component_row, distinct_row
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -159,8 +160,7 @@ def test_pixels_are_amplified_also_where_no_value_is_foreign_to_the_class(value:
     assert pixel.change_private > 0.02 and pixel.change_foreign is None
     less = replace(pixel, change_private=-pixel.change_private)
     unsure = replace(pixel, private_se=1.0)
-    said = [_of_pixels(row) for row in (pixel, less, unsure)]
-    assert said[0] in found.verdict and len({conclusion(line) for line in said}) == 3
+    assert [amplifies(row) for row in (pixel, less, unsure)] == [1, -1, 0]
 
 
 def test_guidance_that_changes_nothing_is_rarely_said_to_change_anything() -> None:
@@ -171,24 +171,28 @@ def test_guidance_that_changes_nothing_is_rarely_said_to_change_anything() -> No
     for seed in range(12):
         plan = Plan((Guidance(1e-6),), Sampler(), 60, seed)
         found = found_by(Mixtures(num_test=2, num_draws=1), data, target.denoiser(), plan)
-        (pixel,) = [row for row in block_of(found, "pixels") if row.set == "exact"]
-        none = _of_pixels(replace(pixel, private_se=1.0, foreign_se=1.0)), _of_components(0.0, 0.0)
-        for name, line, nothing in zip(said, found.verdict[-2:], none):
-            said[name] += conclusion(line) != conclusion(nothing)
+        for name, sign in signs_of(found).items():
+            said[name] += sign != 0
         said["the network"] += any(line.endswith(LONGER) for line in found.verdict[1:])
     assert max(said.values()) <= 2, said  # of 12, where 1 in 40 are expected
     clear = found_by(Mixtures(num_test=2, num_draws=1), data, target.denoiser(), Plan((Guidance(2.0),), Sampler(), 200))
-    for words in ("amplifies", "gain weight"):  # what was counted is what is said of a change
-        assert any(words in line for line in clear.verdict)
-    assert len({conclusion(_of_components(sign, 9.0 * sign)) for sign in (-1.0, 0.0, 1.0)}) == 3
+    assert signs_of(clear) == {"pixels": 1, "components": 1}
+    assert [components_gain(sign, 9.0 * sign) for sign in (-1.0, 0.0, 1.0)] == [-1, 0, 1]
+    assert components_gain(1.0, 0.1) == components_gain(0.01, 9.0) == components_gain(1.0, -9.0) == 0
+
+
+def signs_of(found: Findings) -> dict[str, int]:
+    (pixel,) = [row for row in block_of(found, "pixels") if row.set == "exact"]
+    (component,) = [row for row in block_of(found, "components") if row.set == "exact"]
+    gain = components_gain(component.rank_correlation_partial, component.gain_in_errors)
+    return {"pixels": amplifies(pixel), "components": gain}
 
 
 def test_a_network_without_error_is_rarely_said_to_differ_and_one_with_errors_is() -> None:
-    said: dict[float, list[str]] = {0.0: [], 0.9: []}
-    for share, lines in said.items():
-        for seed in range(40):
-            plan = Plan((Guidance(2.0),), Sampler(), 40, seed=seed, classes=(0, 1))
-            verdict = found_by(Mixtures(num_test=2), data_of(mixture()), Blurred(mixture(), share), plan).verdict
-            lines.append(conclusion(verdict[1]))
-    usual = max(said[0.9], key=said[0.9].count)
-    assert said[0.0].count(usual) <= 2 and said[0.9].count(usual) >= 38
+    clear = {0.0: 0, 0.9: 0}
+    for share, seed in product(clear, range(40)):
+        plan = Plan((Guidance(2.0),), Sampler(), 40, seed=seed, classes=(0, 1))
+        found = found_by(Mixtures(num_test=2), data_of(mixture()), Blurred(mixture(), share), plan)
+        (row,) = [row for row in block_of(found, "distances") if row.set == "learned"]
+        clear[share] += is_clear(row.energy, found.facts["energy_by_chance"]["2"])
+    assert clear[0.0] <= 2 and clear[0.9] >= 38

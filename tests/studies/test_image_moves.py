@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, block_of, conclusion
+from helpers import Blurred, block_of
 from study_cases import HIDDEN, images
 from torch import Tensor
 
@@ -19,7 +19,15 @@ from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.common import held_out_of
 from mdlm_cfg.studies.correction_moves import CorrectionMoves
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.image_moves import HELD_OUT, ImageMoves, ImageSetRow, usage_of, verdict_of
+from mdlm_cfg.studies.image_moves import (
+    HELD_OUT,
+    Distance,
+    ImageMoves,
+    ImageSetRow,
+    effects_of,
+    usage_of,
+    verdict_of,
+)
 from mdlm_cfg.studies.images import CLASSIFIER, judging
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
@@ -192,31 +200,27 @@ def row(moves: int, calls: int, far: float, start: str = "a") -> ImageSetRow:
 
 
 @pytest.mark.parametrize(
-    ("after", "other", "nearer", "pays", "away"),
+    ("after", "other", "best", "worst", "pays"),
     [
-        (0.1, 0.9, True, True, False),
-        (0.21, 0.9, True, True, False),
-        (0.23, 0.9, False, False, False),
-        (0.1, 0.35, True, False, False),
-        (0.77, 0.9, False, False, False),
-        (0.79, 0.9, False, False, True),
+        (0.1, 0.9, 1, 0, 1),
+        (0.21, 0.9, 1, 0, 1),
+        (0.23, 0.9, 0, 0, 0),
+        (0.1, 0.35, 1, 0, 0),
+        (0.77, 0.9, 0, 0, 0),
+        (0.79, 0.9, 0, -1, -1),
     ],
 )
-def test_the_verdict_follows_from_the_distances(
-    after: float, other: float, nearer: bool, pays: bool, away: bool
-) -> None:
+def test_the_verdict_follows_from_the_distances(after: float, other: float, best: int, worst: int, pays: int) -> None:
     """A start at 0.5 with 10 calls that moves bring elsewhere, another sampler with as many calls."""
-    data = row(0, 0, 0.0, HELD_OUT)
-
-    def verdict(after: float, other: float) -> list[str]:
-        rows = [data, row(0, 10, 0.5), row(20, 30, after), row(0, 30, other, "b"), row(20, 50, other, "b")]
-        return verdict_of(rows, {"energy_features": 0.08, "energy_pixels": 0.08})
-
-    said = verdict(after, other)
-    sure = list(map(conclusion, verdict(0.0, 1.0)))  # moves that end at the data, and no other sampler that is near
-    assert (conclusion(said[0]) == sure[0]) == nearer
-    assert (conclusion(said[-2]) == sure[-2]) == pays
-    assert len(said) == 3 + away
+    sets = [row(0, 10, 0.5), row(20, 30, after), row(0, 30, other, "b"), row(20, 50, other, "b")]
+    effects = effects_of(sets, Distance("energy_features", 0.08))
+    assert {name: sign for name, (*_, sign) in effects.items()} == {"best": best, "worst": worst, "calls": pays}
+    changed, same = (sets[0], sets[1]), (sets[2], sets[3])
+    ends = {"best": changed if after < 0.5 else same, "worst": same if after < 0.5 else changed}
+    assert {name: effects[name][:2] for name in ends} == ends
+    assert effects["calls"][:2] == (sets[0 if other > 0.5 else 2], sets[1 if after < other else 3])
+    said = verdict_of([row(0, 0, 0.0, HELD_OUT), *sets], {"energy_features": 0.08, "energy_pixels": 0.08})
+    assert len(said) == 3 + (worst < 0)
     figures = {f"{value:.4f}" for value in (0.5, after, other, 2 * math.hypot(SE, SE, 0.08, 0.08))}
     assert set(re.findall(r"\d\.\d{4}", " ".join(said))) <= figures
     distances = sorted((0.5, after, other, other))

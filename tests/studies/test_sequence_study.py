@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from helpers import Blurred, block_of, chi_square_p_value, conclusion, decimals, found_by as study_found
+from helpers import Blurred, block_of, chi_square_p_value, decimals, found_by as study_found
 from torch import Tensor
 
 from mdlm_cfg import Guidance, HiddenMarkovMixture, Sampler, UserError, terminal_law
@@ -153,16 +152,13 @@ def test_the_noise_is_a_mean_over_draws_and_its_expectation(blurred: Findings) -
     assert at(blurred, 3.0, "class").tv_class_2 == at(blurred, 0.0, "class").tv_class_2 == noise["class", None].tv
     assert at(blurred, 3.0, "noise floor").tv_exact_2 == noise["exact", 3.0].tv
     own = {name: at(blurred, 3.0, name) for name in ("exact", "learned")}
-    levels = block_of(blurred, "noise")
-    within, more = (  # what is said where the noise is as large as any distance, and where there is none
-        list(map(conclusion, sequences._of_pairs(own, [replace(row, high=high) for row in levels], Guidance(3.0))))
-        for high in (1.0, -1.0)
-    )
-    assert all(a != b for a, b in zip(within, more)) and len(more) == 2
-    said = list(map(conclusion, blurred.verdict))
-    assert more[1] in said  # the network errs by more than noise
-    value = at(blurred, 3.0, "exact").tv_class_2
-    assert (within if value <= noise["class", None].high else more)[0] in said
+    distances = {"exact": own["exact"].tv_class_2, "learned": own["learned"].tv_exact_2}
+    found = sequences.pairs_beyond(own, block_of(blurred, "noise"), Guidance(3.0))
+    assert {name: value for name, (value, _, _) in found.items()} == distances
+    levels = {"exact": noise["class", None], "learned": noise["exact", 3.0]}
+    assert {name: level for name, (_, level, _) in found.items()} == levels
+    assert all(beyond == (value > level.high) for value, level, beyond in found.values())
+    assert found["learned"][2]  # the network errs by more than noise
 
 
 def test_sets_are_those_of_the_plans_generators() -> None:

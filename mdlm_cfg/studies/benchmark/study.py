@@ -30,7 +30,7 @@ from mdlm_cfg.studies.benchmark.ranking import (
 from mdlm_cfg.studies.benchmark.targets import TARGETS, VERSION, Target, TargetRow, target_of
 from mdlm_cfg.studies.findings import Block, Curve, Table, View, listed
 from mdlm_cfg.studies.plan import Plan, refuse_namesakes
-from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, run
+from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, Rows, run
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import short
@@ -148,7 +148,7 @@ class Benchmark:
     targets: list[Any] | None = None
     calls: list[int] | None = None
     needs: ClassVar[Needs] = Needs(numbers=True)
-    rows: ClassVar[Mapping[str, type]] = {
+    rows: ClassVar[Rows] = {
         "rankings": RankingRow,
         "means": MeanRow,
         "nearest": NearestRow,

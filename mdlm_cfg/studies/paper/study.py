@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from mdlm_cfg.studies.evaluation import TABLE_NEEDS, evaluation_of, evaluation_p
 from mdlm_cfg.studies.findings import Block, Findings, Listing, Table
 from mdlm_cfg.studies.paper.claims import Claim
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Paper:
     experiment: str
     name: ClassVar[str] = "paper"
     needs: ClassVar[Needs] = TABLE_NEEDS
-    rows: ClassVar[Mapping[str, type]] = {"claims": Claim}
+    rows: ClassVar[Rows] = {"claims": Claim}
 
     def check(self, case: Case) -> None:
         """Refuse an unknown experiment, and data or strengths that it says nothing of."""
