@@ -12,7 +12,7 @@ from mdlm_cfg.reports.tables import Table, check_page, markdown
 from mdlm_cfg.studies.benchmark.ranking import RankingRow, calls_of, ranked_of, shown_place
 from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import ABSENT, format_column
+from mdlm_cfg.support.numbers import format_column
 
 MANY = 64  # calls with which corrections come to their end
 HEAD = """\
@@ -55,8 +55,7 @@ def leaderboard(report: Mapping[str, Any]) -> str:
     asked = [first, *((to, most) for to in ("tilted", "chain") for most in [*calls, MANY] if (to, most) != first)]
     asked = [(to, most) for to, most in asked if most in plan["calls"]]
     parts = [head, "## Ranking\n", markdown(_ranking(rows, asked))]
-    parts += ["## By strength\n", _by_strength_text(calls[-1]), markdown(_by_strength(report, rows, calls[-1]))]
-    parts += ["## Target by target\n", _nearest_text(report), markdown(_nearest(report))]
+    parts += _by_strength(report, rows, calls[-1])
     parts += ["## In sentences\n", *(f"- {sentence}" for sentence in report["verdict"])]
     return "\n".join(parts) + "\n"
 
@@ -68,35 +67,18 @@ def _ranking(rows: Sequence[RankingRow], asked: Sequence[tuple[str, int]]) -> Ta
     return Table(columns, [[name, *(shown_place(ranking[name]) for ranking in rankings)] for name in rankings[0]])
 
 
-def _by_strength_text(calls: int) -> str:
+def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: int) -> list[str]:
+    """Entries that have a rank with this number of calls, and their means at each strength."""
     what = f"Mean TV to the tilted distribution over the targets, with {calls_of(calls)}; at w = 0 it is the class."
-    return f'{what} "Calls made" is the mean number over the targets, at the w that needs most.\n'
-
-
-def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: int) -> Table:
+    text = f'{what} "Calls made" is the mean number over the targets, at the w that needs most.\n'
     strengths = report["plan"]["w"]
     asked = ("tilted", calls)
     means = {(row["entry"], row["w"]): row for row in report["means"] if (row["against"], row["calls"]) == asked}
     names = [row.entry for row in rows if (row.against, row.calls) == asked and row.rank is not None]
     columns = [format_column([means[name, w]["tv"] for name in names]) for w in strengths]
     used = [f"{max(means[name, w]['used'] for w in strengths):.2f}" for name in names]
-    return Table(["entry", *(f"w = {w:g}" for w in strengths), "calls made"], list(zip(names, *columns, used)))
-
-
-def _nearest_text(report: Mapping[str, Any]) -> str:
-    calls = report["nearest"][0]["calls"] if report["nearest"] else 0
-    what = "The entry with the smallest mean TV to the tilted distribution over w"
-    return f"{what}, with {calls_of(calls)}; the first one if there are ties.\n"
-
-
-def _nearest(report: Mapping[str, Any]) -> Table:
-    found = {row["target"]: row for row in report["nearest"]}
-    nearest = [found.get(target["name"], {}) for target in report["targets"]]
-    lines = []
-    for target, row, tv in zip(report["targets"], nearest, format_column([row.get("tv") for row in nearest])):
-        about = [target["name"], f"{target['num_tokens']}, {target['num_dims']}"]
-        lines.append([*about, row.get("nearest", ABSENT), tv, target["fingerprint"]])
-    return Table(["target", "N, D", "nearest", "mean TV", "fingerprint"], lines)
+    table = Table(["entry", *(f"w = {w:g}" for w in strengths), "calls made"], list(zip(names, *columns, used)))
+    return ["## By strength\n", text, markdown(table)]
 
 
 def write_page(report: Path, page: Path) -> None:

@@ -96,26 +96,6 @@ class MeanRow:
 
 
 @dataclass(frozen=True)
-class NearestRow:
-    """The entry with the smallest mean TV over w to the tilted distribution of one target."""
-
-    target: str = col("target", "name of the target", index=True)
-    calls: int = col("calls", "calls that are allowed", index=True)
-    nearest: str = col("nearest", "name of the nearest entry; the first one of a tie")
-    tv: float = col("mean TV", "TV to the tilted distribution, mean over w", unit="TV")
-
-
-@dataclass(frozen=True)
-class OwnRow:
-    """The mean TV over w to the tilted distribution of one target, for an entry of yours."""
-
-    target: str = col("target", "name of the target", index=True)
-    calls: int = col("calls", "calls that are allowed", index=True)
-    entry: str = col("entry", "name of the entry", index=True)
-    tv: float = col("mean TV", "TV to the tilted distribution, mean over w", unit="TV")
-
-
-@dataclass(frozen=True)
 class BenchmarkFindings(Findings):
     """The benchmark's findings, and rankings computed from them."""
 
@@ -237,20 +217,3 @@ def means_of(results: Sequence[ResultRow], num_targets: int) -> list[MeanRow]:
         for key, rows in found.items()
         if len(rows) == num_targets
     ]
-
-
-def by_target_of(results: Sequence[ResultRow], calls: int, num_strengths: int) -> dict[str, dict[str, float]]:
-    """The mean TV over w to the tilted distribution, by target and entry, with one number of calls."""
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in results:
-        if row.calls == calls:
-            found[row.target][row.entry].append(row.tv_tilted)
-    return {
-        target: {entry: fmean(values) for entry, values in each.items() if len(values) == num_strengths}
-        for target, each in found.items()
-    }
-
-
-def nearest_of(means: Mapping[str, float]) -> tuple[str, float]:
-    """The entry with the smallest mean, of ties the first; and its mean."""
-    return next((name, tv) for name, tv in means.items() if tv <= min(means.values()) + TIE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar, cast
@@ -16,14 +16,10 @@ from mdlm_cfg.studies.benchmark.judge import Bench, Cell
 from mdlm_cfg.studies.benchmark.ranking import (
     BenchmarkFindings,
     MeanRow,
-    NearestRow,
-    OwnRow,
     RankingRow,
     ResultRow,
-    by_target_of,
     calls_of,
     means_of,
-    nearest_of,
     ranked_of,
     rankings_of,
 )
@@ -151,8 +147,6 @@ class Benchmark:
     rows: ClassVar[Rows] = {
         "rankings": RankingRow,
         "means": MeanRow,
-        "nearest": NearestRow,
-        "own": OwnRow,
         "targets": TargetRow,
         "results": ResultRow,
     }
@@ -197,7 +191,7 @@ class Benchmark:
         return ("benchmark", VERSION, tuple(target.describe().values()), guidance.constant, calls)
 
     def findings(self, case: Case, made: Made) -> BenchmarkFindings:
-        """Rankings, the error against calls, each target, and all results."""
+        """Rankings, the error against calls, the targets, and all results."""
         entries = entries_of(self._own)
         calls = check_calls(self._calls)
         strengths = [guidance.constant for guidance in case.plan.guidances]
@@ -208,7 +202,6 @@ class Benchmark:
         blocks = [
             _ranking_block(rankings, calls),
             _means_block(means_of(results, len(self._targets)), own),
-            *_target_by_target(by_target_of(results, ranked_of(calls)[-1], len(strengths)), ranked_of(calls)[-1], own),
             _targets_block(self._targets),
             Block("results", results, "All results", "Every result is a row of results.csv and of report.json."),
         ]
@@ -283,21 +276,6 @@ def _means_block(means: Sequence[MeanRow], own: Sequence[str]) -> Block:
     text = f"There is no picture of the distance to {' or to '.join(zero)}: it is 0 everywhere." if zero else ""
     title = "Error against calls"
     return Block("means", means, title, text, views=views, group=title)
-
-
-def _target_by_target(by_target: Mapping[str, Mapping[str, float]], calls: int, own: Sequence[str]) -> list[Block]:
-    nearest = [NearestRow(target, calls, *nearest_of(means)) for target, means in by_target.items() if means]
-    theirs = [
-        OwnRow(target, calls, name, means[name]) for target, means in by_target.items() for name in own if name in means
-    ]
-    note = f"Mean TV over w to the tilted distribution, with {calls_of(calls)}."
-    group = "Target by target"
-    title = "The nearest entry of every target"
-    blocks = [Block("nearest", nearest, title, views=[Table(["target"], ["nearest", "tv"], note=note)], group=group)]
-    if theirs:
-        view = Table(["target"], ["tv"], "entry", note)
-        blocks.append(Block("own", theirs, "Your own on every target", views=[view], group=group))
-    return blocks
 
 
 def _targets_block(targets: Sequence[Target]) -> Block:
