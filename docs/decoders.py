@@ -37,7 +37,7 @@ DECODERS = {
     "Fast-dLLM threshold 0.9": Sampler("threshold", threshold=0.9),
     "Fast-dLLM factor 1": Sampler("factor", factor=1.0),
     "EB-Sampler, 0.1 nats": Sampler("entropy_bound", gamma=0.1),
-    "ancestral, 16 steps": Sampler("remdm", 16, remasking="none"),
+    "ancestral, 16 steps": Sampler("remdm", 16, remasking="cap(0)"),
     "ReMDM cap(0.2), 16 steps": Sampler("remdm", 16, remasking="cap(0.2)"),
 }
 CURVES = {
@@ -49,7 +49,7 @@ CURVES = {
 }
 REMASKED = {  # and what it is compared with, of learned conditionals
     "first-hitting": Sampler("first_hitting"),
-    "ancestral, 64 steps": Sampler("remdm", 64, remasking="none"),
+    "ancestral, 64 steps": Sampler("remdm", 64, remasking="cap(0)"),
     "ReMDM cap(0.2), 64 steps": Sampler("remdm", 64, remasking="cap(0.2)"),
     "first-hitting, 40 single refills": Sampler(correction=Correction(moves=40)),
     "first-hitting, 400 single refills": Sampler(correction=Correction(moves=400)),
@@ -140,7 +140,7 @@ def remasking(target: Target) -> Iterator[list[object]]:
     """ReMDM in 16 and 64 steps: TV to the class at w = 0, and to the tilted law at w = 2."""
     denoiser, z = target.denoiser, target.target_class
     for steps in (16, 64):
-        for rule in ("none", "cap(0.2)", "rescale(0.5)", "loop(0.02)", "forward_backward"):
+        for rule in ("cap(0)", "cap(0.2)", "rescale(0.5)", "loop(0.02)", "forward_backward"):
             sampler = Sampler("remdm", steps, remasking=rule)
             free, guided = (sampler.law(denoiser, Guidance(w), z) for w in (0.0, 2.0))
             to_class, to_tilted = total_variation(target.class_law, free), total_variation(target.tilted(2.0), guided)

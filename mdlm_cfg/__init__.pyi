@@ -5,7 +5,7 @@ from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG as AdaptiveCFG
 from mdlm_cfg.chain.classifier_rule import ByClassifier as ByClassifier
 from mdlm_cfg.chain.corrections import Correction as Correction
 from mdlm_cfg.chain.denoiser import Denoiser as Denoiser, FunctionDenoiser as FunctionDenoiser
-from mdlm_cfg.chain.guidance import Guidance as Guidance, interval as interval, linear_ramp as linear_ramp
+from mdlm_cfg.chain.guidance import Guidance as Guidance
 from mdlm_cfg.chain.guidance_schedules import (
     Interval as Interval,
     LinearRamp as LinearRamp,

@@ -133,7 +133,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     pages = {path.stem: path.read_text() for path in (site / "api").glob("*.html")}
     for name, module in mdlm_cfg._WHERE.items():
-        defined = getattr(mdlm_cfg, name).__qualname__  # `interval` is the class Interval
+        defined = getattr(mdlm_cfg, name).__qualname__
         assert re.search(rf'id="mdlm_cfg\.[\w.]+\.{defined}"', pages[module.split(".")[1]]), name
     own = {name for name, of in vars(plot).items() if getattr(of, "__module__", "") == plot.__name__}
     plots = {name for name in own if not name.startswith("_")}

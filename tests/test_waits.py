@@ -33,7 +33,7 @@ from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.blocks import blocks_of
 from mdlm_cfg.chain.corrections import SCANS
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.chain.lattice import lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.chain.policies import Blocks, Confidence, FixedOrder
@@ -60,11 +60,11 @@ CACHES = lattice_of, blocks_of, checks.constant_on
 GUIDANCES = {
     "rate": Guidance(2.0),
     "normalized": Guidance(2.0, "normalized"),
-    "ramp": Guidance(linear_ramp(0.0, 3.0)),
+    "ramp": Guidance(LinearRamp(0.0, 3.0)),
     "sharp": Guidance(2.0, temperature=0.7, top_p=0.9),
     "class": Guidance(0.0),
     "negative": Guidance(2.0, rule=Negative(0)),
-    "a_cfg": Guidance(linear_ramp(0.0, 3.0), rule=AdaptiveCFG(k=1)),
+    "a_cfg": Guidance(LinearRamp(0.0, 3.0), rule=AdaptiveCFG(k=1)),
 }
 POLICIES = {
     "own": None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,17 +41,21 @@ class AdaptiveCFG(Rule):
         if self.share is not None:
             object.__setattr__(self, "share", number("share of a_cfg", self.share, 0, 1))
 
-    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
-        """See `Rule.log_rho`."""
+    def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
+        """See `Rule.bind`."""
         check_class(target_class, denoiser.num_classes)
-        log_cond = conditionals(denoiser, tokens, target_class)
         if target_class is None or not any(table):
-            return log_cond
+            return lambda tokens: conditionals(denoiser, tokens, target_class)
         if getattr(denoiser, "num_known", 0):
             raise UserError(
                 f"the rule {self} masks known coordinates again, but a slice has fixed them: draw samples with start= "
                 "instead of computing the distribution of the slice"
             )
+        return lambda tokens: self._log_rho(denoiser, tokens, target_class, table)
+
+    def _log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int, table: Sequence[float]) -> Tensor:
+        """log rho_i(v | x) of partial states (B, D) under a class, (B, D, N)."""
+        log_cond = conditionals(denoiser, tokens, target_class)
         mask_id = denoiser.num_tokens
         known = tokens != mask_id
         num_known = known.sum(dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -74,18 +74,22 @@ class ByClassifier(Rule):
             raise UserError("the rule classifier(taylor) needs a classifier that can be differentiated: of_one_hot")
         object.__setattr__(self, "has_tilted", not self.taylor)
 
-    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
-        """See `Rule.log_rho`."""
+    def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
+        """See `Rule.bind`."""
         self.check(denoiser, target_class)
-        log_p = conditionals(denoiser, tokens, None)
         if target_class is None:
-            return log_p
-        num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
-        w = constant_on((*table, -1.0), tokens.device)[num_unmasked][:, None, None]
+            return lambda tokens: conditionals(denoiser, tokens, None)
         change_of = self._expanded if self.taylor else self._exact
-        change = change_of(denoiser, tokens, target_class)
-        log_rho = log_p + torch.where(w == -1, 0.0, (1 + w) * change)
-        return log_rho.masked_fill(log_p == NEG_INF, NEG_INF)
+
+        def log_rho(tokens: Tensor) -> Tensor:
+            log_p = conditionals(denoiser, tokens, None)
+            num_unmasked = (tokens != denoiser.num_tokens).sum(dim=1)
+            w = constant_on((*table, -1.0), tokens.device)[num_unmasked][:, None, None]
+            change = change_of(denoiser, tokens, target_class)
+            found = log_p + torch.where(w == -1, 0.0, (1 + w) * change)
+            return found.masked_fill(log_p == NEG_INF, NEG_INF)
+
+        return log_rho
 
     def check(self, denoiser: Denoiser, target_class: int | None) -> None:
         """Raise UserError where the class does not exist, or the classifier is one of another space."""

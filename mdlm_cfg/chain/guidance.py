@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, check_shape
-from mdlm_cfg.chain.guidance_schedules import (
-    Calibrated,
-    Interval,
-    LinearRamp,
-    PerCount,
-    interval,
-    linear_ramp,
-    schedule_name,
-)
+from mdlm_cfg.chain.guidance_schedules import Calibrated, Interval, LinearRamp, PerCount, schedule_name
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.nucleus import check_filter, filter_values
 from mdlm_cfg.chain.policies import Policy
@@ -29,7 +21,7 @@ from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import is_number, whole_number
 
-__all__ = ["Guidance", "Interval", "LinearRamp", "PerCount", "interval", "linear_ramp"]
+__all__ = ["Guidance", "Interval", "LinearRamp", "PerCount"]
 
 NEG_INF = float("-inf")
 CLASSIFIER_FREE = CFG()

@@ -150,8 +150,6 @@ def schedule_name(schedule: Callable[[float], float]) -> str:
 
 
 Strength = float | Callable[[float], float]
-linear_ramp = LinearRamp
-interval = Interval
 
 
 def parse_strength(value: str | float | Sequence[float] | Tensor | Callable[[float], float]) -> Strength:

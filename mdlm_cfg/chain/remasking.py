@@ -29,7 +29,7 @@ from mdlm_cfg.chain.steps import RemaskingStep
 from mdlm_cfg.support.errors import UserError, did_you_mean, shown
 from mdlm_cfg.support.numeric import number
 
-ALLOWED = "none, cap(0.2), rescale(0.5), loop(0.02), loop(0.02, on=0.55, off=0.05, alpha=0.9) or forward_backward"
+ALLOWED = "cap(0.2), rescale(0.5), loop(0.02), loop(0.02, on=0.55, off=0.05, alpha=0.9) or forward_backward"
 
 
 class Remasking(ABC):
@@ -64,20 +64,8 @@ class Remasking(ABC):
 
 
 @dataclass(frozen=True)
-class NoRemasking(Remasking):
-    """sigma = 0: ancestral sampling."""
-
-    def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
-        """See `Remasking.sigma`."""
-        return 0.0
-
-    def __str__(self) -> str:
-        return "none"
-
-
-@dataclass(frozen=True)
 class Cap(Remasking):
-    """sigma = min(eta, sigma_max): ReMDM-cap."""
+    """sigma = min(eta, sigma_max): ReMDM-cap, and ancestral sampling with eta = 0."""
 
     eta: float
 
@@ -165,7 +153,6 @@ class Loop(Remasking):
 
 
 REMASKINGS: dict[str, Callable[..., Remasking]] = {
-    "none": NoRemasking,
     "cap": Cap,
     "rescale": Rescale,
     "loop": Loop,

@@ -59,31 +59,22 @@ class Rule(ByValue, ABC):
     telescopes: bool = False
 
     @abstractmethod
-    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
-        """log rho_i(v | x) of every coordinate.
+    def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
+        """log rho_i(v | x) of every coordinate, as a function of partial states.
+
+        What does not depend on the states may be computed here, once.
 
         Args:
             denoiser: the one that is guided.
-            tokens: partial states, int64 (B, D).
             target_class: z; None is no class.
             table: w for 0, ..., D - 1 unmasked coordinates.
 
         Returns:
-            float64 (B, D, N); of unmasked coordinates it means nothing.
+            A function of partial states, int64 (B, D), to float64 (B, D, N); of unmasked coordinates it means nothing.
 
         Raises:
-            UserError: an infinite rate, or a denoiser or a class that the rule cannot use.
+            UserError: an infinite rate, or a denoiser or a class that the rule cannot use; here or in the function.
         """
-
-    def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
-        """`log_rho` as a function of partial states alone, for a chain that asks for many of them.
-
-        A rule may compute here, once, what does not depend on the states.
-
-        Raises:
-            UserError: as `log_rho`.
-        """
-        return lambda tokens: self.log_rho(denoiser, tokens, target_class, table)
 
     @abstractmethod
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
@@ -123,10 +114,6 @@ class CFG(Rule):
     """Classifier-free guidance: p(v | x)^(-w) p(v | x, z)^(1+w) (theory, section 3)."""
 
     telescopes = True
-
-    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
-        """See `Rule.log_rho`."""
-        return self.bind(denoiser, target_class, table)(tokens)
 
     def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
         """See `Rule.bind`."""
@@ -192,10 +179,6 @@ class ProductRule(Rule):
             check_class(term.target_class, denoiser.num_classes)
             if term.denoiser is not None:
                 check_same_space(term.denoiser, denoiser, self)
-
-    def log_rho(self, denoiser: Denoiser, tokens: Tensor, target_class: int | None, table: Sequence[float]) -> Tensor:
-        """See `Rule.log_rho`."""
-        return self.bind(denoiser, target_class, table)(tokens)
 
     def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
         """See `Rule.bind`."""

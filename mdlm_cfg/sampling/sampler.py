@@ -72,8 +72,8 @@ class Sampler(Options):
 
     Mask again what was unmasked (theory, section 18):
 
-    - "remdm": K steps of ReMDM (arXiv 2503.00307), with a remasking that is "cap(0.2)", "rescale(0.5)", "loop(0.02)",
-      "forward_backward" or "none"; what differs from its code: `mdlm_cfg.chain.remasking`.
+    - "remdm": K steps of ReMDM (arXiv 2503.00307), with a remasking that is "cap(0.2)", "rescale(0.5)", "loop(0.02)"
+      or "forward_backward"; what differs from its code: `mdlm_cfg.chain.remasking`.
 
     Args:
         name: one of these; or a name of your own beside `jump`.

@@ -32,7 +32,7 @@ SETTINGS: tuple[Mapping[str, Any], ...] = (  # each sampler is tried with each, 
     {"factor": 0.7},
     {"gamma": 0.5},
     {"gamma": 2.0},
-    *({"steps": 3, "remasking": name} for name in ("none", "rescale(0.5)", "forward_backward", "loop(0.1)")),
+    *({"steps": 3, "remasking": name} for name in ("cap(0)", "rescale(0.5)", "forward_backward", "loop(0.1)")),
     {"correction": Correction(1, 2)},
     {"correction": Correction(2, 2)},
     {"correction": Correction(2, 2, accept=True)},
@@ -145,7 +145,7 @@ def _decoder(sampler: Sampler, world: World, strength: Strength) -> decoders.Ker
 
 
 def _remasking_kernels(sampler: Sampler, world: World, strength: Strength) -> list[decoders.Kernel] | None:
-    written = re.fullmatch(r"(none|cap|rescale|forward_backward)(?:\((.*)\))?", str(sampler.remasking))
+    written = re.fullmatch(r"(cap|rescale|forward_backward)(?:\((.*)\))?", str(sampler.remasking))
     if written is None or sampler.schedule is None or not isinstance(sampler.steps, int):
         return None
     steps = sampler.steps

@@ -15,7 +15,7 @@ import pytest
 from commands import QUICK, TOY, flat, report_in, run, table_file
 from helpers import found_by, random_target
 
-from mdlm_cfg import Blocks, Confidence, FixedOrder, Guidance, Sampler, linear_ramp
+from mdlm_cfg import Blocks, Confidence, FixedOrder, Guidance, LinearRamp, Sampler
 from mdlm_cfg.app.evaluation import with_commands
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies import report
@@ -122,7 +122,7 @@ def test_settings_of_the_plan(options: str, tmp_path: Path, monkeypatch: pytest.
     """By the default report of a table, and by its quickest part."""
     monkeypatch.setattr(report, "Samplers", partial(Samplers, (2, 3)))  # other numbers of steps are as these
     whole = options.startswith("sampler=tau_leaping")
-    w = (Guidance(2.0, "normalized"), Guidance(linear_ramp(0.0, 4.0), "normalized"), Guidance([0.5, 2.0], "normalized"))
+    w = (Guidance(2.0, "normalized"), Guidance(LinearRamp(0.0, 4.0), "normalized"), Guidance([0.5, 2.0], "normalized"))
     asked = ("guidance=normalized", "w=[2,ramp(0,4),[0.5,2]]", "target_class=2", "seed=7")
     study = TableReport() if whole else LedgerStudy()
     named = () if whole else ("study=ledger",)

@@ -19,7 +19,7 @@ import torch
 from helpers import random_target
 from rich.console import Console
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, linear_ramp, terminal_law, tilted_law
+from mdlm_cfg import Guidance, LinearRamp, Sampler, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.app.evaluation import Report, evaluate
 from mdlm_cfg.compare.decay import log_still_masked
 from mdlm_cfg.studies.plan import Plan
@@ -339,7 +339,7 @@ def test_every_picture_and_control_is_named(name: str, opened: Opened) -> None:
 def test_strengths_that_are_no_numbers_have_no_tilted_law(browser: Any, tmp_path: Path) -> None:
     target = toy_1d_overlap()
     data = KnownData(target, "x")
-    schedule = Guidance(linear_ramp(0.0, 2.0))
+    schedule = Guidance(LinearRamp(0.0, 2.0))
     report = Report(tmp_path, "x", {}, {}, {}, Console(file=io.StringIO()))
     path = evaluate(data, None, Plan((Guidance(1.0), schedule), Sampler(), 100), report, TableReport()).path
     page = browser.new_page()

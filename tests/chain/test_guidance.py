@@ -16,8 +16,8 @@ from oracle import Chain, guided
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import check_class, device_of, name_class, name_state
-from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance, linear_ramp
-from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, interval, parse_strength, parse_strengths
+from mdlm_cfg.chain.guidance import MAX_STRENGTH, effective_guidance
+from mdlm_cfg.chain.guidance_schedules import Interval, LinearRamp, PerCount, parse_strength, parse_strengths
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.chain.policies import Uniform
 from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
@@ -174,12 +174,12 @@ def test_supports_are_explicit():
 
 
 def test_schedules_of_w():
-    assert [linear_ramp(1, 3)(p) for p in (0, 0.5, 1)] == [1, 2, 3]
-    assert [interval(2.0, 0.25, 0.75)(p) for p in (0, 0.25, 0.5, 0.75, 0.8)] == [0, 2, 2, 2, 0]
+    assert [LinearRamp(1, 3)(p) for p in (0, 0.5, 1)] == [1, 2, 3]
+    assert [Interval(2.0, 0.25, 0.75)(p) for p in (0, 0.25, 0.5, 0.75, 0.8)] == [0, 2, 2, 2, 0]
     # a ramp reaches both its ends: of D coordinates, the first is unmasked at its start and the last at its end
-    assert Guidance(linear_ramp(0.0, 4.0)).table(2) == [0, 4]
-    assert Guidance(linear_ramp(0.0, 4.0)).table(5) == [0, 1, 2, 3, 4]
-    assert Guidance(interval(2.0, 0.5, 1.0)).table(3) == [0, 2, 2]
+    assert Guidance(LinearRamp(0.0, 4.0)).table(2) == [0, 4]
+    assert Guidance(LinearRamp(0.0, 4.0)).table(5) == [0, 1, 2, 3, 4]
+    assert Guidance(Interval(2.0, 0.5, 1.0)).table(3) == [0, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_what_is_near_is_guessed(text, near):
 
 
 def test_what_is_a_schedule_already_is_handed_back():
-    for schedule in (LinearRamp(0, 1), interval(2.0, 0.25, 0.75, 1.0), abs):
+    for schedule in (LinearRamp(0, 1), Interval(2.0, 0.25, 0.75, 1.0), abs):
         assert parse_strength(schedule) is schedule
-    assert [interval(2.0, 0.25, 0.75, 1.0)(progress) for progress in (0, 0.25, 0.75, 1)] == [1, 2, 2, 1]
-    assert str(interval(4, 0.3, 0.9)) == "interval(4,0.3,0.9)" and str(interval(4, 0, 1, 2)) == "interval(4,0,1,2)"
+    assert [Interval(2.0, 0.25, 0.75, 1.0)(progress) for progress in (0, 0.25, 0.75, 1)] == [1, 2, 2, 1]
+    assert str(Interval(4, 0.3, 0.9)) == "interval(4,0.3,0.9)" and str(Interval(4, 0, 1, 2)) == "interval(4,0,1,2)"
 
 
 def test_lists_of_strengths():

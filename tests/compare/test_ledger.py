@@ -11,7 +11,7 @@ from oracle import Chain
 from scipy.stats import binom
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law, tilted_law
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.chain.policies import Confidence, Uniform
 from mdlm_cfg.compare.by_state import MixedDenoiser, conditionals_error_by_state
 from mdlm_cfg.compare.ledger import LINES, ledger_laws, ledger_of, predicted_sample_tv
@@ -47,7 +47,7 @@ def test_the_interval_misses_one_in_a_hundred_however_few_draws_it_is_made_of():
 
 
 @pytest.mark.parametrize("policy", [None, Confidence()], ids=str)
-@pytest.mark.parametrize("strength", [2.0, linear_ramp(0, 2)], ids=str)
+@pytest.mark.parametrize("strength", [2.0, LinearRamp(0, 2)], ids=str)
 def test_the_targets_own_denoiser_is_judged_without_a_conditionals_error(strength, policy):
     target = random_target(3, 2, k=3, seed=8)
     guidance = Guidance(strength)

@@ -10,7 +10,7 @@ from helpers import Inconsistent, chi_square_p_value, random_target
 
 from mdlm_cfg import Correction, Guidance, Sampler, UserError, slice_denoiser, stationary_law, terminal_law, tilted_law
 from mdlm_cfg.chain.corrections import SCANS, parse_correction
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.laws.stationary import spectral_gap
@@ -198,7 +198,7 @@ def test_what_cannot_be_read_is_refused(text: object) -> None:
 def test_what_does_not_apply_is_refused() -> None:
     denoiser = DENOISERS["zeros"]()
     accepted = Correction(2, accept=True)
-    for guidance in (Guidance(linear_ramp(0.0, 2.0)), Guidance(1.0, temperature=0.5)):
+    for guidance in (Guidance(LinearRamp(0.0, 2.0)), Guidance(1.0, temperature=0.5)):
         for refused in (
             lambda guidance=guidance: stationary_law(denoiser, guidance, 1, accepted),
             lambda guidance=guidance: Sampler(correction=accepted).draw(denoiser, guidance, 1, 5),

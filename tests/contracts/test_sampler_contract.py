@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mdlm_cfg import Correction, Guidance, Sampler, UserError, slice_denoiser
 from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.sampling.families import FAMILIES
 from mdlm_cfg.support.seeds import generator_for
 
@@ -47,7 +47,7 @@ def examples() -> dict[str, Sampler]:
     found["low threshold, blocks"] = Sampler("threshold", threshold=0.45, policy=BLOCKS)
     found["high factor"] = Sampler("factor", factor=1.6)
     found["high bound"] = Sampler("entropy_bound", gamma=1.0)
-    for remasking in ("none", "rescale(0.5)", "loop(0.3)", "forward_backward"):
+    for remasking in ("cap(0)", "rescale(0.5)", "loop(0.3)", "forward_backward"):
         found[remasking] = Sampler("remdm", 5, remasking=remasking)
     return found
 
@@ -58,7 +58,7 @@ DENOISERS = {
     "incoherent": lambda: Inconsistent(N, D, K, seed=2),
 }
 GUIDED = Guidance(1.5)
-FALLING = Guidance(linear_ramp(3.0, 0.5))
+FALLING = Guidance(LinearRamp(3.0, 0.5))
 
 
 class Counted:

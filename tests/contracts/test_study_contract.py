@@ -17,7 +17,7 @@ from helpers import Blurred, Inconsistent, data_of
 from study_cases import CASES, HIDDEN
 from torch import Tensor
 
-from mdlm_cfg import Correction, Guidance, Negative, Sampler, UserError, linear_ramp
+from mdlm_cfg import Correction, Guidance, LinearRamp, Negative, Sampler, UserError
 from mdlm_cfg.app.report_reference import studies
 from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.studies.findings import Findings
@@ -31,7 +31,7 @@ OTHERS = {  # of a model's own answers and of fixed experiments: each has its ow
 }
 names = pytest.mark.parametrize("name", CASES)
 ASKED: dict[str, dict[str, Any]] = {
-    "a schedule": {"guidances": (Guidance(linear_ramp(0.0, 1.0)),)},
+    "a schedule": {"guidances": (Guidance(LinearRamp(0.0, 1.0)),)},
     "two kinds": {"guidances": (Guidance(1.0), Guidance(1.0, "normalized"))},
     "another rule": {"guidances": (Guidance(1.0, rule=Negative(1)),)},
     "a temperature": {"guidances": (Guidance(1.0, temperature=0.5),)},

@@ -9,7 +9,7 @@ from helpers import random_target
 from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
 from mdlm_cfg.chain import blocks
 from mdlm_cfg.chain.blocks import BlockedLattice, runs_of_parents
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.chain.lattice import flat_index, lattice_of
 from mdlm_cfg.laws import in_time, terminal
 from mdlm_cfg.laws.joint import joint_chain
@@ -113,7 +113,7 @@ def test_the_span_of_marginals_is_that_of_all_partial_states(zeros) -> None:
 def test_what_is_no_plain_table_goes_level_by_level() -> None:
     denoiser = random_target(3, 2, seed=1).denoiser()
     assert joint_chain(denoiser, Guidance(2.0, "normalized"), 0) is None
-    assert joint_chain(denoiser, Guidance(linear_ramp(0.0, 2.0)), 0) is None
+    assert joint_chain(denoiser, Guidance(LinearRamp(0.0, 2.0)), 0) is None
     assert joint_chain(denoiser, Guidance(2.0, temperature=0.5), 0) is None
     assert joint_chain(denoiser, Guidance(1e4), 0) is None  # weights beyond float64
 

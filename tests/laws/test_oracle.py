@@ -10,7 +10,7 @@ from helpers import Inconsistent, Opaque, random_target
 from oracle import Chain, event_counts, fractions, grid_fractions, tilted
 
 from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law, tilted_law
-from mdlm_cfg.chain.guidance import interval, linear_ramp
+from mdlm_cfg.chain.guidance import Interval, LinearRamp
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.schedules import Schedule
 from mdlm_cfg.compare.decay import log_still_masked, time_to_tv
@@ -19,7 +19,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling import Sampler
 
 KINDS = ("rate", "normalized")
-RAMP = linear_ramp(-0.5, 4.0)
+RAMP = LinearRamp(-0.5, 4.0)
 STRENGTHS = {
     "-1": -1.0,
     "-0.5": -0.5,
@@ -28,7 +28,7 @@ STRENGTHS = {
     "7.5": 7.5,
     "50": 50.0,
     "ramp": RAMP,
-    "interval": interval(3.0, 0.3, 0.7),
+    "interval": Interval(3.0, 0.3, 0.7),
     "smooth": lambda progress: 3 * math.sin(math.pi * progress) - 1,
 }
 

@@ -13,7 +13,7 @@ from helpers import Inconsistent, Opaque, case_target, random_target
 from policy_oracle import law_by_paths
 
 from mdlm_cfg import Guidance, TableMixture, terminal_law, tilted_law
-from mdlm_cfg.chain.guidance import effective_guidance, linear_ramp
+from mdlm_cfg.chain.guidance import LinearRamp, effective_guidance
 from mdlm_cfg.chain.kinds import Rate
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, Uniform, policy_of, tiers
 from mdlm_cfg.laws.push import visit_law
@@ -70,7 +70,7 @@ def test_k_at_a_time_against_brute_force(name, order, k):
         Inconsistent(2, 3, 2, seed=3),
         Inconsistent(3, 3, 2, seed=4),
     ):
-        guidance = Guidance(linear_ramp(2.0, 0.5), "normalized")
+        guidance = Guidance(LinearRamp(2.0, 0.5), "normalized")
         expected = law_by_paths(denoiser, guidance, 1, name, k, order)[0]
         policy = FixedOrder(order) if name == "fixed" else name
         law = Sampler("event_leaping", events=k, policy=policy).law(denoiser, guidance, 1)
@@ -149,7 +149,7 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"\[0, 1\].* 0\.\.2 "):
         terminal_law(denoiser, Guidance(1.0), 0, FixedOrder([0, 1]))
     with pytest.raises(ValueError, match=r"ramp\(0,1\)"):
-        tilted_weights(denoiser, Guidance(linear_ramp(0, 1)), 0)
+        tilted_weights(denoiser, Guidance(LinearRamp(0, 1)), 0)
     with pytest.raises(ValueError, match=r"temperature = 0\.5, top_p = 1"):
         tilted_weights(denoiser, Guidance(1.0, temperature=0.5), 0)
     assert effective_guidance(Guidance(1.0, "normalized"), Uniform()).kind == Rate()

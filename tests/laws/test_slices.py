@@ -10,10 +10,10 @@ from mdlm_cfg import (
     AdaptiveCFG,
     FunctionDenoiser,
     Guidance,
+    Interval,
+    LinearRamp,
     Sampler,
     UserError,
-    interval,
-    linear_ramp,
     sample,
     terminal_law,
 )
@@ -78,7 +78,7 @@ def test_refusals():
             slice_denoiser(denoiser, torch.tensor(state))
 
 
-@pytest.mark.parametrize("strengths", [linear_ramp(0.0, 6.0), interval(4.0, 0.5, 1.0), [0.5, 3.0, -0.5, 2.0]], ids=str)
+@pytest.mark.parametrize("strengths", [LinearRamp(0.0, 6.0), Interval(4.0, 0.5, 1.0), [0.5, 3.0, -0.5, 2.0]], ids=str)
 @pytest.mark.parametrize("wrap", [lambda one: one, TabulatedDenoiser], ids=["asked", "tabulated"])
 def test_a_schedule_counts_the_known_coordinates_in_laws_as_in_draws(strengths, wrap) -> None:
     target = random_target(2, 4, seed=7)

@@ -55,7 +55,7 @@ def test_laws_and_calls_of_decoders(case, name, option, given, found):
 @pytest.mark.parametrize(("case", "name", "law"), REMASKED, ids=[f"{size_of(c)}-{n}" for c, n, _ in REMASKED])
 def test_laws_of_remasking(case, name, law):
     remasking, steps = name.split(", ")
-    remasking = "none" if remasking.startswith("none") else remasking
+    remasking = "cap(0)" if remasking.startswith("none") else remasking
     sampler = Sampler("remdm", int(steps.split()[0]), remasking=remasking)
     assert difference(sampler.law(case_target(case).denoiser(), Guidance(case["w"]), case["target_class"]), law) < 1e-12
 

@@ -10,7 +10,7 @@ from helpers import Inconsistent, chi_square_p_value, random_target
 from test_samplers import holm, shipped
 
 from mdlm_cfg import Guidance, TableMixture, sample, terminal_law, tilted_law
-from mdlm_cfg.chain.guidance import linear_ramp
+from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
@@ -44,7 +44,7 @@ def is_rejected(x, law):
 @pytest.mark.parametrize("events", [1, 2])
 def test_samples_follow_the_law_of_their_policy(policy, events):
     denoiser = Inconsistent(3, 3, 2, seed=21)
-    guidance = Guidance(linear_ramp(3.0, 0.5), "normalized")
+    guidance = Guidance(LinearRamp(3.0, 0.5), "normalized")
     sampler = Sampler("event_leaping", events=events, policy=policy)
     law = sampler.law(denoiser, guidance, 1)
     x = sampler.draw(denoiser, guidance, 1, N, generator_for("policies", str(policy), events))
@@ -151,7 +151,7 @@ def test_weights_are_refused_where_they_lead_nowhere():
     with pytest.raises(ValueError, match=r"event_leaping, 2 steps, .* first_hitting, "):
         Sampler("event_leaping", 2).draw_weighted(denoiser, Guidance(1.0), 0, 10)
     with pytest.raises(ValueError, match=r"ramp\(0,1\)"):
-        Sampler().draw_weighted(denoiser, Guidance(linear_ramp(0, 1)), 0, 10)
+        Sampler().draw_weighted(denoiser, Guidance(LinearRamp(0, 1)), 0, 10)
 
 
 @pytest.mark.parametrize(

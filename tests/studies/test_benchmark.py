@@ -470,7 +470,7 @@ def test_entries_that_differ_in_an_option_have_names_of_their_own() -> None:
     samplers = [
         *(Sampler("threshold", threshold=number) for number in (0.3, 0.5)),
         *(Sampler("tau_leaping", 1, schedule) for schedule in ("linear", "cosine")),
-        *(Sampler("remdm", 1, remasking=rule) for rule in ("none", "cap(0.2)")),
+        *(Sampler("remdm", 1, remasking=rule) for rule in ("cap(0)", "cap(0.2)")),
         *(Sampler("sampled_confidence", 1, choice_temperature=2.0, annealed=falls) for falls in (True, False)),
     ]
     assert len({entry_of(sampler).name for sampler in samplers}) == len(samplers)

@@ -11,7 +11,7 @@ import torch
 from helpers import random_target
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, linear_ramp, terminal_law, tilted_law
+from mdlm_cfg import Guidance, LinearRamp, Sampler, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.compare.geometry import region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
@@ -19,7 +19,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.targets.data import KnownData
 
-SCHEDULE = Guidance(linear_ramp(0.0, 2.0))
+SCHEDULE = Guidance(LinearRamp(0.0, 2.0))
 PLAN = Plan((Guidance(1.5), Guidance(5.0), SCHEDULE), Sampler(), 10)
 
 

@@ -14,7 +14,7 @@ import torch
 from helpers import decimals, evaluate_table, random_target
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, interval, linear_ramp, terminal_law, tilted_law
+from mdlm_cfg import Guidance, Interval, LinearRamp, Sampler, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.kinds import KINDS
 from mdlm_cfg.compare.decay import log_still_masked, tv_decay
@@ -264,7 +264,7 @@ def test_five_dimensions_beside_a_network() -> None:
 
 
 def test_what_an_experiment_is_not_about_is_refused() -> None:
-    ramp = Plan((Guidance(linear_ramp(0.0, 2.0)),), Sampler())
+    ramp = Plan((Guidance(LinearRamp(0.0, 2.0)),), Sampler())
     overlap = toys.toy_1d_overlap()
     plan = plan_of(0.0, 1.0)
     bits = BernoulliMixture(torch.full((2, 1, 4), 0.5), torch.ones(2, 1), torch.tensor([0.5, 0.5]))
@@ -326,9 +326,9 @@ def test_the_numbers_are_those_of_the_laws() -> None:
         return f"{total_variation(tilted, terminal_law(denoiser, Guidance(w, kind), 0)):.4f}"
 
     first = judge(EARLY, SQUARES).claims[0].exact.split("; ")
-    assert decimals(first[1]) == [gap(interval(2.0, 0, 0.5)), gap(interval(2.0, 0.5, 1.0))]
+    assert decimals(first[1]) == [gap(Interval(2.0, 0, 0.5)), gap(Interval(2.0, 0.5, 1.0))]
     first = judge(LATE, SQUARES).claims[0].exact.split("; ")
-    assert decimals(first[1]) == [gap(linear_ramp(0.0, 2.0)), gap(linear_ramp(2.0, 0.0))]
+    assert decimals(first[1]) == [gap(LinearRamp(0.0, 2.0)), gap(LinearRamp(2.0, 0.0))]
     assert judge(LATE, SQUARES).claims[3].exact.split("; ")[1] == "(0.585, 2.000) (w = 2)"  # theory, section 12
     claims = judge(NORMALIZED, SQUARES).claims
     assert decimals(claims[0].exact)[0] == "0.0952"  # 1 - exp(-0.1)
@@ -341,9 +341,9 @@ def test_the_numbers_are_those_of_the_laws() -> None:
 def turned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Early for late, rising for falling, one kind for the other."""
     if name == EARLY:
-        monkeypatch.setattr(schedules, "Interval", lambda w, begin, end: interval(w, 1 - end, 1 - begin))
+        monkeypatch.setattr(schedules, "Interval", lambda w, begin, end: Interval(w, 1 - end, 1 - begin))
     elif name == LATE:
-        monkeypatch.setattr(schedules, "LinearRamp", lambda start, end: linear_ramp(end, start))
+        monkeypatch.setattr(schedules, "LinearRamp", lambda start, end: LinearRamp(end, start))
         best: Callable[..., Any] = schedules.best_schedule
 
         def backwards(*arguments: Any, **settings: Any) -> Any:

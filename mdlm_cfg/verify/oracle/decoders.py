@@ -126,13 +126,13 @@ def remdm_kernels(rho_of: Rho, num_tokens: int, alphas: Sequence[float], rule: s
 
     Args:
         alphas: from 0, or nearly so, to 1.
-        rule: "none", "cap" (min(eta, sigma_max)), "rescale" (eta sigma_max) or "forward_backward".
+        rule: "cap" (min(eta, sigma_max)), "rescale" (eta sigma_max) or "forward_backward".
     """
     kernels = []
     for before, now in pairwise(alphas):
         most = min(1.0, (1 - now) / before) if before > 0 else 1.0
         forward_backward = (now - before) / before if before > 0 else 0.0
-        wanted = {"none": 0.0, "cap": eta, "rescale": eta * most, "forward_backward": forward_backward}[rule]
+        wanted = {"cap": eta, "rescale": eta * most, "forward_backward": forward_backward}[rule]
         kernels.append(remasking(rho_of, num_tokens, before, now, min(wanted, most)))
     return kernels
 
