@@ -18,7 +18,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.studies.common import TABLE, WHO
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError, one_of
@@ -49,8 +49,8 @@ class ScheduleRow(OfDenoiser):
 
     schedule: str = col("schedule", SCHEDULE, index=True)
     objective: float = col("objective", "what the best schedule minimises; in nats, except for tv")
-    tv_tilted: float = col("TV to the tilted distribution", "total variation", unit="TV")
-    kl_tilted: float = col("KL from the tilted distribution", "KL(tilted || distribution); may be inf", unit="nats")
+    tv_tilted: float = in_tv("TV to the tilted distribution", "total variation")
+    kl_tilted: float = in_nats("KL from the tilted distribution", "KL(tilted || distribution); may be inf")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class DistributionRow(AtStrength):
     denoiser: str | None = col("conditionals", f"{WHO}; absent for the tilted distribution", index=True)
     distribution: str = col("distribution", f'"{TILTED}", or the schedule it belongs to', index=True)
     class_posterior: float = col("mean p(z | x)", "the mean probability of the class, given x", unit="probability")
-    entropy: float = col("entropy", "entropy of the distribution", unit="nats")
+    entropy: float = in_nats("entropy", "entropy of the distribution")
 
 
 @dataclass(frozen=True)

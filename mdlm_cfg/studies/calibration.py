@@ -18,7 +18,7 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_va
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
 from mdlm_cfg.sampling.smc import even_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.fitting import (
     FEWEST,
     GROUPS,
@@ -68,24 +68,21 @@ class ClassRow(OfDenoiser):
     """The effect of calibrated strengths on one class."""
 
     target_class: str = col("class", CLASS, index=True)
-    nelbo: float = col("NELBO", "NELBO, on the target, of the conditionals guided with constant w", unit="nats")
-    nelbo_calibrated: float = col("NELBO, calibrated", AFTER, unit="nats")
-    gain: float = col("gain", "NELBO with constant w minus NELBO with calibrated strengths", unit="nats")
-    gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
-    tv_class: float | None = col("TV to the class", "TV of the guided chain; tables only", unit="TV", default=None)
-    tv_class_calibrated: float | None = col("TV to the class, calibrated", AFTER, unit="TV", default=None)
-    tv_tilted: float | None = col("TV to the tilted", "TV of the guided chain; tables only", unit="TV", default=None)
-    tv_tilted_calibrated: float | None = col("TV to the tilted, calibrated", AFTER, unit="TV", default=None)
-    usage_tv: float | None = col(
+    nelbo: float = in_nats("NELBO", "NELBO, on the target, of the conditionals guided with constant w")
+    nelbo_calibrated: float = in_nats("NELBO, calibrated", AFTER)
+    gain: float = in_nats("gain", "NELBO with constant w minus NELBO with calibrated strengths")
+    gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
+    tv_class: float | None = in_tv("TV to the class", "TV of the guided chain; tables only", default=None)
+    tv_class_calibrated: float | None = in_tv("TV to the class, calibrated", AFTER, default=None)
+    tv_tilted: float | None = in_tv("TV to the tilted", "TV of the guided chain; tables only", default=None)
+    tv_tilted_calibrated: float | None = in_tv("TV to the tilted, calibrated", AFTER, default=None)
+    usage_tv: float | None = in_tv(
         "TV of the usage",
         "TV between the component frequencies of samples and of the tilted distribution; mixtures only",
-        unit="TV",
         default=None,
     )
-    usage_tv_calibrated: float | None = col("TV of the usage, calibrated", AFTER, unit="TV", default=None)
-    usage_floor: float | None = col(
-        "noise floor", "usage TV of the same number of perfect samples", unit="TV", default=None
-    )
+    usage_tv_calibrated: float | None = in_tv("TV of the usage, calibrated", AFTER, default=None)
+    usage_floor: float | None = in_tv("noise floor", "usage TV of the same number of perfect samples", default=None)
     class_posterior: float | None = col("mean p(z | x)", "mean over samples; mixtures only", default=None)
     class_posterior_calibrated: float | None = col("mean p(z | x), calibrated", AFTER, default=None)
     class_posterior_tilted: float | None = col(
@@ -102,23 +99,23 @@ class LevelRow(OfDenoiser):
     levels: int = col("levels", "number of levels that share the strength")
     strength: float = col("strength", "calibrated strength", digits=3)
     strength_se: float = col("error", "standard error of the strength; 0 where it is exact", digits=3)
-    cost: float = col("constant w", "these levels' part of the NELBO, with constant w", unit="nats")
-    cost_calibrated: float = col("calibrated", AFTER, unit="nats")
-    gain: float = col("gain", "these levels' part of the gain", unit="nats")
-    gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
+    cost: float = in_nats("constant w", "these levels' part of the NELBO, with constant w")
+    cost_calibrated: float = in_nats("calibrated", AFTER)
+    gain: float = in_nats("gain", "these levels' part of the gain")
+    gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
 
 
 @dataclass(frozen=True)
 class MeanRow(OfDenoiser):
     """The effect of calibrated strengths: means over the classes."""
 
-    gain: float = col("gain", "NELBO with constant w minus NELBO with calibrated strengths", unit="nats")
-    gain_se: float = col("error", "standard error of the gain; 0 where it is exact", unit="nats")
-    tv_tilted: float | None = col("TV to the tilted", "TV of the guided chain; tables only", unit="TV")
-    tv_tilted_calibrated: float | None = col("TV to the tilted, calibrated", AFTER, unit="TV")
-    usage_tv: float | None = col("TV of the usage", "TV between component frequencies; mixtures only", unit="TV")
-    usage_tv_calibrated: float | None = col("TV of the usage, calibrated", AFTER, unit="TV")
-    usage_floor: float | None = col("noise floor", "usage TV of the same number of perfect samples", unit="TV")
+    gain: float = in_nats("gain", "NELBO with constant w minus NELBO with calibrated strengths")
+    gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
+    tv_tilted: float | None = in_tv("TV to the tilted", "TV of the guided chain; tables only")
+    tv_tilted_calibrated: float | None = in_tv("TV to the tilted, calibrated", AFTER)
+    usage_tv: float | None = in_tv("TV of the usage", "TV between component frequencies; mixtures only")
+    usage_tv_calibrated: float | None = in_tv("TV of the usage, calibrated", AFTER)
+    usage_floor: float | None = in_tv("noise floor", "usage TV of the same number of perfect samples")
     classes: int = col("classes", "number of classes in the mean")
 
 

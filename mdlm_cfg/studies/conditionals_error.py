@@ -12,7 +12,7 @@ from torch import Tensor
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.studies.common import LONGER, SURE
-from mdlm_cfg.studies.findings import Block, Table, col
+from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
 from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.seeds import generator_for
@@ -34,27 +34,19 @@ class ConditionalsRow:
     """The NELBOs of the network and of the exact conditionals, on the same test examples with the same masks."""
 
     conditionals: str = col("conditionals", '"conditional": given the class, "null": without it', index=True)
-    nelbo: float = col("network", "NELBO of the network", unit="nats", digits=3)
-    exact_nelbo: float = col("exact", "NELBO of the exact conditionals", unit="nats", digits=3)
-    entropy: float = col("entropy", "mean -log p of the examples, which exact_nelbo estimates", unit="nats", digits=3)
-    independent: float = col(
-        "independent values", "mean -log p under independent values with the same marginals", unit="nats"
+    nelbo: float = in_nats("network", "NELBO of the network", digits=3)
+    exact_nelbo: float = in_nats("exact", "NELBO of the exact conditionals", digits=3)
+    entropy: float = in_nats("entropy", "mean -log p of the examples, which exact_nelbo estimates", digits=3)
+    independent: float = in_nats("independent values", "mean -log p under independent values with the same marginals")
+    conditionals_error: float = in_nats("error", "nelbo minus exact_nelbo", digits=3)
+    conditionals_error_se: float | None = in_nats(
+        "standard error", "standard error of the difference, over examples; absent where it is infinite", digits=3
     )
-    conditionals_error: float = col("error", "nelbo minus exact_nelbo", unit="nats", digits=3)
-    conditionals_error_se: float | None = col(
-        "standard error",
-        "standard error of the difference, over examples; absent where it is infinite",
-        unit="nats",
-        digits=3,
+    conditionals_kl: float = in_nats("error as KL", "estimate of the same error with less noise", digits=3)
+    conditionals_kl_se: float | None = in_nats(
+        "its standard error", "standard error of conditionals_kl, over examples; absent where it is infinite", digits=3
     )
-    conditionals_kl: float = col("error as KL", "estimate of the same error with less noise", unit="nats", digits=3)
-    conditionals_kl_se: float | None = col(
-        "its standard error",
-        "standard error of conditionals_kl, over examples; absent where it is infinite",
-        unit="nats",
-        digits=3,
-    )
-    uniform: float = col("uniform values", "D ln N", unit="nats")
+    uniform: float = in_nats("uniform values", "D ln N")
     num_examples: int = col("examples", "number of test examples")
     num_draws: int = col("masks", "number of masks for each example")
 

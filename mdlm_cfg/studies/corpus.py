@@ -17,7 +17,7 @@ from mdlm_cfg.compare.metrics import difference_of_shares, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
 from mdlm_cfg.studies.common import SURE, draw_pieces, held_out_of, samples_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, in_tv
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import OfClass, at_strengths, mean_rows, weak_and_strong, where
 from mdlm_cfg.studies.simple_models import (
@@ -72,15 +72,11 @@ class SetRow:
     nearest_train: float | None = col(
         "nearest training sequence", "share of positions in which a sequence differs from it", unit="share", digits=3
     )
-    tv_1: float | None = col(
-        "values", "distribution of single values, compared with that of the training sequences", unit="TV", digits=3
+    tv_1: float | None = in_tv(
+        "values", "distribution of single values, compared with that of the training sequences", digits=3
     )
-    tv_2: float | None = col(
-        "pairs", "the same for neighbouring pairs; absent if there are too many", unit="TV", digits=3
-    )
-    tv_3: float | None = col(
-        "triples", "the same for three neighbours; absent if there are too many", unit="TV", digits=3
-    )
+    tv_2: float | None = in_tv("pairs", "the same for neighbouring pairs; absent if there are too many", digits=3)
+    tv_3: float | None = in_tv("triples", "the same for three neighbours; absent if there are too many", digits=3)
     num_sequences: int = col(
         "sequences", "number of sequences of each class; for held-out sequences, of the smallest class"
     )

@@ -16,7 +16,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv, listed
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
@@ -53,9 +53,9 @@ class RuleRow(OfRule):
     """The total departure of one rule from the ideal."""
 
     tilted_w: float = col("ideal w", "strength of the tilted distribution that the rule is compared with")
-    departure: float = col("path KL", "KL(ideal paths || guided paths)", unit="nats")
-    kl_tilted: float = col("KL", "KL(tilted || distribution of the rule)", unit="nats")
-    tv_tilted: float = col("TV", "total variation between the tilted distribution and that of the rule", unit="TV")
+    departure: float = in_nats("path KL", "KL(ideal paths || guided paths)")
+    kl_tilted: float = in_nats("KL", "KL(tilted || distribution of the rule)")
+    tv_tilted: float = in_tv("TV", "total variation between the tilted distribution and that of the rule")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LevelRow(OfRule):
     """How far one rule is from the ideal, at one number of unmasked coordinates."""
 
     level: int = col("unmasked", "coordinates that are already unmasked", index=True)
-    kl: float = col("KL to the ideal", "sum over the states of the level of visit probability times KL", unit="nats")
+    kl: float = in_nats("KL to the ideal", "sum over the states of the level of visit probability times KL")
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class StateRow(OfRule):
 
     state: str = col("partial state", "coordinates of the partial state", index=True)
     visits: float = col("visits", "probability that the ideal chain visits it")
-    kl: float = col("KL", "KL(ideal || rule) at that state", unit="nats")
-    cost: float = col("visits times KL", "contribution of the state to the path KL", unit="nats")
+    kl: float = in_nats("KL", "KL(ideal || rule) at that state")
+    cost: float = in_nats("visits times KL", "contribution of the state to the path KL")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ __all__ = [  # what the findings of a study are written with
     "View",
     "col",
     "columns_of",
+    "in_nats",
+    "in_tv",
     "key_word",
     "listed",
     "plain_row",
@@ -64,6 +67,10 @@ def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits
         default: `default=` or `default_factory=`, as in `dataclasses.field`.
     """
     return field(metadata={"head": head, "doc": doc, "unit": unit, "index": index, "digits": digits}, **default)
+
+
+in_tv = partial(col, unit="TV")  # a column of total variations
+in_nats = partial(col, unit="nats")
 
 
 @dataclass(frozen=True)

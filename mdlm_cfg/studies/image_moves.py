@@ -21,7 +21,7 @@ from mdlm_cfg.compare.metrics import sign_beyond, total_variation
 from mdlm_cfg.compare.mixtures import component_usage
 from mdlm_cfg.sampling.smc import group_ess
 from mdlm_cfg.studies.common import SURE, as_images, held_out_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
@@ -74,9 +74,7 @@ class ImageSetRow(AtStrength):
     diversity: float | None = col(
         "diversity", "mean number of pixels in which two images of a class differ", unit="pixels", digits=1
     )
-    usage_tv: float | None = col(
-        "usage", "TV between the component frequencies and those of the training images", unit="TV"
-    )
+    usage_tv: float | None = in_tv("usage", "TV between the component frequencies and those of the training images")
     components: float | None = col(
         "components", "number of components in use: exp of the entropy of the usage", digits=2
     )

@@ -20,7 +20,7 @@ from mdlm_cfg.laws.rates import refuse_if_too_large
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.common import LONGER, SAMPLER, STRENGTH, as_images
-from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col
+from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col, in_tv
 from mdlm_cfg.studies.ledger import balance_of, columns_of
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, mean_rows, measured, strongest, where
@@ -79,20 +79,18 @@ class SliceRow(OfSlice):
 
     image_class: int = col("its class", "class of the image")
     posterior: float = col("posterior", "p(z | known pixels); if unknown, computed from the network along one order")
-    guidance_effect: float = col("guidance effect", "TV to the distribution at w = 0", unit="TV")
-    tv_tilted: float = col(
-        "TV to tilted", "TV to the tilted distribution; for a network, to the one averaged over orders", unit="TV"
+    guidance_effect: float = in_tv("guidance effect", "TV to the distribution at w = 0")
+    tv_tilted: float = in_tv(
+        "TV to tilted", "TV to the tilted distribution; for a network, to the one averaged over orders"
     )
     ess: float = col(
         "relative ESS", "relative effective sample size of importance weights for the tilted distribution", unit="share"
     )
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
     truth_rank: int = col("their rank", "rank of the hidden values: 1 plus the number of more probable completions")
-    conditionals_error: float | None = col(
-        "error of the network", "TV to the distribution of the exact conditionals", unit="TV"
-    )
-    tv_samples: float = col("samples", "TV of the plan's own samples, to the exact distribution if known", unit="TV")
-    noise_floor: float = col("noise floor", "mean TV of the same number of perfect samples", unit="TV")
+    conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
+    tv_samples: float = in_tv("samples", "TV of the plan's own samples, to the exact distribution if known")
+    noise_floor: float = in_tv("noise floor", "mean TV of the same number of perfect samples")
     closes: bool = col("balances", "whether the error budget of the plan's own samples balances")
 
 
@@ -100,15 +98,13 @@ class SliceRow(OfSlice):
 class MeanRow(AtStrength):
     """Means over all images at one strength."""
 
-    guidance_effect: float = col("guidance effect", "TV to the distribution at w = 0", unit="TV")
-    tv_tilted: float = col("TV to tilted", "TV to the tilted distribution", unit="TV")
+    guidance_effect: float = in_tv("guidance effect", "TV to the distribution at w = 0")
+    tv_tilted: float = in_tv("TV to tilted", "TV to the tilted distribution")
     ess: float = col(
         "relative ESS", "relative effective sample size of importance weights for the tilted distribution", unit="share"
     )
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
-    conditionals_error: float | None = col(
-        "error of the network", "TV to the distribution of the exact conditionals", unit="TV"
-    )
+    conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
 
 
 @dataclass(frozen=True)
@@ -138,17 +134,15 @@ class BudgetRow(OfSlice):
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     num_samples: int = col("samples", "n")
     closes: bool = col("balances", "whether the sampled total lies in the predicted interval")
-    total: float = col("total", "TV from samples to the exact distribution, or to the network's own", unit="TV")
-    predicted_low: float = col("predicted from", "of the central 99% of the total", unit="TV")
-    predicted_high: float = col("to", "of the central 99% of the total", unit="TV")
-    discretisation_error: float = col("discretisation error", "TV that the sampler's steps add", unit="TV")
-    sampling_noise: float = col("sampling noise", "TV from samples to the distribution of the steps", unit="TV")
-    expected_sampling_noise: float = col("expected noise", "expected sampling noise", unit="TV")
-    conditionals_error: float | None = col("error of the network", "TV; only where the truth is known", unit="TV")
-    guidance_effect: float | None = col("guidance effect", "TV to w = 0, with exact conditionals", unit="TV")
-    gap_to_tilted: float | None = col(
-        "gap to tilted", "TV to the tilted distribution, with exact conditionals", unit="TV"
-    )
+    total: float = in_tv("total", "TV from samples to the exact distribution, or to the network's own")
+    predicted_low: float = in_tv("predicted from", "of the central 99% of the total")
+    predicted_high: float = in_tv("to", "of the central 99% of the total")
+    discretisation_error: float = in_tv("discretisation error", "TV that the sampler's steps add")
+    sampling_noise: float = in_tv("sampling noise", "TV from samples to the distribution of the steps")
+    expected_sampling_noise: float = in_tv("expected noise", "expected sampling noise")
+    conditionals_error: float | None = in_tv("error of the network", "TV; only where the truth is known")
+    guidance_effect: float | None = in_tv("guidance effect", "TV to w = 0, with exact conditionals")
+    gap_to_tilted: float | None = in_tv("gap to tilted", "TV to the tilted distribution, with exact conditionals")
 
 
 def _depends_on_places(policy: Policy, num_free: int, num_dims: int, num_tokens: int) -> bool:

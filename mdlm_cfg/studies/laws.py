@@ -19,7 +19,7 @@ from mdlm_cfg.studies.evaluation import (
     evaluation_pieces,
     strongest,
 )
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Interactive, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Interactive, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by_side
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
@@ -51,22 +51,20 @@ and what it becomes; kind "normalized" changes only what it becomes."""
 class DistanceRow(AtStrength):
     """One strength: the effect of guidance, the error of the network, and the samples with their noise floor."""
 
-    tv_class_exact: float = col("guidance effect", "TV(class, exact guided)", unit="TV")
-    tv_tilted_exact: float | None = col("gap to tilted", "TV(tilted, exact guided); absent for a schedule", unit="TV")
-    tv_exact_learned: float | None = col("error of the network", "TV(exact guided, learned)", unit="TV")
-    tv_exact_samples: float | None = col("samples to exact", "TV(exact guided, histogram of the samples)", unit="TV")
-    tv_exact_samples_low: float | None = col("low", "lower end of the 95% bootstrap interval", unit="TV")
-    tv_exact_samples_high: float | None = col("high", "upper end of the 95% bootstrap interval", unit="TV")
-    noise_floor_exact: float | None = col("noise floor", "mean TV of the same number of exact samples", unit="TV")
-    tv_learned_samples: float | None = col("samples to learned", "TV(learned, histogram of the samples)", unit="TV")
-    tv_learned_samples_low: float | None = col("low", "lower end of the 95% bootstrap interval", unit="TV")
-    tv_learned_samples_high: float | None = col("high", "upper end of the 95% bootstrap interval", unit="TV")
-    noise_floor_learned: float | None = col(
-        "noise floor, learned", "mean TV of the same number of learned samples", unit="TV"
-    )
-    kl_exact_class: float | None = col("KL(exact || class)", "inf without common support", unit="nats")
-    kl_exact_tilted: float | None = col("KL(exact || tilted)", "absent for a schedule", unit="nats")
-    kl_exact_learned: float | None = col("KL(exact || learned)", "inf without common support", unit="nats")
+    tv_class_exact: float = in_tv("guidance effect", "TV(class, exact guided)")
+    tv_tilted_exact: float | None = in_tv("gap to tilted", "TV(tilted, exact guided); absent for a schedule")
+    tv_exact_learned: float | None = in_tv("error of the network", "TV(exact guided, learned)")
+    tv_exact_samples: float | None = in_tv("samples to exact", "TV(exact guided, histogram of the samples)")
+    tv_exact_samples_low: float | None = in_tv("low", "lower end of the 95% bootstrap interval")
+    tv_exact_samples_high: float | None = in_tv("high", "upper end of the 95% bootstrap interval")
+    noise_floor_exact: float | None = in_tv("noise floor", "mean TV of the same number of exact samples")
+    tv_learned_samples: float | None = in_tv("samples to learned", "TV(learned, histogram of the samples)")
+    tv_learned_samples_low: float | None = in_tv("low", "lower end of the 95% bootstrap interval")
+    tv_learned_samples_high: float | None = in_tv("high", "upper end of the 95% bootstrap interval")
+    noise_floor_learned: float | None = in_tv("noise floor, learned", "mean TV of the same number of learned samples")
+    kl_exact_class: float | None = in_nats("KL(exact || class)", "inf without common support")
+    kl_exact_tilted: float | None = in_nats("KL(exact || tilted)", "absent for a schedule")
+    kl_exact_learned: float | None = in_nats("KL(exact || learned)", "inf without common support")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import CALLS, OF_KL, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser
 from mdlm_cfg.studies.samplers import is_small
@@ -53,23 +53,23 @@ class LedgerRow(OfDenoiser):
     calls: int = col("calls", CALLS)
     num_samples: int = col("samples", "n")
     closes: bool = col("balances", "whether the sampled total lies in the predicted interval")
-    total: float = col("total", "TV(L2, L4)", unit="TV")
-    predicted_low: float = col("predicted from", "lower end of the central 99% of the total", unit="TV")
-    predicted_high: float = col("to", "upper end of the central 99% of the total", unit="TV")
-    conditionals_error: float | None = col("error of the network", "TV(L2, L3)", unit="TV")
-    discretisation_error: float = col("discretisation error", "TV(L3, L3')", unit="TV")
-    sampling_noise: float = col("sampling noise", "TV(L3', L4)", unit="TV")
-    sampling_noise_low: float = col("low", "lower end of the 95% bootstrap interval of the sampling noise", unit="TV")
-    sampling_noise_high: float = col("high", "upper end of the 95% bootstrap interval of the sampling noise", unit="TV")
-    expected_sampling_noise: float = col("expected noise", "mean of TV(L3', L4)", unit="TV")
-    guidance_effect: float = col("guidance effect", "TV(L0, L2)", unit="TV")
-    gap_to_tilted: float | None = col("gap to tilted", "TV(L1, L2); absent for a schedule", unit="TV")
-    discretisation_error_exact: float | None = col("discretisation error, exact", "TV(L2, L2')", unit="TV")
-    conditionals_error_conditional: float | None = col(
-        "error, conditional only", "TV with only the class's conditional learned", unit="TV"
+    total: float = in_tv("total", "TV(L2, L4)")
+    predicted_low: float = in_tv("predicted from", "lower end of the central 99% of the total")
+    predicted_high: float = in_tv("to", "upper end of the central 99% of the total")
+    conditionals_error: float | None = in_tv("error of the network", "TV(L2, L3)")
+    discretisation_error: float = in_tv("discretisation error", "TV(L3, L3')")
+    sampling_noise: float = in_tv("sampling noise", "TV(L3', L4)")
+    sampling_noise_low: float = in_tv("low", "lower end of the 95% bootstrap interval of the sampling noise")
+    sampling_noise_high: float = in_tv("high", "upper end of the 95% bootstrap interval of the sampling noise")
+    expected_sampling_noise: float = in_tv("expected noise", "mean of TV(L3', L4)")
+    guidance_effect: float = in_tv("guidance effect", "TV(L0, L2)")
+    gap_to_tilted: float | None = in_tv("gap to tilted", "TV(L1, L2); absent for a schedule")
+    discretisation_error_exact: float | None = in_tv("discretisation error, exact", "TV(L2, L2')")
+    conditionals_error_conditional: float | None = in_tv(
+        "error, conditional only", "TV with only the class's conditional learned"
     )
-    conditionals_error_unconditional: float | None = col(
-        "error, null only", "TV with only the null conditional learned", unit="TV"
+    conditionals_error_unconditional: float | None = in_tv(
+        "error, null only", "TV with only the null conditional learned"
     )
 
 
@@ -79,7 +79,7 @@ class LineRow(OfDenoiser):
 
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     line: str = col("line", "line of the budget", index=True)
-    kl: float | None = col("KL", f"KL(first distribution || second); {OF_KL}", unit="nats")
+    kl: float | None = in_nats("KL", f"KL(first distribution || second); {OF_KL}")
     mean: float | None = col("mean", "Euclidean difference between means, relative to the first distribution")
     covariance_frobenius: float | None = col(
         "covariance (Frobenius)", "difference between covariances, relative to the first distribution"
@@ -95,8 +95,8 @@ class StateRow(AtStrength):
 
     state: str = col("partial state", "coordinates of the partial state", index=True)
     visits: float = col("visits", "probability that the exact chain visits it")
-    kl_conditional: float = col("KL, class", "KL(exact || learned) of the class's conditionals", unit="nats")
-    kl_unconditional: float = col("KL, null", "KL(exact || learned) of the null conditionals", unit="nats")
+    kl_conditional: float = in_nats("KL, class", "KL(exact || learned) of the class's conditionals")
+    kl_unconditional: float = in_nats("KL, null", "KL(exact || learned) of the null conditionals")
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,8 @@ class VisitRow(AtStrength):
     """The error of the network's conditionals at one number of unmasked coordinates."""
 
     level: int = col("unmasked", "coordinates that are already unmasked", index=True)
-    kl_conditional: float = col(
-        "KL, class", "sum over states of visit probability times KL(exact || learned)", unit="nats"
-    )
-    kl_unconditional: float = col("KL, null", "the same for the null conditionals", unit="nats")
+    kl_conditional: float = in_nats("KL, class", "sum over states of visit probability times KL(exact || learned)")
+    kl_unconditional: float = in_nats("KL, null", "the same for the null conditionals")
 
 
 @dataclass(frozen=True)

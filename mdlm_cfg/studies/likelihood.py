@@ -17,7 +17,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.likelihood import Bound, Likelihood, exact_likelihood, exact_nll, likelihood, nelbo_bound
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.common import WHO
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import ends, where
 from mdlm_cfg.support.errors import UserError
@@ -65,14 +65,14 @@ class OfLabel:
 class LikelihoodRow(OfLabel):
     """The likelihood of one denoiser."""
 
-    entropy: float | None = col(
-        "entropy", "entropy of the data, a lower bound on every NLL; absent if unknown", unit="nats", digits=5
+    entropy: float | None = in_nats(
+        "entropy", "entropy of the data, a lower bound on every NLL; absent if unknown", digits=5
     )
-    entropy_se: float | None = col("entropy, ±", "standard error of -ln p(x) over the test examples", unit="nats")
-    nll: float | None = col("NLL", "NLL of the uniform order; absent if it cannot be computed", unit="nats", digits=5)
-    nelbo: float = col("NELBO", "bound from one random order", unit="nats", digits=5)
-    nelbo_se: float | None = col("NELBO, ±", "standard error; absent where the value is exact", unit="nats")
-    order_gap: float | None = col("order gap", "NELBO - NLL", unit="nats", digits=7)
+    entropy_se: float | None = in_nats("entropy, ±", "standard error of -ln p(x) over the test examples")
+    nll: float | None = in_nats("NLL", "NLL of the uniform order; absent if it cannot be computed", digits=5)
+    nelbo: float = in_nats("NELBO", "bound from one random order", digits=5)
+    nelbo_se: float | None = in_nats("NELBO, ±", "standard error; absent where the value is exact")
+    order_gap: float | None = in_nats("order gap", "NELBO - NLL", digits=7)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class BoundRow(OfLabel):
     """The bound on the NLL from several random orders."""
 
     orders: int = col("orders", "number k of random orders", index=True)
-    nats: float = col("bound", "-E ln of the mean of q over k orders", unit="nats")
-    nats_se: float = col("±", "standard error", unit="nats")
+    nats: float = in_nats("bound", "-E ln of the mean of q over k orders")
+    nats_se: float = in_nats("±", "standard error")
     bits_per_dim: float = col("bits per dim", "the bound in bits per dimension")
-    fall: float = col("below the NELBO", "how far the bound is below the one from one order", unit="nats", digits=5)
-    fall_se: float = col("below, ±", "standard error", unit="nats", digits=5)
+    fall: float = in_nats("below the NELBO", "how far the bound is below the one from one order", digits=5)
+    fall_se: float = in_nats("below, ±", "standard error", digits=5)
 
     @property
     def low(self) -> float:
@@ -102,13 +102,11 @@ class OrderRow(OfLabel):
     """The likelihood along the order of one policy."""
 
     policy: str = col("policy", "policy that gives the order of unmasking", index=True)
-    nats: float = col("NLL", "NLL along this order; exact for tables, with ties shared equally", unit="nats", digits=5)
-    nats_se: float | None = col("±", "standard error; absent where the value is exact", unit="nats")
+    nats: float = in_nats("NLL", "NLL along this order; exact for tables, with ties shared equally", digits=5)
+    nats_se: float | None = in_nats("±", "standard error; absent where the value is exact")
     bits_per_dim: float = col("bits per dim", "NLL in bits per dimension")
-    fall: float = col(
-        "below the NELBO", "NELBO minus NLL; negative where random orders are better on average", unit="nats"
-    )
-    fall_se: float | None = col("below, ±", "standard error; absent where the value is exact", unit="nats")
+    fall: float = in_nats("below the NELBO", "NELBO minus NLL; negative where random orders are better on average")
+    fall_se: float | None = in_nats("below, ±", "standard error; absent where the value is exact")
 
 
 @dataclass(frozen=True)

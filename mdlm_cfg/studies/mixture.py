@@ -19,7 +19,7 @@ from mdlm_cfg.compare.metrics import sign_beyond, total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
 from mdlm_cfg.studies.common import BERNOULLI, LONGER, SURE, as_images, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.mixture_effects import (
     ComponentRow,
     DistinctRow,
@@ -64,7 +64,7 @@ class SetRow(AtStrength):
     covariance: float = col(
         "covariance (relative)", "Frobenius norm of the difference, divided by that of the exact samples' covariance"
     )
-    component_tv: float = col("component usage", "total variation between the component frequencies", unit="TV")
+    component_tv: float = in_tv("component usage", "total variation between the component frequencies")
     energy: float = col("energy distance", "energy distance; 0 on average for equal distributions")
 
 

@@ -21,7 +21,7 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI
-from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col
+from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
 from mdlm_cfg.support.numbers import short
@@ -58,14 +58,14 @@ class SetRow(AtStrength):
 
     set: str = col("set", SET, index=True)
     target_class: str = col("class", CLASS, index=True)
-    usage_tv: float = col(
-        "component usage", "TV between the component frequencies and the reference's; 0 for the reference", unit="TV"
+    usage_tv: float = in_tv(
+        "component usage", "TV between the component frequencies and the reference's; 0 for the reference"
     )
-    usage_se: float = col(
-        "its standard error", "standard error of the usage TV, from the spread of the groups of both sets", unit="TV"
+    usage_se: float = in_tv(
+        "its standard error", "standard error of the usage TV, from the spread of the groups of both sets"
     )
-    usage_floor: float = col(
-        "its noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit="TV"
+    usage_floor: float = in_tv(
+        "its noise floor", "usage TV expected for the same number of samples of the tilted distribution"
     )
     class_posterior: float = col("mean p(z | x)", "exactly", unit="probability", digits=6)
     mean_rms: float = col("pixel means", "root mean square difference from the pixel means of the reference")
@@ -78,7 +78,7 @@ class NormalizerRow(AtStrength):
     set: str = col("set", f'"{REFERENCE}", "weighted" or "resampled"', index=True)
     target_class: str = col("class", CLASS, index=True)
     num_samples: int = col("n", "samples")
-    log_normalizer: float = col("ln E W", "estimate of ln E W", unit="nats")
+    log_normalizer: float = in_nats("ln E W", "estimate of ln E W")
     relative_error: float = col("error", "relative standard error of the estimate of E W")
     ess: float = col("relative ESS", "relative effective sample size of the weights")
 

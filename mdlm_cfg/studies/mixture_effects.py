@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.common import as_images
-from mdlm_cfg.studies.findings import Block, Cloud, Mosaic, Table, View, col
+from mdlm_cfg.studies.findings import Block, Cloud, Mosaic, Table, View, col, in_nats
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case
 from mdlm_cfg.studies.rows import AtStrength
 
@@ -79,8 +79,8 @@ class DistinctRow:
     """How reliably the images of a component identify the class."""
 
     images: str = col("images", '"whole" or "partial"', index=True)
-    mean: float = col("mean", "mean over components of E log p(x | z) / p(x)", unit="nats", digits=3)
-    spread: float = col("spread", "standard deviation over the components of a class", unit="nats")
+    mean: float = in_nats("mean", "mean over components of E log p(x | z) / p(x)", digits=3)
+    spread: float = in_nats("spread", "standard deviation over the components of a class")
 
 
 def centred(values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation, tv_error
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.studies.common import BERNOULLI, CALLS
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.mixture_correction import usage_of
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
@@ -52,15 +52,13 @@ class MovedSetRow(OfDenoiser):
     move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)
     moves: int = col("moves", "number of moves", index=True)
     calls: int = col("calls", CALLS)
-    usage_tv: float = col(
-        "usage", "TV between the component frequencies and those of the tilted distribution", unit="TV"
-    )
-    usage_floor: float = col(
-        "noise floor", "usage TV expected for the same number of samples of the tilted distribution", unit="TV"
+    usage_tv: float = in_tv("usage", "TV between the component frequencies and those of the tilted distribution")
+    usage_floor: float = in_tv(
+        "noise floor", "usage TV expected for the same number of samples of the tilted distribution"
     )
     components: float = col("components", "number of components in use: exp of the entropy of the usage", digits=2)
     accuracy: float = col("accuracy", "share of samples whose most probable class is the intended one", unit="share")
-    log_likelihood: float = col("log-likelihood", "mean of ln p(x | class)", unit="nats", digits=2)
+    log_likelihood: float = in_nats("log-likelihood", "mean of ln p(x | class)", digits=2)
 
 
 MEASURED = ("usage_tv", "usage_floor", "components", "accuracy", "log_likelihood")

@@ -15,7 +15,7 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_vari
 from mdlm_cfg.compare.sequences import mean_pairwise_difference
 from mdlm_cfg.studies.aligned import aligned_piece, symbols_of, to_read
 from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, in_nats, in_tv, listed
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
@@ -41,28 +41,24 @@ the first strength."""
 class ModelRow(OfClass, AtStrength):
     """One class at one strength: exactly if its states can be enumerated, and by samples."""
 
-    tv_unguided: float | None = col(
-        "guidance effect", "exact TV between the distributions at w = 0 and at this w", unit="TV"
+    tv_unguided: float | None = in_tv("guidance effect", "exact TV between the distributions at w = 0 and at this w")
+    tv_orders: float | None = in_tv(
+        "between two orders", "exact TV between the order of the guidance and highest confidence first"
     )
-    tv_orders: float | None = col(
-        "between two orders", "exact TV between the order of the guidance and highest confidence first", unit="TV"
-    )
-    entropy: float | None = col("entropy", "entropy of the distribution", unit="nats")
-    tv_samples: float | None = col("samples", "TV(distribution, histogram of samples)", unit="TV")
-    noise_floor: float | None = col("noise floor", "mean TV of the same number of perfect samples", unit="TV")
+    entropy: float | None = in_nats("entropy", "entropy of the distribution")
+    tv_samples: float | None = in_tv("samples", "TV(distribution, histogram of samples)")
+    noise_floor: float | None = in_tv("noise floor", "mean TV of the same number of perfect samples")
     diversity: float = col(
         "differing positions",
         "mean share of positions in which two samples of the class differ",
         unit="share",
         digits=3,
     )
-    values_changed: float = col(
-        "change of single values",
-        "TV between the single values of samples at w = 0 and at this w, mean over positions",
-        unit="TV",
+    values_changed: float = in_tv(
+        "change of single values", "TV between the single values of samples at w = 0 and at this w, mean over positions"
     )
-    values_noise: float = col("its noise", "mean of the same between random halves of both sets of samples", unit="TV")
-    values_noise_sd: float = col("spread", "standard deviation of the noise, over random halves", unit="TV")
+    values_noise: float = in_tv("its noise", "mean of the same between random halves of both sets of samples")
+    values_noise_sd: float = in_tv("spread", "standard deviation of the noise, over random halves")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import CALLS, OF_KL, TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv, listed
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
@@ -41,15 +41,14 @@ class PolicyRow(OfDenoiser):
     policy: str = col("policy", "order of unmasking", index=True)
     together: int = col("per step", "number of coordinates unmasked in one step, with the state frozen", index=True)
     calls: int = col("calls", CALLS)
-    tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
-    kl_class: float | None = col("KL from the class", f"KL(class || distribution); {OF_KL}", unit="nats")
-    tv_tilted: float | None = col(
+    tv_class: float = in_tv("TV to the class", "total variation to p(. | z)")
+    kl_class: float | None = in_nats("KL from the class", f"KL(class || distribution); {OF_KL}")
+    tv_tilted: float | None = in_tv(
         "TV to the tilted distribution",
         "total variation to the tilted distribution; absent for a schedule, which has none",
-        unit="TV",
     )
-    kl_tilted: float | None = col(
-        "KL from the tilted distribution", f"KL(tilted || distribution); absent for a schedule; {OF_KL}", unit="nats"
+    kl_tilted: float | None = in_nats(
+        "KL from the tilted distribution", f"KL(tilted || distribution); absent for a schedule; {OF_KL}"
     )
 
 

@@ -17,7 +17,7 @@ from mdlm_cfg.compare.profile import InformationProfile, Measured
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats
 from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile, origin_of_examples
 from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, check_guided_class, whole
@@ -58,8 +58,8 @@ class LevelRow(OfDenoiser):
     """The entropy of one more coordinate."""
 
     known: int = col("known", "number l of coordinates that are already unmasked", index=True)
-    entropy: float = col("h(l)", "mean entropy of one more coordinate", unit="nats")
-    entropy_se: float = col("error", "standard error of h(l); 0 where it is exact", unit="nats")
+    entropy: float = in_nats("h(l)", "mean entropy of one more coordinate")
+    entropy_se: float = in_nats("error", "standard error of h(l); 0 where it is exact")
     strength: float = col("strength", "calibrated w of a step from here; 0 without guidance", digits=3)
 
 
@@ -67,14 +67,14 @@ class LevelRow(OfDenoiser):
 class TotalRow(OfDenoiser):
     """The sums of a profile."""
 
-    total_entropy: float = col("entropy", "sum of h(l): H(X), or the NELBO of a network", unit="nats")
-    total_entropy_se: float = col("error", "standard error of the entropy", unit="nats")
-    total_correlation: float = col(
-        "total correlation", "D h(0) - sum of h(l): the lowest possible cost of a single step", unit="nats"
+    total_entropy: float = in_nats("entropy", "sum of h(l): H(X), or the NELBO of a network")
+    total_entropy_se: float = in_nats("error", "standard error of the entropy")
+    total_correlation: float = in_nats(
+        "total correlation", "D h(0) - sum of h(l): the lowest possible cost of a single step"
     )
-    total_correlation_se: float = col("error", "standard error of the total correlation", unit="nats")
-    dual_total_correlation: float = col("dual total correlation", "sum of h(l) - D h(D - 1)", unit="nats")
-    dual_total_correlation_se: float = col("error", "standard error of the dual total correlation", unit="nats")
+    total_correlation_se: float = in_nats("error", "standard error of the total correlation")
+    dual_total_correlation: float = in_nats("dual total correlation", "sum of h(l) - D h(D - 1)")
+    dual_total_correlation_se: float = in_nats("error", "standard error of the dual total correlation")
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class CostRow(OfDenoiser):
 
     schedule: str = col("steps", f'"{BEST}", or those of a noise schedule: {", ".join(SCHEDULES.values())}', index=True)
     calls: int = col("calls", "number of steps, each of one call", index=True)
-    cost: float = col("predicted cost", "KL divergence, averaged over orders", unit="nats")
-    cost_se: float = col("error", "standard error of the predicted cost; 0 where it is exact", unit="nats")
-    exact_kl: float | None = col(
-        "exact cost", "KL divergence of the sampler's distribution; absent if it cannot be computed", unit="nats"
+    cost: float = in_nats("predicted cost", "KL divergence, averaged over orders")
+    cost_se: float = in_nats("error", "standard error of the predicted cost; 0 where it is exact")
+    exact_kl: float | None = in_nats(
+        "exact cost", "KL divergence of the sampler's distribution; absent if it cannot be computed"
     )
     sizes: str = col("sizes", "number of coordinates in each step, as events=[...] of event_leaping")
 

@@ -14,7 +14,7 @@ from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv, listed
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
@@ -37,9 +37,7 @@ class SamplerRow(OfDenoiser):
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     method: str = col("method", "sampler without its number of steps")
     calls: int = col("calls", CALLS)
-    tv: float = col(
-        "TV to continuous time", "TV between the distribution after the steps and that of the chain", unit="TV"
-    )
+    tv: float = in_tv("TV to continuous time", "TV between the distribution after the steps and that of the chain")
 
 
 @dataclass(frozen=True)

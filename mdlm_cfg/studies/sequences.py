@@ -20,7 +20,7 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, symbols_of, to_read, word_in
 from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, SURE, WHO, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import ends, measured, strongest, where
 from mdlm_cfg.support.numbers import percent, short
@@ -71,36 +71,33 @@ class Measured:
         "p(z | x)", "class posterior, mean over the sequences that the mixture allows", digits=3
     )
     posterior_se: float | None = col("p(z | x), ±", "standard error", digits=3)
-    log_prob: float | None = col(
-        "ln p(x | z)", "log-likelihood, mean over the sequences that the class allows", unit="nats", digits=1
+    log_prob: float | None = in_nats(
+        "ln p(x | z)", "log-likelihood, mean over the sequences that the class allows", digits=1
     )
-    log_prob_se: float | None = col("ln p(x | z), ±", "standard error", unit="nats", digits=2)
+    log_prob_se: float | None = in_nats("ln p(x | z), ±", "standard error", digits=2)
     impossible: float = col("impossible", "share of sequences that the class does not allow", unit="share", digits=3)
     diversity: float = col(
         "differ", "share of positions in which two sequences of the set differ", unit="share", digits=3
     )
-    pair_entropy: float | None = col(
-        "entropy of pairs", "entropy of the distribution of neighbouring pairs", unit="nats", digits=3
+    pair_entropy: float | None = in_nats(
+        "entropy of pairs", "entropy of the distribution of neighbouring pairs", digits=3
     )
-    tv_class_1: float | None = col(
-        "values to class", "TV between the distribution of single values and that of the class", unit="TV", digits=3
+    tv_class_1: float | None = in_tv(
+        "values to class", "TV between the distribution of single values and that of the class", digits=3
     )
-    tv_class_2: float | None = col("pairs to class", "the same for neighbouring pairs", unit="TV", digits=3)
-    tv_class_3: float | None = col("triples to class", "the same for three neighbours", unit="TV", digits=3)
+    tv_class_2: float | None = in_tv("pairs to class", "the same for neighbouring pairs", digits=3)
+    tv_class_3: float | None = in_tv("triples to class", "the same for three neighbours", digits=3)
 
 
 @dataclass(frozen=True)
 class SetRow(Measured):
     """One set of samples at one strength, drawn by the plan's sampler."""
 
-    tv_exact_1: float | None = col(
-        "values to exact",
-        "TV between the distribution of single values and that of the exact guided samples",
-        unit="TV",
-        digits=3,
+    tv_exact_1: float | None = in_tv(
+        "values to exact", "TV between the distribution of single values and that of the exact guided samples", digits=3
     )
-    tv_exact_2: float | None = col("pairs to exact", "the same for neighbouring pairs", unit="TV", digits=3)
-    tv_exact_3: float | None = col("triples to exact", "the same for three neighbours", unit="TV", digits=3)
+    tv_exact_2: float | None = in_tv("pairs to exact", "the same for neighbouring pairs", digits=3)
+    tv_exact_3: float | None = in_tv("triples to exact", "the same for three neighbours", digits=3)
     w: Guidance = col("w", STRENGTH, index=True)
     set: str = col("set", '"exact", "noise floor" (a second exact set), "learned", or "class" (unguided)', index=True)
 
@@ -125,9 +122,9 @@ class NoiseRow:
     )
     to: str = col("compared with", '"class" or "exact"', index=True)
     length: int = col("n", "length n of the n-grams", index=True)
-    tv: float = col("mean", "mean TV of the draws", unit="TV")
-    low: float = col("smallest", "smallest TV of the draws", unit="TV")
-    high: float = col("largest", "largest TV of the draws", unit="TV")
+    tv: float = in_tv("mean", "mean TV of the draws")
+    low: float = in_tv("smallest", "smallest TV of the draws")
+    high: float = in_tv("largest", "largest TV of the draws")
 
 
 @dataclass(frozen=True)

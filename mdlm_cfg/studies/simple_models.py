@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.studies.common import LONGER, SURE
-from mdlm_cfg.studies.findings import Block, Table, col
+from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 
 UNIFORM = "uniform values"
 
@@ -21,17 +21,10 @@ class NelboRow:
     """How well a model predicts test examples, given their class."""
 
     model: str = col("model", '"network", or the model it is compared with', index=True)
-    nelbo: float = col(
-        "NELBO", "negative ELBO given the class; for the other models, minus the log-probability", unit="nats"
-    )
-    excess: float = col(
-        "over the network's", "this minus the network's NELBO, on the same examples", unit="nats", digits=2
-    )
-    excess_se: float | None = col(
-        "standard error",
-        "standard error of the difference, over examples; absent where it is infinite",
-        unit="nats",
-        digits=2,
+    nelbo: float = in_nats("NELBO", "negative ELBO given the class; for the other models, minus the log-probability")
+    excess: float = in_nats("over the network's", "this minus the network's NELBO, on the same examples", digits=2)
+    excess_se: float | None = in_nats(
+        "standard error", "standard error of the difference, over examples; absent where it is infinite", digits=2
     )
 
 

@@ -23,7 +23,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.evaluation import array_name
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, strongest, where
@@ -52,13 +52,13 @@ class SampleRow(AtStrength):
 
     num_samples: int = col("n", "number of samples in a set", index=True)
     num_sets: int = col("sets", "number of independent sets, over which means are taken")
-    tv_guided: float = col("guided", "TV of the samples as the chain draws them", unit="TV")
-    tv_weighted: float = col("weighted", "TV of the same samples with their importance weights", unit="TV")
-    tv_resampled: float = col("resampled", "TV of samples of sequential Monte Carlo", unit="TV")
-    se_guided: float = col("guided, ±", "standard error of the guided TV, from the spread of groups", unit="TV")
-    se_weighted: float = col("weighted, ±", "the same for weighted samples", unit="TV")
-    se_resampled: float = col("resampled, ±", "the same for resampled samples", unit="TV")
-    noise_floor: float = col("noise floor", "TV expected for n samples of the tilted distribution", unit="TV")
+    tv_guided: float = in_tv("guided", "TV of the samples as the chain draws them")
+    tv_weighted: float = in_tv("weighted", "TV of the same samples with their importance weights")
+    tv_resampled: float = in_tv("resampled", "TV of samples of sequential Monte Carlo")
+    se_guided: float = in_tv("guided, ±", "standard error of the guided TV, from the spread of groups")
+    se_weighted: float = in_tv("weighted, ±", "the same for weighted samples")
+    se_resampled: float = in_tv("resampled, ±", "the same for resampled samples")
+    noise_floor: float = in_tv("noise floor", "TV expected for n samples of the tilted distribution")
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class CostRow(OfDenoiser):
     own: bool = col("own", "whether this is the order of the plan")
     ess: float = col("relative ESS", "(E W)^2 / E W^2, in (0, 1]")
     cost: float = col("samples per effective one", "1 / ESS; inf if the ESS is below 1e-308", digits=2)
-    log_normalizer: float = col("ln E W", "logarithm of the normaliser", unit="nats")
-    tv_guided: float = col("TV, guided", "TV from the guided to the tilted distribution", unit="TV")
-    tv_weighted: float = col("TV, weighted", "TV from the weighted to the tilted distribution", unit="TV")
+    log_normalizer: float = in_nats("ln E W", "logarithm of the normaliser")
+    tv_guided: float = in_tv("TV, guided", "TV from the guided to the tilted distribution")
+    tv_weighted: float = in_tv("TV, weighted", "TV from the weighted to the tilted distribution")
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class ResamplingRow(AtStrength):
 
     num_samples: int = col("n", "number of samples")
     num_groups: int = col("groups", "number of independent groups")
-    exact_log_normalizer: float = col("ln E W", "exact logarithm of the normaliser", unit="nats")
-    log_normalizer: float = col("estimate", "estimate of ln E W", unit="nats")
+    exact_log_normalizer: float = in_nats("ln E W", "exact logarithm of the normaliser")
+    log_normalizer: float = in_nats("estimate", "estimate of ln E W")
     relative_error: float = col("error", "relative standard error of the estimate of E W")
     ess: float = col("relative ESS", "relative effective sample size of the final weights")
 

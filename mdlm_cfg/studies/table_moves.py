@@ -19,7 +19,7 @@ from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
 from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
@@ -58,9 +58,9 @@ class MoveRow(OfDenoiser):
     move: str = col("move", MOVE, index=True)
     moves: int = col("moves", "number of moves", index=True)
     calls: float = col("calls", "expected calls of the denoiser, for each of the two conditionals", digits=2)
-    tv_tilted: float = col("TV to tilted", "total variation to the tilted distribution of the data", unit="TV")
-    tv_own: float = col(
-        "TV to own tilted", "TV to the tilted distribution of the same conditionals, averaged over orders", unit="TV"
+    tv_tilted: float = in_tv("TV to tilted", "total variation to the tilted distribution of the data")
+    tv_own: float = in_tv(
+        "TV to own tilted", "TV to the tilted distribution of the same conditionals, averaged over orders"
     )
     removed: float | None = col(
         "removed", "share of the start's TV to tilted that the moves remove; absent if that TV is 0"
@@ -80,11 +80,9 @@ class EndRow(OfDenoiser):
     )
     calls: int = col("calls per move", "calls of the denoiser, for each of the two conditionals")
     gap: float = col("spectral gap", "1 - |second eigenvalue| of a move, or of a sweep for a sequential scan")
-    tv_tilted: float | None = col("stationary TV to tilted", STATIONARY, unit="TV")
-    tv_own: float | None = col(
-        "stationary TV to own tilted",
-        "TV of the same distribution to the tilted one of the same conditionals",
-        unit="TV",
+    tv_tilted: float | None = in_tv("stationary TV to tilted", STATIONARY)
+    tv_own: float | None = in_tv(
+        "stationary TV to own tilted", "TV of the same distribution to the tilted one of the same conditionals"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mdlm_cfg.studies.benchmark.entries import Entry
 from mdlm_cfg.studies.benchmark.judge import REFERENCES
-from mdlm_cfg.studies.findings import Findings, col
+from mdlm_cfg.studies.findings import Findings, col, in_nats, in_tv
 from mdlm_cfg.support.errors import UserError
 
 RANKED = (4, 16)  # calls that verdicts and tables speak of
@@ -19,16 +19,16 @@ TIE = 1e-9  # mean TVs closer than this share a place: they differ by rounding
 
 def _kl(reference: str) -> Any:
     about = "KL(reference || entry); absent for entries that are evaluated by samples"
-    return col(f"KL from the {reference}", about, unit="nats", default=None)
+    return in_nats(f"KL from the {reference}", about, default=None)
 
 
 def _end(reference: str, head: str, which: str) -> Any:
-    return col(f"TV to the {reference}, {head}", f"{which} end of the 95% interval", unit="TV", default=None)
+    return in_tv(f"TV to the {reference}, {head}", f"{which} end of the 95% interval", default=None)
 
 
 def _floor(reference: str) -> Any:
     about = "mean TV of the same number of perfect samples"
-    return col(f"noise floor, {reference}", about, unit="TV", default=None)
+    return in_tv(f"noise floor, {reference}", about, default=None)
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,9 @@ class ResultRow:
     w: float = col("w", "guidance strength", index=True)
     calls: int = col("calls", "calls of the denoiser that are allowed, for each of the two conditionals", index=True)
     used: float = col("calls made", "calls that are made; their expected number where it depends on the draws")
-    tv_class: float = col("TV to the class", "total variation to p(. | z)", unit="TV")
-    tv_chain: float = col(
-        "TV to the chain", "total variation to the guided chain of the entry's kind at constant w", unit="TV"
-    )
-    tv_tilted: float = col("TV to the tilted distribution", "total variation to p_{z,w}", unit="TV")
+    tv_class: float = in_tv("TV to the class", "total variation to p(. | z)")
+    tv_chain: float = in_tv("TV to the chain", "total variation to the guided chain of the entry's kind at constant w")
+    tv_tilted: float = in_tv("TV to the tilted distribution", "total variation to p_{z,w}")
     kl_class: float | None = _kl("class")
     kl_chain: float | None = _kl("chain")
     kl_tilted: float | None = _kl("tilted distribution")
@@ -76,9 +74,9 @@ class RankingRow:
     rank: int | None = col(
         "rank", "1 is best, ties share a rank; absent where the entry needs more calls on some target"
     )
-    error: float | None = col("mean TV", "TV to the reference, mean over all targets and strengths", unit="TV")
-    low: float | None = col("low", "mean of the lower ends of the entry's intervals", unit="TV")
-    high: float | None = col("high", "mean of the upper ends of the entry's intervals", unit="TV")
+    error: float | None = in_tv("mean TV", "TV to the reference, mean over all targets and strengths")
+    low: float | None = in_tv("low", "mean of the lower ends of the entry's intervals")
+    high: float | None = in_tv("high", "mean of the upper ends of the entry's intervals")
     best: int | None = col("best rank", "rank of the entry if its mean TV were `low`")
     worst: int | None = col("worst rank", "rank of the entry if its mean TV were `high`")
 
