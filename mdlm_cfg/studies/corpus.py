@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import class_nelbos
-from mdlm_cfg.compare.metrics import difference_of_shares, total_variation
+from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
 from mdlm_cfg.studies.common import SURE, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, in_tv
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
-from mdlm_cfg.studies.rows import OfClass, at_strengths, mean_rows, weak_and_strong, where
+from mdlm_cfg.studies.rows import OfClass, at_strengths, mean_rows, measured, weak_and_strong, where
 from mdlm_cfg.studies.simple_models import (
     NelboRow,
     Words,
@@ -38,7 +38,6 @@ SHOWN_EXAMPLES = 4  # held-out sequences of such a class
 FEWEST = 2  # sequences of a class, or nothing is measured
 W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
 SEQUENCE = Words("sequence", "positions")
-STATISTICS = ("accuracy", "diversity", "nearest_train", "tv_1", "tv_2", "tv_3")
 READING = """\
 {plan.num_samples:,} samples per class and strength, by {plan.sampler.label}, guidance of the kind \
 “{plan.guidances[0].kind}”, seed {plan.seed}. The row "data" is of held-out sequences in the samples' place: the noise \
@@ -81,6 +80,9 @@ class SetRow:
         "sequences", "number of sequences of each class; for held-out sequences, of the smallest class"
     )
     num_classified: int = col("classified", "total number of sequences that the network classified")
+
+
+STATISTICS = measured(SetRow)[:-2]  # the other two are counts
 
 
 @dataclass(frozen=True)
@@ -196,27 +198,20 @@ class Corpus(Settings):
         samples = {g: torch.stack([_samples(case, made, g, k) for k in case.classes]) for g in case.plan.guidances}
         fewest = min(row.num_sequences for row in held.values())
         data = {"name": case.data.name, "classes": list(case.classes), "num_held_out": fewest}
-        return Findings(
-            plan=case.plan,
-            blocks=[
-                _to_read(case, made),
-                self._compared(case, rows, left_out),
-                *([nelbo_block(nelbos, SEQUENCE, NETWORK)] if nelbos else []),
-                _by_class(by_class),
-            ],
-            verdict=[
-                *([training_sentence(nelbos, SEQUENCE)] if nelbos else []),
-                *verdict_of(rows, case.data.num_classes, left_out),
-            ],
-            facts={"data": data, "nelbo_classification": {"num_draws": self.num_draws}},
-            arrays=_arrays(case, made, samples),
-        )
+        facts = {"data": data, "nelbo_classification": {"num_draws": self.num_draws}}
+        of_nelbos = [nelbo_block(nelbos, SEQUENCE, NETWORK)] if nelbos else []
+        blocks = [_to_read(case, made), self._compared(case, rows, left_out), *of_nelbos, _by_class(by_class)]
+        said = [training_sentence(nelbos, SEQUENCE)] if nelbos else []
+        said += verdict_of(rows, case.data.num_classes, left_out)
+        return Findings(case.plan, blocks, said, facts, _arrays(case, made, samples))
 
     def _compared(self, case: Case, rows: Sequence[SetRow], left_out: Sequence[str]) -> Block:
         plan = case.plan
         held = rows[-1]
         text = READING.format(plan=plan, draws=self.num_draws)
-        note = "Means over classes; the last columns are total variations." + _left_out(left_out)
+        note = "Means over classes; the last columns are total variations."
+        if left_out:
+            note += f" Left out of them, with fewer than two held-out sequences: {', '.join(left_out)}."
         if held.num_sequences < plan.num_samples:
             note += (
                 f" The held-out sequences of a class ({held.num_sequences:,}) are fewer than its samples, which makes "
@@ -297,12 +292,6 @@ def _arrays(case: Case, made: Made, samples: Mapping[Guidance, Tensor]) -> dict[
     return {name: x.to(small).reshape(*x.shape[:-1], *case.data.grid_shape).numpy() for name, x in found.items()}
 
 
-def _left_out(names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    return f" Left out of them, with fewer than two held-out sequences: {', '.join(names)}."
-
-
 def verdict_of(rows: Sequence[SetRow], num_classes: int, left_out: Sequence[str] = ()) -> list[str]:
     """The effect of guidance on the class that the network sees, the n-grams and the diversity.
 
@@ -329,8 +318,9 @@ def verdict_of(rows: Sequence[SetRow], num_classes: int, left_out: Sequence[str]
             f"At w = {strong.w.label} samples copy training sequences: they differ from the nearest one in {ours} of "
             f"positions, held-out sequences in {theirs}."
         )
-    names = ", ".join(left_out)
-    return [*said, *([f"Left out of all means, with fewer than two held-out sequences: {names}."] if names else [])]
+    if left_out:
+        said.append(f"Left out of all means, with fewer than two held-out sequences: {', '.join(left_out)}.")
+    return said
 
 
 def _copies(samples: SetRow, held: SetRow) -> bool:
@@ -356,11 +346,12 @@ def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[
     weak, strong = ends
     after, before = ((row.accuracy or 0.0, row.num_classified) for row in (strong, weak))
     change, error = difference_of_shares(*after, *before)
-    if abs(change) <= SURE * error:
-        head = "Guidance makes no clear difference to the class that the network sees"
-    else:
-        head = f"Guidance makes the network recognise the class {'more' if change > 0 else 'less'} often"
-    return [*said, f"{head}: it assigns {shares}."]
+    does = {
+        1: "makes the network recognise the class more often",
+        0: "makes no clear difference to the class that the network sees",
+        -1: "makes the network recognise the class less often",
+    }[sign_beyond(change, SURE * error)]
+    return [*said, f"Guidance {does}: it assigns {shares}."]
 
 
 def _of_held(held: SetRow, name: str, show: str) -> str:

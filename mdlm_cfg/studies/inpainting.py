@@ -290,22 +290,19 @@ class Inpainting:
         budgets = [_budget(s, g, ledger) for s, g, one in found for ledger in one.ledgers]
         num_states = (case.data.num_tokens + 1) ** self.num_free
         first = {_of(row) for row in most_changed(rows)}
-        return Findings(
-            plan=case.plan,
-            blocks=[
-                _distances(rows),
-                _means(rows),
-                *(_pictures(case, s, {g: one for t, g, one in found if t is s}, first) for s in slices),
-                _completions([row for s, g, one in found for row in completions_of(s, g, one.law)]),
-                _marginals(case, [row for s, g, one in found for row in marginals_of(s, g, one.law)]),
-                _budgets(case, budgets),
-            ],
-            verdict=verdict_of(rows, budgets, case.judged),
-            facts={"judged": case.judged, "pixels": self.pixels, "num_states": num_states},
-            arrays={
-                f"image{s.image}_class{s.target_class}_{g.kind}_w{g.constant:g}": one.law.numpy() for s, g, one in found
-            },
-        )
+        blocks = [
+            *_distances(rows),
+            *(_pictures(case, s, {g: one for t, g, one in found if t is s}, first) for s in slices),
+            *_single(
+                case.data.num_tokens,
+                [row for s, g, one in found for row in completions_of(s, g, one.law)],
+                [row for s, g, one in found for row in marginals_of(s, g, one.law)],
+            ),
+            _budgets(case, budgets),
+        ]
+        facts = {"judged": case.judged, "pixels": self.pixels, "num_states": num_states}
+        arrays = {f"{s.name}_{g.kind}_w{g.constant:g}": one.law.numpy() for s, g, one in found}
+        return Findings(case.plan, blocks, verdict_of(rows, budgets, case.judged), facts, arrays)
 
 
 def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: float) -> SliceRow:
@@ -352,17 +349,17 @@ def completions_of(s: Slice, guidance: Guidance, law: Tensor) -> list[Completion
     ]
 
 
-def _distances(rows: Sequence[SliceRow]) -> Block:
+def _distances(rows: Sequence[SliceRow]) -> list[Block]:
+    """Every image, and the means over them."""
     values = ["guidance_effect", "tv_tilted", "ess", "truth_probability", "truth_rank", "conditionals_error"]
     table = Table(["image", "image_class", "target_class", "posterior", "w"], values, note="Distances in TV, exact.")
     group = "" if len({_of(row) for row in rows}) <= MOST_SHOWN else NUMBERS  # pictures come before a long table
-    return Block("distances", rows, "Hidden pixels", READING, views=[table], group=group, printed=True)
-
-
-def _means(rows: Sequence[SliceRow]) -> Block:
     names = measured(MeanRow)
-    views = [Table(["w"], names)]
-    return Block("means", mean_rows(rows, MeanRow), "Means over images", views=views, logged=names, group=NUMBERS)
+    means = [Table(["w"], names)]
+    return [
+        Block("distances", rows, "Hidden pixels", READING, views=[table], group=group, printed=True),
+        Block("means", mean_rows(rows, MeanRow), "Means over images", views=means, logged=names, group=NUMBERS),
+    ]
 
 
 def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Container[tuple[int, int]]) -> Block:
@@ -389,15 +386,9 @@ def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Cont
         Mosaic({title: as_images(case, x)[None, None] for title, x in whole.items()}, caption="Light blue is hidden."),
         Mosaic(cropped, lines, "Around the hidden pixels: the mean of each, and the most probable completions."),
     ]
-    name = f"image{s.image}_class{s.target_class}"
-    return Block(
-        name,
-        [],
-        f"Test image {s.image}, guided to class {case.class_name(s.target_class)}",
-        text,
-        views=views,
-        group="" if (s.image, s.target_class) in first else "More images",
-    )
+    group = "" if (s.image, s.target_class) in first else "More images"
+    title = f"Test image {s.image}, guided to class {case.class_name(s.target_class)}"
+    return Block(s.name, [], title, text, views=views, group=group)
 
 
 def _window(known: np.ndarray) -> tuple[slice, slice]:
@@ -408,19 +399,18 @@ def _window(known: np.ndarray) -> tuple[slice, slice]:
     return found[0], found[1]
 
 
-def _completions(rows: Sequence[CompletionRow]) -> Block:
+def _single(num_tokens: int, completions: Sequence[CompletionRow], marginals: Sequence[MarginalRow]) -> list[Block]:
+    """Every completion that is listed, and every pixel."""
     text = "The most probable values of all hidden pixels together, in the order of their indices in the image."
-    table = Table(["w", "rank"], ["probability", "true", "values"])
-    per = ("image", "target_class")
-    return Block("completions", rows, "Completions", text, per, [table], group="Completions")
-
-
-def _marginals(case: Case, rows: Sequence[MarginalRow]) -> Block:
-    some = list(range(1, case.data.num_tokens)) or [0]
+    listed = Table(["w", "rank"], ["probability", "true", "values"])
     note = "The probability of each value of a pixel; the probability of 0 is one minus the sum."
-    table = Table(["pixel", "value", "true"], ["probability"], "w", note, where={"value": some})
+    some = {"value": list(range(1, num_tokens)) or [0]}
+    table = Table(["pixel", "value", "true"], ["probability"], "w", note, where=some)
     per = ("image", "target_class")
-    return Block("marginals", rows, "Single pixels", "", per, [table], group=NUMBERS)
+    return [
+        Block("completions", completions, "Completions", text, per, [listed], group="Completions"),
+        Block("marginals", marginals, "Single pixels", "", per, [table], group=NUMBERS),
+    ]
 
 
 def _budgets(case: Case, rows: Sequence[BudgetRow]) -> Block:

@@ -53,6 +53,11 @@ class Slice(NamedTuple):
         """The hidden values, int64 (|S|,)."""
         return self.x[self.hidden]
 
+    @property
+    def name(self) -> str:
+        """Of its blocks and arrays."""
+        return f"image{self.image}_class{self.target_class}"
+
     def at(self, guidance: Guidance) -> tuple[int, int, Guidance]:
         """The first columns of a row at one strength."""
         return (self.image, self.target_class, guidance)
