@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -153,23 +153,13 @@ class BestScheduleStudy:
         z = case.one_class
         policy = case.plan.sampler.policy
         denoiser = case.denoiser(who)
-        strengths = {
-            CONSTANT: [w] * denoiser.num_dims,
-            RAMP: list(Guidance(LinearRamp(0.0, w)).table(denoiser.num_dims)),
-        }
+        ramp = Guidance(LinearRamp(0.0, w)).table(denoiser.num_dims)
+        strengths = {CONSTANT: [w] * denoiser.num_dims, RAMP: list(ramp)}
         if who == LEARNED and EXACT in case.denoisers:
             strengths[EXACTS_BEST] = case.made.of(self._reached, guidance, EXACT)[BEST][0]
-        found = best_schedule(
-            case.target,
-            w,
-            z,
-            self._goal(case),
-            kind=guidance.kind,
-            policy=policy,
-            denoiser=denoiser,
-            more_starts=[strengths[EXACTS_BEST]] if EXACTS_BEST in strengths else [],
-        )
-        strengths[BEST] = list(found.strengths.values)
+        starts = [strengths[EXACTS_BEST]] if EXACTS_BEST in strengths else []
+        how: Any = {"kind": guidance.kind, "policy": policy, "denoiser": denoiser, "more_starts": starts}
+        strengths[BEST] = list(best_schedule(case.target, w, z, self._goal(case), **how).strengths.values)
         return {
             name: (values, terminal_law(denoiser, Guidance(PerCount(tuple(values)), guidance.kind), z, policy))
             for name, values in strengths.items()
@@ -181,9 +171,10 @@ class BestScheduleStudy:
         strengths: list[StrengthRow] = []
         distributions: list[DistributionRow] = []
         arrays: dict[str, np.ndarray] = {}
-        posterior = case.target.class_posterior(case.one_class)
+        z = case.one_class
+        posterior = case.target.class_posterior(z)
         for g in case.plan.guidances:
-            tilted = tilted_law(case.target, g.constant, case.one_class)
+            tilted = tilted_law(case.target, g.constant, z)
             distributions.append(DistributionRow(g, None, TILTED, *_quality(tilted, posterior)))
             arrays[f"{TILTED}_{g.identifier}"] = tilted.numpy()
             for who in case.denoisers:
@@ -191,9 +182,7 @@ class BestScheduleStudy:
                 for name, (values, law) in reached.items():
                     tv = total_variation(tilted, law)
                     given = Guidance(PerCount(tuple(values)), g.kind)
-                    kl = divergence_from_chain(
-                        tilted, law, case.denoiser(who), given, case.one_class, case.plan.sampler.policy
-                    )
+                    kl = divergence_from_chain(tilted, law, case.denoiser(who), given, z, case.plan.sampler.policy)
                     schedules.append(ScheduleRow(g, who, name, self._value(case, law, tv, kl), tv, kl))
                     distributions.append(DistributionRow(g, who, name, *_quality(law, posterior)))
                     arrays[f"{who}_{name}_{g.identifier}"] = law.numpy()
@@ -201,7 +190,7 @@ class BestScheduleStudy:
         transfers = transfers_of(schedules) if case.has_learned else []
         blocks = [*self._main(case, schedules, strengths), *_details(distributions, transfers)]
         weight = self.entropy_weight if self.objective == "trade_off" else None
-        facts = {"target_class": case.one_class, "objective": {"name": self.objective, "entropy_weight": weight}}
+        facts = {"target_class": z, "objective": {"name": self.objective, "entropy_weight": weight}}
         return Findings(case.plan, blocks, self.verdict_of(schedules, strengths, transfers), facts, arrays)
 
     def _value(self, case: Case, law: Tensor, tv: float, kl: float) -> float:
@@ -224,16 +213,11 @@ class BestScheduleStudy:
         if self.objective != "tv":
             note = f"The objective, {self.aim}, in{self.unit}."
             views.append(Table(lead, ["objective"], "schedule", note, title="Objective"))
+        note = "The best strength, by the number of coordinates that are already unmasked."
+        caption = "The best strength by the number of unmasked coordinates."
         shown: list[View] = [
-            Table(
-                lead,
-                ["strength"],
-                "unmasked",
-                ("The best strength, by the number of coordinates that are already unmasked."),
-            ),
-            Curve(
-                "unmasked", "strength", ["w"], "The best strength by the number of unmasked coordinates.", "denoiser"
-            ),
+            Table(lead, ["strength"], "unmasked", note),
+            Curve("unmasked", "strength", ["w"], caption, "denoiser"),
         ]
         title = "Distance to the tilted distribution"
         return [
@@ -295,14 +279,14 @@ def _details(distributions: Sequence[DistributionRow], transfers: Sequence[Trans
     ]
 
 
-def _value_of(rows: Sequence[ScheduleRow], w: Guidance, who: str, schedule: str) -> float:
-    return where(rows, w=w, denoiser=who, schedule=schedule)[0].objective
+def _objectives(rows: Sequence[ScheduleRow], w: Guidance, who: str) -> dict[str, float]:
+    return {row.schedule: row.objective for row in where(rows, w=w, denoiser=who)}
 
 
 def _gain(rows: Sequence[ScheduleRow], w: Guidance, who: str) -> float:
     """How much lower than the constant's the objective of the best schedule is; 0 where both are infinite."""
-    constant, best = (_value_of(rows, w, who, name) for name in (CONSTANT, BEST))
-    return constant - best if constant > best else 0.0
+    of = _objectives(rows, w, who)
+    return of[CONSTANT] - of[BEST] if of[CONSTANT] > of[BEST] else 0.0
 
 
 def transfers_of(rows: Sequence[ScheduleRow]) -> list[TransferRow]:
@@ -310,9 +294,9 @@ def transfers_of(rows: Sequence[ScheduleRow]) -> list[TransferRow]:
     found = []
     for w, _ in by(rows, "w"):
         gain = _gain(rows, w, LEARNED)
-        constant, others = (_value_of(rows, w, LEARNED, name) for name in (CONSTANT, EXACTS_BEST))
-        has_share = NOTHING < gain < math.inf and others < math.inf
-        found.append(TransferRow(w, gain, (constant - others) / gain if has_share else None))
+        of = _objectives(rows, w, LEARNED)
+        has_share = NOTHING < gain < math.inf and of[EXACTS_BEST] < math.inf
+        found.append(TransferRow(w, gain, (of[CONSTANT] - of[EXACTS_BEST]) / gain if has_share else None))
     return found
 
 
@@ -333,12 +317,13 @@ def shapes_of(found: Mapping[Guidance, Sequence[float]], who: str) -> list[str]:
     """How the best strengths of each w change from the first coordinate to the last."""
     shapes: dict[str, list[str]] = {}
     for w, strengths in found.items():
-        falls = rises(list(reversed(strengths)))
-        rising = "rise from the first coordinate to the last"
-        if rises(strengths) and abs(strengths[-1] - w.constant) < EQUAL:
-            rising += ", where the best strength is w"
-        shape = rising if rises(strengths) else "fall from the first coordinate to the last" if falls else ""
+        shape = "neither rise throughout nor fall throughout"
         if max(strengths) - min(strengths) <= EQUAL:
             shape = "are the same for all coordinates"
-        shapes.setdefault(shape or "neither rise throughout nor fall throughout", []).append(w.label)
+        elif rises(strengths):
+            is_w = ", where the best strength is w" if abs(strengths[-1] - w.constant) < EQUAL else ""
+            shape = f"rise from the first coordinate to the last{is_w}"
+        elif rises(strengths[::-1]):
+            shape = "fall from the first coordinate to the last"
+        shapes.setdefault(shape, []).append(w.label)
     return [f"The best strengths for {who} conditionals {shape} (w = {', '.join(ws)})." for shape, ws in shapes.items()]

@@ -26,7 +26,7 @@ from mdlm_cfg.studies.image_models import accuracy_column, precision_column, rec
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import AtStrength, by
+from mdlm_cfg.studies.rows import AtStrength, by, measured
 from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli_fit import fit_em
@@ -80,10 +80,7 @@ class ImageSetRow(AtStrength):
     )
 
 
-MEASURED = (
-    *("accuracy", "precision", "recall", "energy_features", "energy_se", "energy_pixels", "diversity"),
-    *("usage_tv", "components"),
-)
+MEASURED = measured(ImageSetRow)[1:]  # all but the calls
 
 
 @dataclass(frozen=True)

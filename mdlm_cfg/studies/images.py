@@ -32,7 +32,7 @@ from mdlm_cfg.studies.image_models import (
     recall_column,
 )
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Rows, Settings, whole
-from mdlm_cfg.studies.rows import OfClass, at_strengths, weak_and_strong
+from mdlm_cfg.studies.rows import OfClass, at_strengths, measured, weak_and_strong
 from mdlm_cfg.studies.simple_models import NelboRow, nelbo_rows, training_sentence
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.targets.data import Data
@@ -151,21 +151,13 @@ class Images(Settings):
         ]
         nelbos, classifiers = self._judgements(case, made, reference["accuracy"])
         samples = {g: _samples(case, made, g) for g in case.plan.guidances}
-        blocks = [
-            _distances(case, rows),
-            _shown(case, samples),
-            *blocks_of_models(nelbos, classifiers),
-            _by_class(by_class),
-            _means(case, samples, reference),
-        ]
-        return Findings(
-            plan=case.plan,
-            blocks=blocks,
-            verdict=[*verdict_of(rows, nelbos, classifiers), *of_few(case, rows[0].recall)],
-            facts=_facts(case, classifiers, self.num_draws),
-            arrays={f"w{g.written:g}": as_images(case, x) for g, x in samples.items()},
-            arrays_file="samples.npz",
-        )
+        of_models = blocks_of_models(nelbos, classifiers)
+        first = [_distances(case, rows), _shown(case, samples), *of_models]
+        blocks = [*first, _by_class(by_class), _means(case, samples, reference)]
+        verdict = [*verdict_of(rows, nelbos, classifiers), *of_few(case, rows[0].recall)]
+        facts = _facts(case, classifiers, self.num_draws)
+        arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
+        return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
 
     def _judgements(self, case: Case, made: Made, accuracy: float | None) -> tuple[list[NelboRow], list[JudgeRow]]:
         """The network and the classifiers on test images."""
@@ -184,11 +176,9 @@ def judging(case: Case, with_classifier: bool) -> tuple[list[Judge], ImageClassi
     """What judges images of every class; made once, and only where something is not judged yet."""
     key = ("judges",)
     if key not in case.made:
-        classifier = None
-        if with_classifier:
-            if CLASSIFIER not in case.made:
-                case.made[CLASSIFIER] = _trained(case.data)
-            classifier = case.made[CLASSIFIER]
+        if with_classifier and CLASSIFIER not in case.made:
+            case.made[CLASSIFIER] = _trained(case.data)
+        classifier = case.made[CLASSIFIER] if with_classifier else None
         case.made[key] = judges_of(case.data, classifier, case.classes, case.plan.seed), classifier
     judges, classifier = case.made[key]
     return judges, classifier
@@ -210,23 +200,18 @@ def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
 
 
 def _facts(case: Case, classifiers: Sequence[JudgeRow], num_draws: int) -> dict[str, Any]:
+    fewest = min(len(x) for x in held_out(case))
+    data = {"name": case.data.name, "grid_shape": list(case.data.grid_shape), "classes": list(case.classes)}
     by_name = {row.judge: row for row in classifiers}
-    own = by_name.get("classifier")
     nelbo = by_name.get("nelbo")
     about = {"accuracy": nelbo.test_accuracy, "num_images": nelbo.num_images, "num_draws": num_draws} if nelbo else None
-    data = {
-        "name": case.data.name,
-        "grid_shape": list(case.data.grid_shape),
-        "classes": list(case.classes),
-        "num_held_out": min(len(x) for x in held_out(case)),
-    }
-    accuracy = {} if own is None else {"classifier_accuracy": own.test_accuracy}
-    return {"data": data, **accuracy, "nelbo_classification": about}
+    accuracy = {"classifier_accuracy": by_name["classifier"].test_accuracy} if "classifier" in by_name else {}
+    return {"data": data | {"num_held_out": fewest}, **accuracy, "nelbo_classification": about}
 
 
 def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
     data = rows[-1]
-    names = [name for name in vars(data) if name != "w"]
+    names = measured(ImageRow)
     text = READING if data.recall is None else f"{BY_FEATURES} {READING}"
     if case.data.num_tokens > 2:
         text += (
@@ -292,15 +277,12 @@ def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[st
         "component of the covariance shows in which pixels the images of a class vary most: if guidance makes samples "
         "alike, it becomes pale."
     )
+    caption = "The leading component of each class's covariance."
+    components = {"data": reference["components"], **components}
     views = [
         Mosaic(tiles({"data": reference["means"], **means}), names, "Pixel means of data and of samples."),
         Mosaic(tiles(changes), names, "Pixel means of samples minus those of data.", "change of the mean"),
-        Mosaic(
-            tiles({"data": reference["components"], **components}),
-            names,
-            "The leading component of each class's covariance.",
-            "one standard deviation",
-        ),
+        Mosaic(tiles(components), names, caption, "one standard deviation"),
     ]
     return Block("means", [], "Pixel means and covariances", text, views=views, group="Pixel means and covariances")
 

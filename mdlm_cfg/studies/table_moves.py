@@ -208,16 +208,12 @@ def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> lis
     caption = "Exact total variation to the tilted distribution, against all calls; one panel for each sampler."
     curve = Curve("calls", "tv_tilted", ["move", "denoiser"], caption, "start", log_x=True, log_y=True)
     end = Table(["denoiser", "move"], ["invariant", "calls", "gap", "tv_tilted", "tv_own"])
+    index = ["start", "move"]
+    note = "Exact total variation to the tilted distribution of the learned conditionals themselves."
+    own: dict[str, Any] = {"title": "Distance to the conditionals' own tilted distribution"}
     tables: list[View] = [
-        Table(["start", "move"], ["tv_tilted"], "moves", "Exact total variation, by the number of moves."),
-        Table(
-            ["start", "move"],
-            ["tv_own"],
-            "moves",
-            "Exact total variation to the tilted distribution of the learned conditionals themselves.",
-            title="Distance to the conditionals' own tilted distribution",
-            where={"denoiser": [LEARNED]},
-        ),
+        Table(index, ["tv_tilted"], "moves", "Exact total variation, by the number of moves."),
+        Table(index, ["tv_own"], "moves", note, where={"denoiser": [LEARNED]}, **own),
     ]
     how: dict[str, Any] = {"group": "Corrections by size and number"}
     return [
@@ -291,13 +287,9 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
             f"The limit of moves of {'; '.join(slow)} was not found: they did not converge in {MAX_MOVES:,} moves. "
             "Use a larger k."
         )
-    stop = [
-        (row.tv_tilted, row.move)
-        for row in ends
-        if row.tv_tilted is not None and row.tv_tilted > NOTHING and row.denoiser == EXACT and not row.invariant
-    ]
-    if stop:
-        worst, move = max(stop)
+    stop = [(row.tv_tilted or 0.0, row.move) for row in where(ends, denoiser=EXACT, invariant=False)]
+    worst, move = max(stop, default=(0.0, ""))
+    if worst > NOTHING:
         said.append(f"Moves of {move} do not leave the tilted distribution invariant: they end {short(worst)} from it.")
     return said
 
@@ -319,8 +311,7 @@ def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:
 def _of_learned(ends: Sequence[EndRow]) -> list[str]:
     """What moves of the first size leave with learned conditionals, where exact ones leave less."""
     first = {row.denoiser: row for row in reversed(ends)}
-    learned = first[LEARNED].tv_tilted if LEARNED in first else None
-    exact = first[EXACT].tv_tilted if EXACT in first else None
+    learned, exact = (getattr(first.get(who), "tv_tilted", None) for who in (LEARNED, EXACT))
     if learned is None or exact is None or learned <= exact + NOTHING:
         return []
     return [
