@@ -53,29 +53,36 @@ def interrupt() -> None:
 # going on
 
 
-def test_auto_goes_on_in_the_folder_of_the_run_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs = f"runs={tmp_path}"
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs of a training of six steps that was interrupted in its fifth."""
+    runs = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
         at_step(patch, 4, interrupt)
-        assert run("train", *GOING_ON, runs) == 130
+        assert run("train", *GOING_ON, f"runs={runs}") == 130
+    return runs
+
+
+@pytest.fixture
+def unfinished(interrupted: Path, tmp_path: Path) -> Path:
+    """The folder of such a run, a copy, below tmp_path."""
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    return newest_run(tmp_path).parent.parent
+
+
+def step_of(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["global_step"])
+
+
+@pytest.mark.parametrize(("count", "step"), [(1, 5), (2, 3)])  # the step that it comes in is finished, or nothing is
+def test_an_interrupt_saves_what_a_second_one_does_not_wait_for(
+    tmp_path: Path, count: int, step: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_step(monkeypatch, 4, lambda: [interrupt() for _ in range(count)])
+    assert run("train", *QUICK, f"runs={tmp_path}") == 130
     path = newest_run(tmp_path)
     assert f"ckpt_path={path}" in capsys.readouterr().err
-    assert torch.load(path, weights_only=True)["global_step"] == 5  # the step that it came in is finished
-    rows = (path.parent.parent / "metrics.csv").read_text().splitlines()
-
-    other = (*GOING_ON, runs, "optimizer.lr=1e-4")  # another configuration is another run
-    assert run("train", *other) == 0 and str(path) not in capsys.readouterr().err
-    assert run("train", *GOING_ON, runs, "threads=null") == 0  # how many threads is no part of it
-    assert str(path) in capsys.readouterr().err
-    folder = path.parent.parent
-    assert torch.load(path, weights_only=True)["global_step"] == 6
-    assert (folder / "metrics.csv").read_text().splitlines()[: len(rows) - 1] != [] and not (folder / MARK).exists()
-    steps = [line.split(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()]
-    assert len(steps) > len(rows)
-    assert run("train", *GOING_ON, runs) == 0 and str(path) not in capsys.readouterr().err  # it is finished
-    assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 3
+    assert step_of(path) == step
 
 
 def test_a_run_that_ends_between_training_and_its_test_logs_each_validation_once(
@@ -91,6 +98,8 @@ def test_a_run_that_ends_between_training_and_its_test_logs_each_validation_once
         assert run("train", *GOING_ON, f"runs={tmp_path}", "name=again") == 130
     assert run("train", *GOING_ON, f"runs={tmp_path}", "name=again") == 0
     assert logged("again") == logged("whole")
+    assert run("train", *GOING_ON, f"runs={tmp_path}", "name=again") == 0
+    assert len(list(tmp_path.glob("again/*"))) == 2  # what is finished is not resumed
 
 
 HOLD = """
@@ -114,84 +123,77 @@ def holding(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_auto_leaves_a_run_alone_that_another_process_works_on(
-    tmp_path: Path, is_killed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, 4, interrupt)
-        assert run("train", *GOING_ON, f"runs={tmp_path}") == 130
-    folder = newest_run(tmp_path).parent.parent
+@contextmanager
+def held_by_the_dead(folder: Path) -> Iterator[None]:
     with holding(folder) as process:
-        if is_killed:
-            process.kill()
-            process.wait()
-        assert run("train", *GOING_ON, f"runs={tmp_path}") == 0
-    assert (folder / MARK).exists() is not is_killed
-    assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 2 - is_killed
+        process.kill()
+        process.wait()
+        yield
 
 
-def test_auto_leaves_a_run_alone_in_which_the_user_may_not_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, 4, interrupt)
-        assert run("train", *GOING_ON, f"runs={tmp_path}") == 130
-    folder = newest_run(tmp_path).parent.parent
+@contextmanager
+def not_writable(folder: Path) -> Iterator[None]:
+    """With a lock of another user; root, who runs tests in a container, may write everywhere."""
     access = os.access
-    # a lock of another user; root, who runs tests in a container, may write everywhere
-    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and Path(path) != folder / LOCK)
-    assert run("train", *GOING_ON, f"runs={tmp_path}") == 0
-    assert (folder / MARK).exists() and len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: access(path, mode) and Path(path) != folder / LOCK)
+        yield
 
 
-@pytest.mark.parametrize(("changes", "is_held"), [(("seed=5",), False), (("trainer.max_steps=5",), False), ((), True)])
-def test_a_branch_leaves_the_run_it_began_from_unfinished(
-    tmp_path: Path, changes: tuple[str, ...], is_held: bool, monkeypatch: pytest.MonkeyPatch
+SECOND: dict[str, tuple[Any, tuple[str, ...], bool, int]] = {
+    # what is around a second run, its options, whether it ends the unfinished one, and how many runs there are then
+    "auto": (nullcontext, (), True, 1),
+    "auto, other threads": (nullcontext, ("threads=null",), True, 1),
+    "auto, another rate": (nullcontext, ("optimizer.lr=1e-4",), False, 2),
+    "auto, beside another process": (holding, (), False, 2),
+    "auto, after a process that was killed": (held_by_the_dead, (), True, 1),
+    "auto, where the user may not write": (not_writable, (), False, 2),
+    "from the folder": (nullcontext, (), True, 2),
+    "from the folder, another seed": (nullcontext, ("seed=5",), False, 2),
+    "from the folder, and no step more": (nullcontext, ("trainer.max_steps=5",), False, 1),
+    "from the folder, beside another process": (holding, (), False, 2),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_run_ends_an_unfinished_one_or_leaves_it_as_it_is(
+    unfinished: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, 4, interrupt)
-        assert run("train", *QUICK, f"runs={tmp_path}", "name=a") == 130
-    path = newest_run(tmp_path)
-    folder = path.parent.parent
-    content = path.read_bytes()
-    with holding(folder) if is_held else nullcontext():
-        assert run("train", *QUICK, f"runs={tmp_path}", "name=b", f"ckpt_path={folder}", *changes) == 0
-    assert (folder / MARK).is_file() and path.read_bytes() == content
-    assert run("train", *QUICK, f"runs={tmp_path}", "name=a", f"ckpt_path={AUTO}") == 0
-    assert not (folder / MARK).exists() and torch.load(path, weights_only=True)["global_step"] == 6
-    assert [one.name for one in (tmp_path / "a").iterdir()] == [folder.name]
-
-
-def test_a_run_that_another_one_has_ended_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, 4, interrupt)
-        assert run("train", *QUICK, f"runs={tmp_path}", "name=a") == 130
-    folder = newest_run(tmp_path).parent.parent
-    assert run("train", *QUICK, f"runs={tmp_path}", "name=b", f"ckpt_path={folder}") == 0
-    assert not (folder / MARK).exists()
+    around, options, ends, count = SECOND[name]
+    path = unfinished / CHECKPOINT
+    kept = [file.read_bytes() for file in (path, unfinished / "metrics.csv")]
+    is_auto = name.startswith("auto")
+    resumed = ends and is_auto  # in its own folder
+    with around(unfinished):
+        given = AUTO if is_auto else unfinished
+        assert run("train", *QUICK, f"runs={tmp_path}", f"ckpt_path={given}", *options) == 0
+    assert not resumed or str(path) in capsys.readouterr().err
+    assert (unfinished / MARK).exists() is not ends
+    now = [file.read_bytes() for file in (path, unfinished / "metrics.csv")]
+    assert [a == b for a, b in zip(kept, now)] == [not resumed] * 2
+    if not ends:
+        assert run("train", *GOING_ON, f"runs={tmp_path}") == 0
+        assert not (unfinished / MARK).exists()
+    assert step_of(path) == (5 if ends and not is_auto else 6)
+    assert len(list(tmp_path.glob(f"*/*/{CHECKPOINT}"))) == count
 
 
 @pytest.mark.parametrize(("how", "given"), every_pair(["missing", "cut", "empty"], ["auto", "folder", "newest"]))
 def test_the_best_checkpoint_is_used_where_the_last_is_not_whole(
-    tmp_path: Path, how: str, given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unfinished: Path, tmp_path: Path, how: str, given: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, 4, interrupt)
-        assert run("train", *QUICK, f"runs={tmp_path}") == 130
-    last = newest_run(tmp_path)
+    last = unfinished / CHECKPOINT
     best = last.with_name(BEST)
     if how == "missing":
         last.unlink()
     else:
         last.write_bytes(b"" if how == "empty" else last.read_bytes()[:-100])
-    capsys.readouterr()
     if given == "newest":
         assert newest_run(tmp_path) == best and load_run(best.parent.parent).path == best
     else:
-        path = AUTO if given == "auto" else last.parent.parent
+        path = AUTO if given == "auto" else unfinished
         assert run("train", *QUICK, f"runs={tmp_path}", f"ckpt_path={path}") == 0
-        assert torch.load(newest_run(tmp_path), weights_only=True)["global_step"] == 6
+        assert step_of(newest_run(tmp_path)) == 6
         assert len(list(tmp_path.glob("*/*"))) == 1 + (given == "folder")  # auto went on in the folder
         with (newest_run(tmp_path).parent.parent / "metrics.csv").open() as file:
             steps = [int(line.split(",")[0]) for line in file if line[0].isdigit()]
@@ -199,16 +201,6 @@ def test_the_best_checkpoint_is_used_where_the_last_is_not_whole(
     assert str(best) in capsys.readouterr().err
     if given != "auto":  # the file that was named is not replaced by another one, which the refusal names
         assert str(best) in refusal(capsys, "eval", f"ckpt_path={last}")
-
-
-def test_a_second_interrupt_does_not_wait_and_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice() -> None:
-        interrupt()
-        interrupt()
-
-    at_step(monkeypatch, 4, twice)
-    assert run("train", *QUICK, f"runs={tmp_path}") == 130
-    assert torch.load(newest_run(tmp_path), weights_only=True)["global_step"] == 3  # of the epoch before
 
 
 # the disk
@@ -229,25 +221,6 @@ class FullDisk:
         self.fsync(file)
 
 
-def test_a_disk_that_becomes_full_while_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good: list[bytes] = []
-
-    def fill() -> None:
-        good.append(newest_run(tmp_path).read_bytes())
-        FullDisk(monkeypatch, "last.ckpt")
-
-    at_step(monkeypatch, 4, fill)
-    said = refusal(capsys, "train", *QUICK, f"runs={tmp_path}")
-    path = newest_run(tmp_path)
-    assert "No space left on device" in said and said.count(str(path)) == 2 and said.endswith(str(path))
-    assert path.read_bytes() == good[0] and not list(tmp_path.rglob("*.part"))
-    monkeypatch.undo()
-    assert run("train", *GOING_ON, f"runs={tmp_path}") == 0  # once there is room
-    assert torch.load(path, weights_only=True)["global_step"] == 6
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two megabytes of its own, where the machine lets the tests mount one."""
@@ -260,27 +233,32 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.slow
-def test_a_real_disk_that_becomes_full(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_disk_that_becomes_full_while_training(
+    is_real: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ballast = small_disk / "ballast"
+    runs: Path = request.getfixturevalue("small_disk" if is_real else "tmp_path")
+    ballast = runs / "ballast"
     good = []
 
     def fill() -> None:
-        good.append(newest_run(small_disk).read_bytes())
+        good.append(newest_run(runs).read_bytes())
+        if not is_real:
+            FullDisk(monkeypatch, "last.ckpt")
+            return
         with ballast.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
 
     at_step(monkeypatch, 4, fill)
-    said = refusal(capsys, "train", *QUICK, f"runs={small_disk}")
-    path = newest_run(small_disk)
-    assert "No space left on device" in said and said.endswith(str(path))
-    assert path.read_bytes() == good[0] and not list(small_disk.rglob("*.part"))
-    ballast.unlink()
-    assert run("train", *GOING_ON, f"runs={small_disk}") == 0
-    assert torch.load(path, weights_only=True)["global_step"] == 6
+    said = refusal(capsys, "train", *QUICK, f"runs={runs}")
+    path = newest_run(runs)
+    assert "No space left on device" in said and said.count(str(path)) == 2 and said.endswith(str(path))
+    assert path.read_bytes() == good[0] and not list(runs.rglob("*.part"))
+    monkeypatch.undo()
+    ballast.unlink(missing_ok=True)
+    assert run("train", *GOING_ON, f"runs={runs}") == 0  # once there is room
+    assert step_of(path) == 6
 
 
 @pytest.mark.parametrize("is_first", [False, pytest.param(True, marks=pytest.mark.slow)])

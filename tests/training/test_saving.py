@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from harness import small_data, small_module, small_trainer
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -39,20 +40,29 @@ class Watch(Callback):
         self.nelbos.append((float(trainer.callback_metrics["val/nelbo"]), trainer.global_step))
 
 
+STEEP = {"lr": 0.05, "warmup_steps": 0, "final_lr": 1.0}  # the NELBO does not fall in every epoch
+
+
 def fitted(
-    folder: Path, minutes: float | None, resume: Path | None = None, kind: str = "averaged", **changes: Any
-) -> Watch:
-    trainer = small_trainer(folder, epochs=3, **changes)
-    watch = Watch(folder)
-    trainer.callbacks[-1] = Checkpoints(folder / "checkpoints", minutes)
-    trainer.callbacks.append(watch)
-    # at this rate the NELBO does not fall in every epoch
-    options: dict[str, Any] = {"lr": 0.05, "warmup_steps": 0, "final_lr": 1.0}
+    folder: Path,
+    minutes: float | None,
+    resume: Path | None = None,
+    kind: str = "averaged",
+    *,
+    own: Sequence[Callback] = (),
+    last: Sequence[Callback] = (),
+    options: Mapping[str, Any] = STEEP,
+    **changes: Any,
+) -> Trainer:
+    """A training of three epochs of four steps. The callback that saves comes after those of `own`, before `last`."""
+    trainer = small_trainer(folder, **({"max_epochs": 3} | changes))
+    trainer.callbacks = [*own, *trainer.callbacks[:-1], Checkpoints(folder / "checkpoints", minutes), *last]
+    trainer.callbacks.append(Watch(folder))
     module = small_module(small_data(), "averaged" if kind == NOISY else kind, **options)
     if kind == NOISY:
         module.net.register_forward_hook(_noisy)
     train(module, small_data(), trainer, resume)
-    return watch
+    return trainer
 
 
 def _noisy(net: torch.nn.Module, _: Any, log_probs: torch.Tensor) -> torch.Tensor:
@@ -69,38 +79,37 @@ def assert_same_weights(found: dict[str, Any], expected: dict[str, Any]) -> None
         assert all(torch.equal(value, found[key][name]) for name, value in expected[key].items())
 
 
+WITHIN = (1, 2, 3, 5, 6, 7, 9, 10, 11)  # steps that do not end an epoch
+EACH_WAY: dict[str, tuple[dict[str, Any], int, tuple[int, ...]]] = {  # settings, steps in all, where it goes on
+    "averaged": ({}, 12, WITHIN),
+    "gradients of two batches": ({"accumulate_grad_batches": 2}, 6, (1, 3, 5)),
+    "more batches later": ({"own": [GradientAccumulationScheduler({0: 1, 1: 2})], "max_epochs": 2}, 6, (5,)),
+    **{kind: ({"kind": kind}, 12, (1, 3, 7)) for kind in ("pooled", "sampled", NOISY)},
+    **{precision: ({"precision": precision}, 12, (6,)) for precision in ("64-true", "bf16-true", "bf16-mixed")},
+}
+EVERYWHERE = {f"{kind}, everywhere": ({"kind": kind}, 12, WITHIN) for kind in ("pooled", "sampled")}
+
+
 @pytest.mark.parametrize(
-    ("accumulated", "kind", "every"),
+    ("changes", "end", "steps"),
     [
-        (1, "averaged", 1),
-        (2, "averaged", 1),
-        *((1, kind, 4) for kind in ("pooled", "sampled", NOISY)),
-        *(pytest.param(1, kind, 1, marks=pytest.mark.slow) for kind in ("pooled", "sampled")),
+        *(pytest.param(*way, id=name) for name, way in EACH_WAY.items()),
+        *(pytest.param(*way, id=name, marks=pytest.mark.slow) for name, way in EVERYWHERE.items()),
     ],
 )
-def test_checkpoints_within_an_epoch_go_on_bit_for_bit(tmp_path: Path, accumulated: int, kind: str, every: int) -> None:
-    changes: dict[str, Any] = {"accumulate_grad_batches": accumulated, "kind": kind}
+def test_checkpoints_within_an_epoch_go_on_bit_for_bit(
+    tmp_path: Path, changes: dict[str, Any], end: int, steps: tuple[int, ...]
+) -> None:
     fitted(tmp_path / "whole", None, **changes)
     fitted(tmp_path / "often", ALWAYS, **changes)
     whole = content(tmp_path / "whole" / "checkpoints" / LAST)
-    saved = sorted((tmp_path / "often").glob("before_*.ckpt"))
-    steps = {content(path)["global_step"] for path in saved}
-    assert steps == set(range(1, 12 // accumulated))  # gradients of half a step are in no checkpoint
-    for number, path in enumerate(saved[::every]):
-        if content(path)["global_step"] % (4 // accumulated):  # within an epoch
-            folder = tmp_path / f"rest_{number}"
-            fitted(folder, None, path, **changes)
-            found = content(folder / "checkpoints" / LAST)
-            assert_same_weights(found, whole)
-
-
-@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
-def test_weights_of_any_precision_go_on_bit_for_bit(tmp_path: Path, precision: Any) -> None:
-    """A checkpoint of float64 is not taken over into float32."""
-    fitted(tmp_path / "whole", ALWAYS, precision=precision)
-    whole = content(tmp_path / "whole" / "checkpoints" / LAST)
-    fitted(tmp_path / "rest", None, tmp_path / "whole" / "before_6.ckpt", precision=precision)
-    assert_same_weights(content(tmp_path / "rest" / "checkpoints" / LAST), whole)
+    saved = {content(path)["global_step"]: path for path in (tmp_path / "often").glob("before_*.ckpt")}
+    assert saved.keys() == set(range(1, end))  # gradients of half a step are in no checkpoint
+    for step in steps:
+        fitted(tmp_path / f"from_{step}", None, saved[step], **changes)
+        found = content(tmp_path / f"from_{step}" / "checkpoints" / LAST)
+        assert found["global_step"] == end
+        assert_same_weights(found, whole)
 
 
 class Rates(Callback):
@@ -115,11 +124,9 @@ class Rates(Callback):
 
 def test_callbacks_find_the_learning_rate_of_an_uninterrupted_run(tmp_path: Path) -> None:
     found = []
-    for before in (None, tmp_path / "step_5.ckpt"):
-        trainer = small_trainer(tmp_path, 3)
-        trainer.callbacks[-1] = Checkpoints(tmp_path, keep_steps=[5])
-        trainer.callbacks.append(rates := Rates())
-        train(small_module(small_data(), warmup_steps=8), small_data(), trainer, before)
+    for name, before in (("whole", None), ("rest", tmp_path / "whole" / "before_5.ckpt")):
+        rates = Rates()
+        fitted(tmp_path / name, ALWAYS, before, own=[rates], options={"warmup_steps": 8})
         found.append(rates.found)
     whole, rest = found
     assert len(set(whole.values())) == len(whole) == 12
@@ -167,14 +174,10 @@ def test_training_that_a_callback_has_ended_goes_on_under_other_settings_alone(
 ) -> None:
     """A kill during the test or the evaluation is followed by the same command: it must find the same network."""
 
-    def of_a_run(name: str, before: Path | None, **changes: Any) -> dict[str, Any]:
-        trainer = small_trainer(tmp_path / name, epochs=3, **limits)
-        trainer.callbacks[-1] = Checkpoints(tmp_path / name / "checkpoints", ALWAYS)
-        trainer.callbacks.insert(0, Stop(stopped))
-        trainer.callbacks.append(Watch(tmp_path / name))
-        module = small_module(small_data(), **changes)
-        train(module, small_data(), trainer, before)
-        return {"weights": module.state_dict(), "step": trainer.global_step, "epoch": trainer.current_epoch}
+    def of_a_run(name: str, before: Path | None, **options: float) -> dict[str, Any]:
+        trainer = fitted(tmp_path / name, ALWAYS, before, own=[Stop(stopped)], options=options, **limits)
+        weights = trainer.lightning_module.state_dict()
+        return {"weights": weights, "step": trainer.global_step, "epoch": trainer.current_epoch}
 
     whole = of_a_run("whole", None)
     assert whole["step"] == end
@@ -193,21 +196,6 @@ def test_checkpoints_of_the_users_get_their_folder(tmp_path: Path) -> None:
     trainer.callbacks.append(ModelCheckpoint(tmp_path / "own" / "place", save_last=True))
     train(small_module(small_data()), small_data(), trainer)
     assert_same_weights(content(tmp_path / "own" / "place" / LAST), content(tmp_path / "checkpoints" / LAST))
-
-
-def test_steps_that_grow_with_the_epochs_are_those_of_a_run_that_goes_on_within_one(tmp_path: Path) -> None:
-    def of_a_run(name: str, before: Path | None) -> dict[str, Any]:
-        trainer = small_trainer(tmp_path / name, epochs=2)
-        trainer.callbacks[-1] = Checkpoints(tmp_path / name / "checkpoints", ALWAYS)
-        trainer.callbacks.insert(0, GradientAccumulationScheduler({0: 1, 1: 2}))
-        trainer.callbacks.append(Watch(tmp_path / name))
-        train(small_module(small_data()), small_data(), trainer, before)
-        return content(tmp_path / name / "checkpoints" / LAST)
-
-    whole = of_a_run("whole", None)
-    rest = of_a_run("rest", tmp_path / "whole" / "before_5.ckpt")
-    assert whole["global_step"] == rest["global_step"] == 6
-    assert_same_weights(rest, whole)
 
 
 def test_the_best_is_that_of_a_validation_before_a_run_went_on(tmp_path: Path) -> None:
@@ -245,18 +233,16 @@ def test_an_interrupt_outside_training_leaves_the_checkpoint_as_it_is(
             if name != hook:
                 return super().__getattribute__(name)
 
-            def raised(*_: Any, **__: Any) -> None:
+            def raised(trainer: Any, *_: Any, **__: Any) -> None:
                 if trainer.state.fn == "fit":
                     raise ending
 
             return raised
 
-    trainer = small_trainer(tmp_path / "run", epochs=3)
-    # the callback that saves is the last: before training others are asked before it, after training after it
-    trainer.callbacks[-1] = Checkpoints(tmp_path / "run" / "checkpoints", None)
-    trainer.callbacks.insert(len(trainer.callbacks) - 1 if resumed else len(trainer.callbacks), Interrupt())
+    # the callback that saves: before training others are asked before it, after training after it
+    place = "own" if resumed else "last"
     with pytest.raises((SystemExit, SIGTERMException)):
-        train(small_module(small_data(), lr=0.05, warmup_steps=0, final_lr=1.0), small_data(), trainer, resumed)
+        fitted(tmp_path / "run", None, resumed, **{place: [Interrupt()]})
     found = content(last)
     assert found["global_step"] == before["global_step"] and found["epoch"] == before["epoch"]
     assert_same_weights(found, before)
@@ -271,7 +257,7 @@ def test_without_minutes_there_are_checkpoints_at_the_ends_of_epochs_alone(tmp_p
 
 
 def test_the_best_is_that_of_the_lowest_validation_nelbo(tmp_path: Path) -> None:
-    watch = fitted(tmp_path / "run", None)
+    (watch,) = (one for one in fitted(tmp_path / "run", None).callbacks if isinstance(one, Watch))
     step = min(watch.nelbos)[1]
     best, last = (content(tmp_path / "run" / "checkpoints" / name) for name in (BEST, LAST))
     assert len(watch.nelbos) == 3 and best["global_step"] == step and last["global_step"] == 12
