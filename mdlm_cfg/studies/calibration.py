@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import torch
 
-from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of, held_out_gain
@@ -201,7 +200,7 @@ class CalibrationStudy(Settings):
         floor = expected_sampling_tv(aim.usage, plan.num_samples)
         found = {"usage_floor": floor, "class_posterior_tilted": aim.class_posterior}
         for end, given in self._pair(case, who, z, guidance).items():
-            generator = plan.generator(f"calibration samples{end}", guidance, z, device=device_of(denoiser))
+            generator = plan.generator(f"calibration samples{end}", guidance, z, of=denoiser)
             x = plan.sampler.draw(denoiser, given, z, plan.num_samples, generator).cpu()
             seen = seen_of(target, even_of(x, NUM_GROUPS), z, plan.seed)
             found[f"usage_tv{end}"] = total_variation(seen.usage, aim.usage)

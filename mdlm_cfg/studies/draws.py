@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, device_of
+from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import CHUNK, Sampler
 from mdlm_cfg.studies.plan import Plan
@@ -56,15 +56,7 @@ class Draw:
         """Samples (n, D) on the CPU: uint8 where the values fit, else int64; `on_step` as in `sample`."""
         more = (self.chunk,) if self.chunk else ()
         names = (*self.names[1:], *more)
-        device = device_of(self.denoiser)
-        generator = self.plan.generator(
-            self.names[0],
-            self.guidance,
-            self.target_class,
-            *names,
-            num_dims=self.denoiser.num_dims,
-            device=device,
-        )
+        generator = self.plan.generator(self.names[0], self.guidance, self.target_class, *names, of=self.denoiser)
         asked = (self.denoiser, self.guidance, self.target_class, self.num_samples, generator)
         start = None if self.start is None else torch.tensor(self.start)
         x = self.sampler.draw(*asked, on_step=on_step, start=start)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at
-from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.rates import refuse_if_too_large
@@ -30,6 +29,7 @@ from mdlm_cfg.studies.slices import (
     Found,
     Slice,
     answers_of,
+    check_sampler,
     draws_of_slice,
     found_of,
     hidden_pixels,
@@ -51,6 +51,7 @@ ROUNDING = 1e-12
 SMALL = 0.01  # total variation below which guidance changes almost nothing
 IMAGE = "index of the image in the test data"
 TARGET = "class z that is guided to"
+ESS = "relative effective sample size of importance weights for the tilted distribution"
 READING = """\
 All other pixels of the image are known. The denoiser is evaluated at all partial states of the hidden pixels, with \
 the class and without, so their distribution is exact at every strength. A completion is one set of values of all \
@@ -83,9 +84,7 @@ class SliceRow(OfSlice):
     tv_tilted: float = in_tv(
         "TV to tilted", "TV to the tilted distribution; for a network, to the one averaged over orders"
     )
-    ess: float = col(
-        "relative ESS", "relative effective sample size of importance weights for the tilted distribution", unit="share"
-    )
+    ess: float = col("relative ESS", ESS, unit="share")
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
     truth_rank: int = col("their rank", "rank of the hidden values: 1 plus the number of more probable completions")
     conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
@@ -100,9 +99,7 @@ class MeanRow(AtStrength):
 
     guidance_effect: float = in_tv("guidance effect", "TV to the distribution at w = 0")
     tv_tilted: float = in_tv("TV to tilted", "TV to the tilted distribution")
-    ess: float = col(
-        "relative ESS", "relative effective sample size of importance weights for the tilted distribution", unit="share"
-    )
+    ess: float = col("relative ESS", ESS, unit="share")
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
     conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
 
@@ -143,19 +140,6 @@ class BudgetRow(OfSlice):
     conditionals_error: float | None = in_tv("error of the network", "TV; only where the truth is known")
     guidance_effect: float | None = in_tv("guidance effect", "TV to w = 0, with exact conditionals")
     gap_to_tilted: float | None = in_tv("gap to tilted", "TV to the tilted distribution, with exact conditionals")
-
-
-def _depends_on_places(policy: Policy, num_free: int, num_dims: int, num_tokens: int) -> bool:
-    """Whether a policy chooses among some coordinates by where they are, and not only by their order.
-
-    A slice numbers its coordinates from 0, and samples of the whole image as they are there.
-    """
-    drawn = torch.rand(1, num_free, num_tokens, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    log_z, log_r = drawn.sum(dim=-1).log(), drawn.log_softmax(dim=-1)
-    first = torch.arange(num_free)
-    places = (first, first + num_dims - num_free, torch.linspace(0, num_dims - 1, num_free).round().long())
-    of_slice, *others = (policy.log_choice(log_z, lambda: log_r, at) for at in places)
-    return not all(torch.allclose(of_slice, other) for other in others)
 
 
 @dataclass(frozen=True)
@@ -199,7 +183,7 @@ class Inpainting:
             raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
         whole_number("study.num_free", self.num_free, 1, d)
         refuse_if_too_large(lattice_of(n, self.num_free), states_kept=4 * n * self.num_free)
-        self._check_sampler(plan.sampler, d, n)
+        check_sampler(plan.sampler, self.num_free, d, n)
         if not plan.sampler.exact_in_time and kernel_entries(n, self.num_free) > MAX_ENTRIES:
             raise UserError(
                 f"the distribution of {plan.sampler.label} on {self.num_free} pixels needs too many states: hide fewer"
@@ -207,28 +191,6 @@ class Inpainting:
         if any(guidance.filters for guidance in plan.guidances):
             raise UserError("study=inpainting compares with the tilted law: leave temperature and top_p at 1")
         self.pairs(case)
-
-    def _check_sampler(self, sampler: Sampler, num_dims: int, num_tokens: int) -> None:
-        """Refuse numbers of events and orders for all pixels, where only some of them are hidden, and larger moves."""
-        if sampler.correction is not None:
-            sampler.correction.check(self.num_free)
-        if isinstance(sampler.events, tuple) and self.num_free < num_dims:
-            raise UserError(
-                f"events = {list(sampler.events)} are for all {num_dims} pixels, and study=inpainting hides "
-                f"{self.num_free}: give one number, such as events=1, or steps and a noise schedule"
-            )
-        if sampler.policy is None:
-            return
-        refused = UserError(
-            f"the policy {sampler.policy} names pixels of the whole image, and study=inpainting hides "
-            f"{self.num_free} that are drawn by the seed: choose one that names none, such as confidence"
-        )
-        try:
-            sampler.policy.check(self.num_free)
-        except UserError as error:
-            raise refused from error
-        if _depends_on_places(sampler.policy, self.num_free, num_dims, num_tokens):
-            raise refused
 
     def pairs(self, case: Case) -> list[tuple[int, int]]:
         """Which test image is guided to which class: (place, class).

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.metrics import expected_sampling_tv, total_variation
+from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI
@@ -100,7 +99,7 @@ class ClassStepRow(AtStrength):
     target_class: str = col("class", CLASS, index=True)
     unmasked: int = col("unmasked", "number of coordinates that are unmasked after the step", index=True)
     ess_on_the_way: float = col(
-        "relative ESS in a group", ("relative effective sample size, mean over the groups, before any resampling")
+        "relative ESS in a group", "relative effective sample size, mean over the groups, before any resampling"
     )
     num_resampled: int = col("groups resampled", "number of groups that are resampled at this step")
 
@@ -166,22 +165,16 @@ class MixtureCorrection:
     def _weighted(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
         denoiser = case.denoisers[case.judged]
         plan = case.plan
-        generator = _generator(case, "weighted samples", guidance, z)
+        generator = plan.generator("weighted samples", guidance, z, of=denoiser)
         drawn = plan.sampler.draw_weighted(denoiser, guidance, z, plan.num_samples, generator)
         return _plain(Weighted(*drawn, self.num_groups))
 
     def _resampled(self, case: Case, guidance: Guidance, z: int) -> tuple[Any, ...]:
-        found = sequential_monte_carlo(
-            case.denoisers[case.judged],
-            guidance,
-            z,
-            case.plan.num_samples,
-            policy=case.plan.sampler.policy,
-            threshold=self.threshold,
-            num_groups=self.num_groups,
-            generator=_generator(case, "resampled samples", guidance, z),
-        )
-        return _plain(found)
+        denoiser = case.denoisers[case.judged]
+        plan = case.plan
+        how: Any = {"policy": plan.sampler.policy, "threshold": self.threshold, "num_groups": self.num_groups}
+        generator = plan.generator("resampled samples", guidance, z, of=denoiser)
+        return _plain(sequential_monte_carlo(denoiser, guidance, z, plan.num_samples, generator=generator, **how))
 
     def weighted_sets(self, case: Case, made: Made, guidance: Guidance, z: int) -> dict[str, Weighted]:
         """Every set of samples of one class at one strength, by name."""
@@ -203,7 +196,9 @@ class MixtureCorrection:
                 errors = usage_errors(case.target, sets, z)
                 rows["distances"] += set_rows(g, name, seen, errors, case.plan.num_samples)
                 rows["usage"] += usage_rows(g, name, seen)
-                rows["normalizers"] += [_normalizer(g, name, what, sets[what]) for what in (REFERENCE, *SETS[2:])]
+                for what, one in ((what, sets[what]) for what in (REFERENCE, *SETS[2:])):
+                    numbers = (len(one.x), one.log_normalizer, one.relative_error, one.ess)
+                    rows["normalizers"].append(NormalizerRow(g, what, name, *numbers))
                 resampled = sets["resampled"]
                 steps = zip(resampled.ess_on_the_way, resampled.num_resampled)
                 rows["steps"] += [ClassStepRow(g, name, k + 1, *found) for k, found in enumerate(steps)]
@@ -230,7 +225,6 @@ class MixtureCorrection:
             for name, blocks in images.items()
         ]
         usage = [Bars("component", "usage", ["set"], "The share of each of the components of the class.")]
-        per = ["target_class", "w"]
         index = ["w", "target_class", "set"]
         caption = (
             f"The groups' mean relative ESS at each step, before any resampling (threshold {self.threshold:g}, "
@@ -241,6 +235,7 @@ class MixtureCorrection:
         logged = ["usage_tv", "class_posterior"]
         estimates = [Table(index, ["num_samples", "log_normalizer", "relative_error", "ess"])]
         steps = [Curve("unmasked", "ess_on_the_way", ["w", "target_class"], caption)]
+        per = ("target_class", "w")
         how: dict[str, Any] = {"group": "Weights"}
         return [
             Block("distances", rows["distances"], title, text, [], main, logged, group="", printed=True),
@@ -251,16 +246,10 @@ class MixtureCorrection:
         ]
 
 
-def _generator(case: Case, what: str, guidance: Guidance, z: int) -> torch.Generator:
-    """The generator of samples of the judged denoiser, where that is."""
-    denoiser = case.denoisers[case.judged]
-    return case.plan.generator(what, guidance, z, num_dims=denoiser.num_dims, device=device_of(denoiser))
-
-
 def _plain(found: Weighted) -> tuple[Any, ...]:
     """The stored form of samples for `_weighted_of`: binary values, on the CPU."""
-    moved = Weighted(found.x.to("cpu", torch.uint8), found.log_weights.cpu(), *astuple(found)[2:])
-    return (moved.x, moved.log_weights, moved.num_groups, list(moved.num_resampled), list(moved.ess_on_the_way))
+    moved = (found.x.to("cpu", torch.uint8), found.log_weights.cpu())
+    return (*moved, found.num_groups, list(found.num_resampled), list(found.ess_on_the_way))
 
 
 def _weighted_of(made: Sequence[Any]) -> Weighted:
@@ -328,11 +317,6 @@ def usage_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen]) -> list
     return [UsageRow(w, what, target_class, c, float(own.usage[c])) for what, own in seen.items() for c in order]
 
 
-def _normalizer(w: Guidance, target_class: str, what: str, found: Weighted) -> NormalizerRow:
-    numbers = (len(found.x), found.log_normalizer, found.relative_error, found.ess)
-    return NormalizerRow(w, what, target_class, *numbers)
-
-
 def _pictured(seen: Mapping[str, Seen], grid_shape: Sequence[int]) -> np.ndarray:
     """Images of the sets that are shown, (sets, m, height, width)."""
     height, width = (1, *grid_shape)[-2:]
@@ -363,16 +347,12 @@ def _of_usage(head: str, tv: Mapping[str, float], floor: float, chance: float) -
     if max(tv.values()) < NOTHING:
         return f"{head} all sets use the components of the class equally."
     beside = f"{short(tv['class'], 3)} for the class itself, noise floor {short(floor, 3)}"
-    gain = tv["guided"] - tv["resampled"]
-    if gain > chance:
-        return (
-            f"{head} resampling brings the usage of the components closer to that of the tilted distribution: total "
-            f"variation {short(tv['resampled'], 3)} instead of {short(tv['guided'], 3)} under guidance ({beside})."
-        )
-    does = "does not bring" if gain < -chance else "cannot be shown to bring"
+    gain = sign_beyond(tv["guided"] - tv["resampled"], chance)
+    does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
     return (
-        f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: "
-        f"total variation {short(tv['resampled'], 3)}, and {short(tv['guided'], 3)} under guidance ({beside})."
+        f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: total "
+        f"variation {short(tv['resampled'], 3)}{' instead of' if gain > 0 else ', and'} {short(tv['guided'], 3)} under "
+        f"guidance ({beside})."
     )
 
 
@@ -383,10 +363,8 @@ def _of_normalizers(rows: Sequence[NormalizerRow], judged: str) -> str:
         (known,) = where(rows, set=REFERENCE, target_class=one.target_class)
         error = (one.relative_error**2 + known.relative_error**2) ** 0.5
         if abs(one.log_normalizer - known.log_normalizer) > SURPRISING * error + NOTHING:
-            far.append(
-                f"class {one.target_class}: {short(one.log_normalizer, 3)} ± {short(one.relative_error, 3)} and "
-                f"{short(known.log_normalizer, 3)} ± {short(known.relative_error, 3)}"
-            )
+            both = (f"{short(row.log_normalizer, 3)} ± {short(row.relative_error, 3)}" for row in (one, known))
+            far.append(f"class {one.target_class}: {' and '.join(both)}")
     if not far:
         return f"Resampling and the reference agree on ln E W to within {SURPRISING} standard errors."
     return (

@@ -181,10 +181,8 @@ class MovedSets(Moves):
     ) -> list[Any]:
         """What is seen after each number of moves."""
         denoiser = case.denoisers[who]
-        device = device_of(denoiser)
-        names = ("moves", guidance, z, who, start.key, str(correction))
-        generator = case.plan.generator(*names, num_dims=denoiser.num_dims, device=device)
-        x = samples_of(case.made, _draws(case, guidance, z, who, start)).long().to(device)
+        generator = case.plan.generator("moves", guidance, z, who, start.key, str(correction), of=denoiser)
+        x = samples_of(case.made, _draws(case, guidance, z, who, start)).long().to(device_of(denoiser))
         found = []
         done = 0
         for number in self.stages(case):

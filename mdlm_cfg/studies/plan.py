@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mdlm_cfg.chain.denoiser import check_class
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.support.errors import UserError
@@ -96,14 +96,17 @@ class Plan:
         target_class: int,
         *more: int | str,
         num_dims: int | None = None,
-        device: torch.device | str = "cpu",
+        of: Denoiser | None = None,
     ) -> torch.Generator:
-        """The generator of one purpose, on a device, from the seed and the values that decide the draw.
+        """The generator of one purpose from the seed and the values that decide the draw.
 
         Args:
             what: the purpose. more: further values. num_dims: D; the values of a schedule depend on it.
+            of: the denoiser that is drawn from, whose D it is, and on whose device the generator is; None is the CPU.
         """
-        return generator_for(what, self.seed, *guidance.key(num_dims), target_class, *more, device=device)
+        key = guidance.key(of.num_dims if of is not None else num_dims)
+        device = "cpu" if of is None else device_of(of)
+        return generator_for(what, self.seed, *key, target_class, *more, device=device)
 
     def describe(self, num_dims: int | None = None) -> dict[str, Any]:
         """The plan as plain values; for D coordinates, with every guidance's strengths w_0, ..., w_{D-1}."""

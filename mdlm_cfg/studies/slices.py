@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
+from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.likelihood import class_posterior
 from mdlm_cfg.compare.slice_ledger import slice_laws, slice_ledger
@@ -21,6 +22,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import draw_pieces, samples_of
 from mdlm_cfg.studies.protocol import EXACT, Case, Piece
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
 PATCH = "patch"
@@ -108,6 +110,42 @@ def hidden_pixels(
         steps = (places[:, None] - places[chosen][None]).abs().sum(dim=-1)
         allowed = (steps == 1).any(dim=1) & ~chosen
     return chosen.nonzero().squeeze(1)
+
+
+def check_sampler(sampler: Sampler, num_free: int, num_dims: int, num_tokens: int) -> None:
+    """Refuse numbers of events and orders for all pixels, where only some of them are hidden, and larger moves."""
+    if sampler.correction is not None:
+        sampler.correction.check(num_free)
+    if isinstance(sampler.events, tuple) and num_free < num_dims:
+        raise UserError(
+            f"events = {list(sampler.events)} are for all {num_dims} pixels, and study=inpainting hides "
+            f"{num_free}: give one number, such as events=1, or steps and a noise schedule"
+        )
+    if sampler.policy is None:
+        return
+    refused = UserError(
+        f"the policy {sampler.policy} names pixels of the whole image, and study=inpainting hides "
+        f"{num_free} that are drawn by the seed: choose one that names none, such as confidence"
+    )
+    try:
+        sampler.policy.check(num_free)
+    except UserError as error:
+        raise refused from error
+    if _depends_on_places(sampler.policy, num_free, num_dims, num_tokens):
+        raise refused
+
+
+def _depends_on_places(policy: Policy, num_free: int, num_dims: int, num_tokens: int) -> bool:
+    """Whether a policy chooses among some coordinates by where they are, and not only by their order.
+
+    A slice numbers its coordinates from 0, and samples of the whole image as they are there.
+    """
+    drawn = torch.rand(1, num_free, num_tokens, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_z, log_r = drawn.sum(dim=-1).log(), drawn.log_softmax(dim=-1)
+    first = torch.arange(num_free)
+    places = (first, first + num_dims - num_free, torch.linspace(0, num_dims - 1, num_free).round().long())
+    of_slice, *others = (policy.log_choice(log_z, lambda: log_r, at) for at in places)
+    return not all(torch.allclose(of_slice, other) for other in others)
 
 
 def answers_of(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None]:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation
@@ -162,7 +160,7 @@ class TableCorrection:
         weights = tilted_weights(*chain, plan.sampler.policy)
         law = terminal_law(*chain, plan.sampler.policy)
         tilted = tilted_law(case.target, guidance.constant, case.one_class)
-        generator = _generator(case, guidance, "weighted samples")
+        generator = plan.generator("weighted samples", *chain[1:], of=chain[0])
         x, log_weights = plan.sampler.draw_weighted(*chain, plan.num_samples, generator)
         rows = []
         for n in sizes_of(plan):
@@ -181,16 +179,10 @@ class TableCorrection:
         }
 
     def _resampled(self, case: Case, guidance: Guidance, num_samples: int, num_sets: int) -> Weighted:
-        return sequential_monte_carlo(
-            case.denoiser(case.judged),
-            guidance,
-            case.one_class,
-            num_samples * num_sets,
-            policy=case.plan.sampler.policy,
-            threshold=self.threshold,
-            num_groups=self.num_groups * num_sets,
-            generator=_generator(case, guidance, "resampled samples", num_samples),
-        )
+        chain = (case.denoiser(case.judged), guidance, case.one_class)
+        generator = case.plan.generator("resampled samples", *chain[1:], num_samples, of=chain[0])
+        how: Any = {"policy": case.plan.sampler.policy, "threshold": self.threshold, "generator": generator}
+        return sequential_monte_carlo(*chain, num_samples * num_sets, num_groups=self.num_groups * num_sets, **how)
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Exact costs, samples against their number, and resampling on the way."""
@@ -253,12 +245,6 @@ def mean_tv(drawn: Weighted, num_sets: int, tilted: Tensor) -> tuple[float, floa
     found = [weighted_tv(Weighted(x, w, drawn.num_groups // num_sets), tilted) for x, w in parts]
     tvs, errors = zip(*found)
     return sum(tvs) / num_sets, math.hypot(*errors) / num_sets
-
-
-def _generator(case: Case, guidance: Guidance, what: str, *more: int) -> torch.Generator:
-    denoiser = case.denoiser(case.judged)
-    place: Any = {"num_dims": denoiser.num_dims, "device": device_of(denoiser)}
-    return case.plan.generator(what, guidance, case.one_class, *more, **place)
 
 
 def sizes_of(plan: Plan) -> list[int]:
