@@ -16,6 +16,7 @@ from commands import refusal, run
 from helpers import Inconsistent, block_of, data_of, random_target, without_pixels
 from torch import Tensor
 
+from bench.provenance import tiny_mnist_counts
 from mdlm_cfg import (
     Compose,
     Confidence,
@@ -37,7 +38,6 @@ from mdlm_cfg.reports.page import write_page
 from mdlm_cfg.studies.benchmark import TARGETS, Benchmark, Entry, Target
 from mdlm_cfg.studies.benchmark.entries import built_in, entry_of
 from mdlm_cfg.studies.benchmark.judge import Bench
-from mdlm_cfg.studies.benchmark.provenance import tiny_mnist_counts
 from mdlm_cfg.studies.benchmark.ranking import BenchmarkFindings
 from mdlm_cfg.studies.benchmark.study import CALLS, STRENGTHS
 from mdlm_cfg.studies.benchmark.targets import VERSION, of_table, rotation, tiny_mnist

@@ -28,7 +28,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 VERSION = 2  # of the benchmark: another target, class, strength, entry or rule of ranking makes another version
 FILES = Path(__file__).parent
-# made by `provenance.py`
+# made by bench/provenance.py
 DIGITS = FILES / "tiny_mnist_3x3.npz"
 LEARNED = FILES / "learned_rotation.npz"
 GRAIN = 2**20  # a fingerprint sees probabilities to 1e-6: what another machine rounds otherwise is 1e-16

@@ -1,9 +1,9 @@
 """The origin of the benchmark's two files.
 
-`python -m mdlm_cfg.studies.benchmark.provenance [FOLDER]` makes them again, from MNIST in data/.
+`python -m bench.provenance [FOLDER]` makes them again, from MNIST in data/.
 
-The counts are those of MNIST's training images whatever the machine; the network's answers depend on its arithmetic in
-their last digits, so that the file that is shipped is the target, and not the program that made it.
+The counts are those of MNIST's training images whatever the machine. Training amplifies the rounding of a machine, so
+that the network's output differs: the file that is shipped is the target, and not the program that made it.
 """
 
 from __future__ import annotations
