@@ -254,13 +254,13 @@ class CalibrationStudy(Settings):
             if getattr(classes[0], names[0]) is not None:
                 views.append(Table(index, names, title=title))
         of_level = ["denoiser", "target_class", "unmasked"]
-        one = {"w": [min((row.w for row in levels), key=lambda w: w.constant)]} if case.target is None else {}
-        table = Table(of_level, ["strength", "gain"], "w")
-        if one:
-            table = Table(["w", *of_level], ["strength", "strength_se", "gain", "gain_se"], where=one)
-        panels = None if one else "w"
         lines = ["target_class", "denoiser"]
-        strength = Curve("unmasked", "strength", lines, STRENGTH_CURVE, panels=panels, where=one)
+        table = Table(of_level, ["strength", "gain"], "w")
+        strength = Curve("unmasked", "strength", lines, STRENGTH_CURVE, panels="w")
+        if case.target is None:  # the strengths are the same in all rows
+            one = {"w": [min((row.w for row in levels), key=lambda w: w.constant)]}
+            table = Table(["w", *of_level], ["strength", "strength_se", "gain", "gain_se"], where=one)
+            strength = replace(strength, panels=None, where=one)
         gain = Curve("unmasked", "gain", lines, GAIN_CURVE, panels="w")
         first = Table(["w", "denoiser"], [name for name in measured(MeanRow) if name != "gain_se" or error])
         text = f"{READING}\n\n{how}"

@@ -26,7 +26,7 @@ from mdlm_cfg.studies.image_models import accuracy_column, precision_column, rec
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
 from mdlm_cfg.studies.moves import MovedSets, Started, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import AtStrength, by, measured
+from mdlm_cfg.studies.rows import AtStrength, by, mean_of, measured
 from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli_fit import fit_em
@@ -178,12 +178,7 @@ def usage_of(case: Case, judge: Judge, x: Tensor) -> dict[str, float | None]:
 
 def _mean(rows: Sequence[Mapping[str, float | None]]) -> list[float | None]:
     """The mean of every measured column over the rows that have it; of standard errors, that of the mean."""
-    found = []
-    for name in MEASURED:
-        values = _known(rows, name)
-        total = math.hypot(*values) if name == "energy_se" else math.fsum(values)
-        found.append(total / len(values) if values else None)
-    return found
+    return [mean_of(name, _known(rows, name)) for name in MEASURED]
 
 
 def _known(rows: Sequence[Mapping[str, float | None]], name: str) -> list[float]:

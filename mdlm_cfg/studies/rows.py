@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any, TypeVar
 
 from mdlm_cfg.chain.guidance import Guidance
@@ -101,14 +100,17 @@ def mean_rows(rows: Iterable[Any], kind: type[Row], **made: Callable[[list[Any]]
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
         groups.setdefault(tuple(getattr(row, name) for name in index), []).append(row)
-    makes = {name: made.get(name, partial(_mean, name)) for name in measured(kind)}
-    return [
-        kind(**dict(zip(index, at)), **{name: make(own) for name, make in makes.items()}) for at, own in groups.items()
-    ]
+    names = [name for name in measured(kind) if name not in made]
+    found = []
+    for at, own in groups.items():
+        means = {name: mean_of(name, [getattr(row, name) for row in own]) for name in names}
+        found.append(kind(**dict(zip(index, at)), **means, **{name: make(own) for name, make in made.items()}))
+    return found
 
 
-def _mean(name: str, rows: Sequence[Any]) -> float | None:
-    values = [getattr(row, name) for row in rows]
-    if None in values:
+def mean_of(name: str, values: Sequence[float | None]) -> float | None:
+    """The mean of a column, or its standard error where the column is one; None without all of its numbers."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
         return None
-    return (math.hypot(*values) if name.endswith("_se") else math.fsum(values)) / len(values)
+    return (math.hypot(*known) if name.endswith("_se") else math.fsum(known)) / len(known)

@@ -20,6 +20,7 @@ from mdlm_cfg.compare.metrics import (
     multinomial_counts,
     relative_difference,
     sampled_tv,
+    sign_beyond,
     total_variation,
 )
 from mdlm_cfg.support.seeds import generator_for
@@ -200,3 +201,10 @@ def test_few_samples_show_a_large_distance() -> None:
     x = torch.zeros(40, 1, dtype=torch.int64)
     assert least_tv(torch.tensor([0.05, 0.95], dtype=torch.float64), x) > 0.7
     assert least_tv(torch.tensor([0.05, 0.95], dtype=torch.float64), x[:1]) == 0
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, math.inf])
+@pytest.mark.parametrize("difference", [0.0, 0.25, 0.5, 0.75, math.inf])
+def test_a_difference_has_a_sign_only_beyond_chance(difference: float, chance: float) -> None:
+    expected = int(difference > chance)
+    assert sign_beyond(difference, chance) == expected == -sign_beyond(-difference, chance)
