@@ -17,7 +17,6 @@ from mdlm_cfg.support.instantiate import calling, is_ours
 
 NEG_INF = float("-inf")
 PROBES = ((-3.0, 0.2, 1.5), (0.0, 0.7, -0.4))  # log Z of coordinates of two states, at which a kind is looked at
-FAR = (-40.0, 40.0)  # log Z by which the power is known
 ROUNDING = 1e-9
 FOLLOWS_FROM_RATE = ("deciding_ratio", "decay_statement")  # methods that hold for one log_rate alone
 
@@ -168,20 +167,17 @@ def kind_of(kind: Kind | str) -> Kind:
 def _check_rate(kind: Kind) -> None:
     """Raise UserError unless what a kind of one's own says of its rate goes together, at a few Z."""
     log_z = torch.tensor(PROBES, dtype=torch.float64)
-    far = torch.tensor(FAR, dtype=torch.float64)
     with calling(f"{type(kind).__name__}.log_rate"):
-        rates = [kind.log_rate(z.clone()) for z in (log_z, far, torch.full_like(log_z, NEG_INF))]
+        rates = [kind.log_rate(z.clone()) for z in (log_z, torch.full_like(log_z, NEG_INF), *log_z.view(-1, 1))]
     if not all(isinstance(rate, Tensor) and rate.dtype == torch.float64 for rate in rates):
         raise UserError(f"the log_rate of the kind {kind.name!r} must return a float64 tensor, as it is given")
-    rate, far_rate, nowhere = rates
+    rate, nowhere, *alone = rates
     if not bool(rate.isfinite().all()) or not bool((nowhere == NEG_INF).all()):
         raise UserError(f"the log_rate of the kind {kind.name!r} must be a number where log Z is, and -inf where it is")
-    slope = (far_rate[1] - far_rate[0]) / (FAR[1] - FAR[0])
-    line = far_rate[0] + slope * (log_z - FAR[0])
-    if not torch.allclose(rate, line, rtol=0, atol=ROUNDING):
+    if not torch.allclose(rate.flatten(), torch.cat(alone), rtol=0, atol=ROUNDING):
         raise UserError(
-            f"the log_rate of the kind {kind.name!r} must be a * log Z + b for two constants a and b, for every "
-            "coordinate by itself: distributions know the Z of a state only up to a common factor"
+            f"the log_rate of the kind {kind.name!r} must be a function of every log Z by itself: it changes with the "
+            "other coordinates or states that are given beside it"
         )
     if kind.is_rho and not torch.allclose(rate, log_z, rtol=0, atol=ROUNDING):
         raise UserError(f"the kind {kind.name!r} says that its rate is rho (is_rho), and its log_rate is not log Z")

@@ -46,15 +46,29 @@ class Root(Kind):
         return ""
 
 
+class Saturating(Root):
+    """Coordinate i jumps at rate Z_i / (1 + Z_i), which is no power of Z_i."""
+
+    def log_rate(self, log_z: Tensor) -> Tensor:
+        return -torch.logaddexp(torch.zeros_like(log_z), -log_z)
+
+    def deciding_ratio(self, best: Tensor) -> Tensor:
+        return best
+
+    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
+        return ""
+
+
 @pytest.mark.parametrize("w", [-0.5, 0.0, 3.0])
 @pytest.mark.parametrize("opaque", [False, True])
-def test_laws_of_a_kind_of_ones_own_by_brute_force(w, opaque) -> None:
+@pytest.mark.parametrize(("kind", "rate_of"), [(Root(), math.sqrt), (Saturating(), lambda z: z / (1 + z))])
+def test_laws_of_a_kind_of_ones_own_by_brute_force(w, opaque, kind, rate_of) -> None:
     target = random_target(2, 3, k=2, seed=4, zeros=0.3)
     z = 1
-    guidance = Guidance(w, Root())
+    guidance = Guidance(w, kind)
     chain = Chain(target.denoiser(), w, "rate", z)
     for rates in chain.rates.values():
-        rates |= {i: [rate / sum(row) ** 0.5 if rate else 0.0 for rate in row] for i, row in rates.items()}
+        rates |= {i: [rate and rate / sum(row) * rate_of(sum(row)) for rate in row] for i, row in rates.items()}
     denoiser = Opaque(target.denoiser()) if opaque else target.denoiser()
     assert (terminal_law(denoiser, guidance, z) - chain.terminal_by_orders()).abs().max() < 1e-12
     for tau in (0.1, 1.5):

@@ -122,14 +122,12 @@ def kind(rate: Callable[[Tensor], Tensor], is_rho: bool = False) -> Kind:
 
 
 KINDS: dict[str, Callable[[], Kind]] = {
-    "a rate that is no power": lambda: kind(lambda log_z: torch.logaddexp(log_z, 2 * log_z)),
     "a rate that depends on other coordinates": lambda: kind(
         lambda log_z: (log_z - log_z.logsumexp(dim=-1, keepdim=True)).nan_to_num(nan=-math.inf, neginf=-math.inf)
     ),
     "a rate that depends on all states": lambda: kind(
         lambda log_z: (log_z - log_z.max()).nan_to_num(nan=-math.inf, neginf=-math.inf)
     ),
-    "a rate that is cut": lambda: kind(lambda log_z: log_z.clamp(max=20)),
     "short of digits": lambda: kind(torch.Tensor.float),
     "no tensor": lambda: kind(lambda log_z: 1.0),
     "a rate of nothing": lambda: kind(torch.zeros_like),
