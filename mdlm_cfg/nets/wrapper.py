@@ -106,10 +106,10 @@ class NetDenoiser(_Wrapped):
         given = tokens.to(device), classes.to(device)
         with eval_mode(self.net), _precision(device, self.bf16):
             is_one = len(tokens) <= self.batch_size
-            parts = [given] if is_one else zip(*(part.split(self.batch_size) for part in given), strict=True)
+            parts = [given] if is_one else list(zip(*(part.split(self.batch_size) for part in given), strict=True))
             answers = [ask(*part) for part in parts]
-        for answer in answers:
-            expected = (*getattr(answer, "shape", ())[:-2], self.num_dims, self.num_tokens)
+        for part, answer in zip(parts, answers):
+            expected = (len(part[0]), *getattr(answer, "shape", ())[1:-2], self.num_dims, self.num_tokens)
             check_shape_of(answer, expected, "the network of ")
         return (answers[0] if len(answers) == 1 else torch.cat(answers)).to(tokens.device)
 

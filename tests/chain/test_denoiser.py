@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from helpers import Inconsistent, bernoulli_mixture, random_target
-from torch import nn
+from torch import Tensor, nn
 
 from mdlm_cfg import (
     Correction,
@@ -69,6 +69,7 @@ FAULTS = {  # what is done to the right answer (B, D, N), and the values that th
     "one nan": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.nan), "NaN"),
     "infinity": (lambda answer: answer.masked_fill(torch.arange(3) == 1, math.inf), r" inf .*class 2: .*1e-06"),
     "probabilities": (lambda answer: answer.exp(), r" \d\.\d{3,} .*class 2: .*1e-06"),
+    "negated": (lambda answer: -answer, r" \d+\.\d{3,} .*class 2: .*1e-06"),
     "unnormalised": (lambda answer: answer + 0.3, r" 1\.34985881 "),
     "half": (lambda answer: answer - math.log(2), r" 0\.5 .*class 2:"),
     "no mass": (lambda answer: answer - math.inf, r" 0 .*class 2: .*1e-06"),
@@ -90,6 +91,37 @@ def broken(fault, label=None):
         return wrong if label is None else torch.where((classes == label)[:, None, None], wrong, right)
 
     return FunctionDenoiser(answer, 3, 2, 3)
+
+
+class Net(nn.Module):
+    """A module of a user's own: float32, with parameters that require gradients; something is done to its logits."""
+
+    num_tokens = 3
+    num_dims = 2
+    num_classes = 3
+    device = torch.device("cpu")
+
+    def __init__(self, of_logits: Callable[[Tensor], Tensor] = lambda logits: logits) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.randn(4**2 * 4, 6, generator=torch.Generator().manual_seed(0)))
+        self.of_logits = of_logits
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, tokens, classes):
+        index = (tokens[:, 0] * 4 + tokens[:, 1]) * 4 + (3 if classes is None else classes)
+        logits = self.of_logits(self.dropout(self.logits[index]).unflatten(1, (2, 3)))
+        return copy_unmasked(logits.log_softmax(-1), tokens)
+
+
+class Answering(Net):
+    """A network that answers as a function does."""
+
+    def __init__(self, answer: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, tokens, classes):
+        return self.answer(tokens, classes)
 
 
 def refuse_to_wait(*_):
@@ -116,6 +148,16 @@ def test_a_broken_contract_is_refused_by_all(asker, fault) -> None:
     with pytest.raises(UserError, match=sentence) as refused:
         ASKERS[asker](broken(spoil))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("fault", [*FAULTS, "a pair"])
+def test_a_broken_contract_of_a_network_is_refused(batch_size, fault) -> None:
+    spoil = FAULTS[fault][0] if fault in FAULTS else lambda answer: (answer, 0)
+    denoiser = NetDenoiser(Answering(broken(spoil)), batch_size)
+    for labels in ([0], [0, None]):
+        with pytest.raises(UserError):
+            conditionals_under(denoiser, torch.tensor([[3, 3], [3, 1]]), labels)
 
 
 @pytest.mark.parametrize("asker", ASKERS)
@@ -213,7 +255,10 @@ def test_what_a_network_does_to_its_arguments_changes_nothing() -> None:
     wrapped = [NetDenoiser(net) for net in (Net(), Careless())]
     asked = [(one(tokens, classes), one.of_labels(tokens, [0, 3])) for one in wrapped]
     assert all(torch.equal(*pair) for pair in zip(*asked))
-    draws = [nelbo(net, tokens % 3, classes, 3, torch.Generator().manual_seed(0)) for net in (Net(), Careless())]
+    draws = [
+        nelbo(net, tokens % 3, classes, 3, torch.Generator().manual_seed(0))
+        for net in (Net().eval(), Careless().eval())
+    ]
     assert torch.equal(*draws)
     assert tokens.tolist() == [[3, 1], [3, 3]] and classes.tolist() == [0, 3]
 
@@ -234,31 +279,11 @@ def test_a_class_for_every_row() -> None:
         conditionals(FunctionDenoiser(wrong, 3, 2, 3), tokens, classes)
 
 
-class Net(nn.Module):
-    """A module of a user's own: float32, with parameters that require gradients, unnormalised until the end."""
-
-    num_tokens = 3
-    num_dims = 2
-    num_classes = 3
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.tokens = nn.ModuleList([nn.Embedding(4, 16) for _ in range(2)])
-        self.classes = nn.Embedding(4, 16)
-        self.out = nn.Linear(16, 6)
-
-    def forward(self, tokens, classes):
-        hidden = self.classes(classes) + sum(embed(tokens[:, i]) for i, embed in enumerate(self.tokens))
-        return copy_unmasked(self.out(hidden.tanh()).unflatten(1, (2, 3)).log_softmax(-1), tokens)
-
-
 @pytest.mark.parametrize("asker", ASKERS)
 def test_a_float32_module_is_a_denoiser(asker) -> None:
     # the same numbers in float64: weights of float32 are float64 numbers too
-    single = Net()
-    double = Net().double()
+    single = Net().eval()
+    double = Net().double().eval()
     assert all(p.requires_grad and p.dtype == torch.float32 for p in single.parameters())
     ours = ASKERS[asker](single)
     truth = ASKERS[asker](double)
@@ -343,27 +368,12 @@ PAIR = random_target(3, 2, seed=1)
 EXACT = PAIR.denoiser()
 
 
-class Flat(nn.Module):
-    """The uniform distribution, as a network."""
-
-    num_tokens = 3
-    num_dims = 2
-    num_classes = 2
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-
-    def forward(self, tokens, classes):
-        return torch.zeros(*tokens.shape, 3).log_softmax(dim=-1) + 0 * self.weight
-
-
 DENOISERS: dict[str, Callable[[], Denoiser]] = {
     "table": PAIR.denoiser,
     "bernoulli": bernoulli_mixture(2).denoiser,
     "hidden Markov": rotation(2).denoiser,
     "function": lambda: FunctionDenoiser(EXACT, 3, 2, 2),
-    "network": lambda: NetDenoiser(Flat()),
+    "network": lambda: NetDenoiser(Net()),
     "slice": lambda: slice_denoiser(random_target(3, 3).denoiser(), torch.tensor([3, 1, 3])),
     "tabulated": lambda: TabulatedDenoiser(EXACT),
     "mixed": lambda: MixedDenoiser(EXACT, EXACT),
@@ -429,24 +439,6 @@ def test_no_likelihood_falls_below_the_entropy(excess) -> None:
     assert float((law - terminal_law(EXACT, Guidance(3.0), 0)).abs().max()) < 1e-13
 
 
-class Table(nn.Module):
-    """Conditionals of its own: something is done to their logits, or to them."""
-
-    num_tokens, num_dims, num_classes = 3, 2, 2
-
-    def __init__(self, of_logits=lambda logits: logits, of_answer=lambda answer: answer, width: int = 3) -> None:
-        super().__init__()
-        logits = torch.randn(4**2 * 3, 2 * width, generator=torch.Generator().manual_seed(0))
-        self.logits = nn.Parameter(logits)
-        self.width, self.of_logits, self.of_answer = width, of_logits, of_answer
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, tokens, classes):
-        index = (tokens[:, 0] * 4 + tokens[:, 1]) * 3 + (2 if classes is None else classes)
-        logits = self.of_logits(self.dropout(self.logits[index]).unflatten(1, (2, self.width)))
-        return self.of_answer(logits.log_softmax(-1))
-
-
 def counting(step: float):
     """Something that adds to every other logit what depends on the number of calls."""
     calls = iter(range(10_000))
@@ -454,11 +446,11 @@ def counting(step: float):
 
 
 UNSTEADY = {
-    "random": lambda: FunctionDenoiser(Table(lambda logits: logits + torch.randn_like(logits)), 3, 2, 2),
-    "dropout": lambda: NetDenoiser(Table(lambda logits: nn.functional.dropout(logits, 0.5))),
-    "calls": lambda: FunctionDenoiser(Table(counting(0.5)), 3, 2, 2),
-    "rows of a call": lambda: NetDenoiser(Table(lambda logits: logits - logits.mean(dim=0))),
-    "first row of a call": lambda: FunctionDenoiser(Table(lambda logits: logits * logits[:1, :1, :1]), 3, 2, 2),
+    "random": lambda: FunctionDenoiser(Net(lambda logits: logits + torch.randn_like(logits)), 3, 2, 3),
+    "dropout": lambda: NetDenoiser(Net(lambda logits: nn.functional.dropout(logits, 0.5))),
+    "calls": lambda: FunctionDenoiser(Net(counting(0.5)), 3, 2, 3),
+    "rows of a call": lambda: NetDenoiser(Net(lambda logits: logits - logits.mean(dim=0))),
+    "first row of a call": lambda: FunctionDenoiser(Net(lambda logits: logits * logits[:1, :1, :1]), 3, 2, 3),
 }
 
 
@@ -468,7 +460,7 @@ def test_answers_by_anything_else_than_state_and_class_are_refused(name) -> None
         check_steady(UNSTEADY[name]())
 
 
-@pytest.mark.parametrize("asked", [lambda: FunctionDenoiser(Table(), 3, 2, 2), lambda: NetDenoiser(Table(), bf16=True)])
+@pytest.mark.parametrize("asked", [lambda: FunctionDenoiser(Net(), 3, 2, 3), lambda: NetDenoiser(Net(), bf16=True)])
 def test_answers_by_state_and_class_are_taken(asked) -> None:
     check_steady(asked())
     for make in DENOISERS.values():
@@ -480,38 +472,17 @@ def test_labels_at_once_are_answered_as_one_by_one() -> None:
         def of_labels(self, tokens, labels):
             return super().of_labels(tokens, [0] * len(labels))
 
-    check_steady(NetDenoiser(Table()))
+    check_steady(NetDenoiser(Net()))
     with pytest.raises(UserError):
-        check_steady(Other(Table()))
+        check_steady(Other(Net()))
 
 
 def test_a_module_is_asked_in_evaluation_mode_and_left_in_its_own() -> None:
     tokens = torch.tensor([[3, 1], [3, 3]])
-    module = Table()
+    module = Net()
     wanted = module.eval()(tokens, torch.tensor([0, 2]))
     for mode in (True, False):
         module.train(mode)
-        denoiser = FunctionDenoiser(module, 3, 2, 2)
+        denoiser = FunctionDenoiser(module, 3, 2, 3)
         assert torch.equal(denoiser(tokens, torch.tensor([0, 2])), wanted)
         assert module.training is mode and module.dropout.training is mode
-
-
-NO_LOG_PROBS = {
-    "probabilities": Table(of_answer=torch.exp),
-    "negated": Table(of_answer=torch.neg),
-    "logits": Table(of_answer=lambda answer: answer + 1.0),
-    "a pair": Table(of_answer=lambda answer: (answer, 0)),
-    "the mask too": Table(width=4),
-    "transposed": Table(of_answer=lambda answer: answer.transpose(1, 2)),
-}
-
-
-@pytest.mark.parametrize("name", NO_LOG_PROBS)
-@pytest.mark.parametrize("many", [False, True])
-def test_what_a_network_answers_in_place_of_log_probabilities_is_refused(name, many) -> None:
-    denoiser = NetDenoiser(NO_LOG_PROBS[name], batch_size=1 if many else 64)
-    for use in (lambda: terminal_law(denoiser, GUIDANCE, 0), lambda: denoiser.of_labels(torch.tensor([[3, 3]]), [0])):
-        with pytest.raises(UserError):
-            use()
-    with pytest.raises(UserError):
-        terminal_law(FunctionDenoiser(NO_LOG_PROBS[name], 3, 2, 2), GUIDANCE, 0)
