@@ -25,17 +25,15 @@ DIGITS = 50
 KINDS = ("rate", "normalized")
 
 
-def exact_terminal_law(target: TableMixture, w: float | list[float], z: int, kind: str) -> torch.Tensor:
+def as_law(masses: dict, target: TableMixture) -> torch.Tensor:
+    """Masses of states in 50 digits, as a law in float64."""
+    states = product(range(target.num_tokens), repeat=target.num_dims)
+    law = torch.tensor([float(masses.get(x, 0)) for x in states], dtype=torch.float64)
+    return law.reshape([target.num_tokens] * target.num_dims)
+
+
+def exact_terminal(target: TableMixture, w: float | list[float], z: int, kind: str) -> dict:
     """The terminal law of the table's own float64 numbers, taken as exact, in 50 digits (theory, section 4)."""
-    n = target.num_tokens
-    d = target.num_dims
-    flow = exact_masses(target, w, z, kind)
-    law = torch.tensor([float(flow.get(x, 0)) for x in product(range(n), repeat=d)], dtype=torch.float64)
-    return law.reshape([n] * d)
-
-
-def exact_masses(target: TableMixture, w: float | list[float], z: int, kind: str) -> dict:
-    """The same in 50 digits, of every state of the class."""
     n = target.num_tokens
     d = target.num_dims
     with mpmath.workdps(DIGITS):
@@ -45,6 +43,18 @@ def exact_masses(target: TableMixture, w: float | list[float], z: int, kind: str
         for strength in w if isinstance(w, list) else [w] * d:
             flow = next_level(flow, marginal, weights, mpf(strength), z, kind, n)
     return flow
+
+
+def exact_tilted(target: TableMixture, w: float, z: int) -> dict:
+    """The tilted law, likewise."""
+    masses: dict = {}
+    with mpmath.workdps(DIGITS):
+        weights = [mpf(a) for a in target.class_weights.tolist()]
+        for x in product(range(target.num_tokens), repeat=target.num_dims):
+            cell = [mpf(v) for v in target.class_pmfs[(slice(None), *x)].tolist()]
+            masses[x] = cell[z] * (cell[z] / mpmath.fdot(weights, cell)) ** mpf(w) if cell[z] else mpf(0)
+        total = mpmath.fsum(masses.values())
+        return {x: mass / total for x, mass in masses.items()}
 
 
 def marginals(pmfs, n: int, d: int) -> dict:
@@ -120,18 +130,10 @@ STRENGTHS = (-1.0, 0.5, 50.0, 1e3, 1e4)
 @pytest.mark.parametrize("w", STRENGTHS)
 def test_against_fifty_digits(name, kind, w) -> None:
     target = TARGETS[name]()
-    truth = exact_terminal_law(target, w, 0, kind)
+    truth = as_law(exact_terminal(target, w, 0, kind), target)
     assert float((terminal_law(target.denoiser(), Guidance(w, kind), 0) - truth).abs().max()) < 1e-10
-    with mpmath.workdps(DIGITS):
-        weights = [mpf(a) for a in target.class_weights.tolist()]
-        cells = target.class_pmfs.flatten(1).T.tolist()
-        log_t = [
-            mpmath.log(a) + mpf(w) * mpmath.log(a / mpmath.fdot(weights, cell)) if (a := cell[0]) else -mpmath.inf
-            for cell in cells
-        ]
-        masses = [mpmath.exp(value - max(log_t)) for value in log_t]
-        expected = torch.tensor([float(mass / mpmath.fsum(masses)) for mass in masses], dtype=torch.float64)
-    assert float((tilted_law(target, w, 0).flatten() - expected).abs().max()) < 1e-10
+    expected = as_law(exact_tilted(target, w, 0), target)
+    assert float((tilted_law(target, w, 0) - expected).abs().max()) < 1e-10
 
 
 def divergence_of(p: dict, q: dict) -> float:
@@ -147,21 +149,13 @@ def test_a_divergence_from_a_law_too_small_for_float64_is_its_own_number(name, k
     target = TARGETS[name]()
     chain = (target.denoiser(), Guidance(w, kind), 0)
     law = terminal_law(*chain)
-    of_class, truth = exact_masses(target, 0.0, 0, kind), exact_masses(target, w, 0, kind)
+    truth = exact_terminal(target, w, 0, kind)
     found = divergence_from_chain(target.class_pmf(0), law, *chain)
-    assert found == pytest.approx(divergence_of(of_class, truth), rel=1e-9)
+    assert found == pytest.approx(divergence_of(exact_tilted(target, 0.0, 0), truth), rel=1e-9)
     by_policy = divergence_from_chain(target.class_pmf(0), law, *chain, kind.replace("normalized", "uniform"))
     assert by_policy == pytest.approx(found, rel=1e-12)
-    tilted = {x: of_class[x] for x in of_class}
-    with mpmath.workdps(DIGITS):
-        mix = [mpf(a) for a in target.class_weights.tolist()]
-        for x in tilted:
-            cell = [mpf(v) for v in target.class_pmfs[(slice(None), *x)].tolist()]
-            tilted[x] = cell[0] * (cell[0] / mpmath.fdot(mix, cell)) ** mpf(w) if cell[0] else mpf(0)
-        total = mpmath.fsum(tilted.values())
-        tilted = {x: mass / total for x, mass in tilted.items()}
     found = divergence_from(law, tilted_law(target, w, 0), lambda: log_tilted_law(target, w, 0))
-    assert found == pytest.approx(divergence_of(truth, tilted), rel=1e-9, abs=1e-12)
+    assert found == pytest.approx(divergence_of(truth, exact_tilted(target, w, 0)), rel=1e-9, abs=1e-12)
 
 
 def test_a_divergence_from_steps_is_known_or_absent_and_infinite_only_without_support() -> None:
@@ -182,18 +176,13 @@ def test_a_divergence_from_steps_is_known_or_absent_and_infinite_only_without_su
 @pytest.mark.parametrize("w", [100.0, 1e4])
 def test_law_in_time_under_strong_guidance(w) -> None:
     # one dimension: q_tau(v) = q(v) (1 - exp(-Z tau))
-    g = torch.Generator().manual_seed(0)
-    base = torch.rand(5, generator=g, dtype=torch.float64)
-    pmfs = torch.stack([base * (1 + 3 / w * torch.rand(5, generator=g, dtype=torch.float64)), base])
+    base = torch.rand(5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pmfs = torch.stack([base * (1 + 3 / w * random_target(5, 1, seed=1).class_pmfs[0]), base])
     target = TableMixture(pmfs / pmfs.sum(1, keepdim=True), torch.tensor([0.3, 0.7], dtype=torch.float64))
-    law = exact_terminal_law(target, w, 0, "rate")
+    law = as_law(exact_terminal(target, w, 0, "rate"), target)
     with mpmath.workdps(DIGITS):
-        own = [mpf(v) for v in target.class_pmfs[0].tolist()]
-        weights = [mpf(a) for a in target.class_weights.tolist()]
-        whole = [mpmath.fdot(weights, cell) for cell in target.class_pmfs.T.tolist()]
-        scale = mpmath.fsum(own), mpmath.fsum(whole)
-        pairs = [(a / scale[0], b / scale[1]) for a, b in zip(own, whole)]
-        z = float(mpmath.fsum(a * (a / b) ** mpf(w) for a, b in pairs))
+        own, whole = ([mpf(v) for v in pmf.tolist()] for pmf in (target.class_pmfs[0], target.pmf))
+        z = float(mpmath.fsum(a * (a / b) ** mpf(w) for a, b in zip(own, whole)))
     for tau in (0.01, 0.4, 2.0):
         ours = law_at(target.denoiser(), Guidance(w), 0, tau)
         assert float((ours[:5] - law * -math.expm1(-z * tau)).abs().max()) < 1e-10
@@ -204,7 +193,7 @@ def test_law_in_time_under_strong_guidance(w) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_limit_is_reached_where_ratios_differ(kind, name) -> None:
     target = TARGETS[name]()
-    truth = exact_terminal_law(target, 1e9, 0, kind)  # beyond what `Guidance` allows, and in 50 digits
+    truth = as_law(exact_terminal(target, 1e9, 0, kind), target)  # beyond what `Guidance` allows, and in 50 digits
     assert float((truth - limit_law(target, 0, kind)).abs().max()) < 1e-10
 
 
