@@ -28,7 +28,7 @@ STEADY = 0.02  # TV between two answers to one state, from where they are two: b
 PROBED = 4  # partial states at which answers are compared
 
 
-normalizes = Promise()  # of a denoiser's methods: rows that are numbers at all sum to 1 to float64 rounding
+normalizes = Promise()  # of a denoiser's methods: rows that are numbers are in planes, and sum to 1 to float64 rounding
 
 
 @runtime_checkable
@@ -324,9 +324,9 @@ def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Ten
     Returns:
         (L, B, D, N); on a CPU it may be the answer itself, which nobody may change.
     """
+    if normalizes.is_kept_by(asked) and known_within(answer, NEG_INF, ROUNDING):
+        return answer
     log_probs = in_planes(answer)
-    if normalizes.is_kept_by(asked) and known_within(log_probs, NEG_INF, ROUNDING):
-        return log_probs
     totals = unrolled_sum_exp(log_probs)
     if known_within(totals, 1 - ROUNDING, 1 + ROUNDING):
         return log_probs

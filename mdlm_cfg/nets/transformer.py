@@ -116,17 +116,20 @@ class GridTransformer(nn.Module):
 
     @copies_unmasked
     def under_labels(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
-        """float32 log-probabilities under several labels of each partial state, (B, L, D, N), in one pass.
+        """float32 log-probabilities under several labels of each partial state, (B, L, D, N).
+
+        With label heads in one pass; without, only the stem, which sees no label, is computed once for a state.
 
         Args:
             tokens: int64 (B, D).
             labels: int64 (B, L), the null class included; None is every label, the null class last.
-
-        Raises:
-            UserError: it has no label heads.
         """
         if not self.label_heads:
-            raise UserError("the network has no label heads: make it with label_heads=true")
+            if labels is None:
+                labels = torch.arange(self.num_classes + 1, device=tokens.device).expand(len(tokens), -1)
+            logits, _, _ = self._logits(tokens, labels.T.flatten())
+            log_probs = logits.float().log_softmax(-1).unflatten(0, (-1, len(tokens)))
+            return copy_unmasked(log_probs, tokens).transpose(0, 1)
         base, ratios, h = self._logits(tokens, None)
         ratios = ratios.unflatten(2, (self.num_classes, -1))
         if self.class_out is not None:
@@ -174,6 +177,8 @@ class GridTransformer(nn.Module):
         pixels = one_hot.to(self.positions.dtype).unflatten(1, self.grid_shape)
         if self.stem is not None:
             pixels = self.stem(pixels)
+        if classes is not None and len(classes) > len(pixels):  # several labels of the same states
+            pixels = torch.cat([pixels] * (len(classes) // len(pixels)))
         h = self.patch_in(patchify(pixels, self.patch)) + self.positions
         if self.classes is not None:
             h = h + self.classes(classes)[:, None]

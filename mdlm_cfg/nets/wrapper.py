@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import cast
 
 import torch
@@ -55,7 +54,7 @@ class NetDenoiser(_Wrapped):
     Args:
         net: has `num_tokens`, `num_dims` and `num_classes`; it is evaluated where its parameters are, in eval
             mode, and left in the mode it was in.
-        batch_size: most partial states per call of the network.
+        batch_size: most rows per call of the network: partial states, each once for every label without label heads.
         bf16: run the network's products in bfloat16; log-probabilities are then good to about 1e-2.
 
     Raises:
@@ -66,6 +65,11 @@ class NetDenoiser(_Wrapped):
         super().__init__(net, batch_size)
         self.bf16 = bf16
         self._has_answered = False
+        self._together: Callable[..., Tensor] | None = getattr(net, "under_labels", None)
+        if not has_label_heads(net) and not copies_unmasked.is_kept_by(net.forward):
+            self._together = None  # a forward of one's own is the only one that is known to answer
+        asked = [net.forward, *([] if self._together is None else [self._together])]
+        self._is_copied = all(map(copies_unmasked.is_kept_by, asked))
 
     @normalizes
     def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -87,15 +91,15 @@ class NetDenoiser(_Wrapped):
     def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
         """Under several labels of the same partial states, float64 (L, B, D, N), see `Denoiser`.
 
-        A network with label heads is asked once for each partial state, any other once for each label too.
+        A network with label heads is asked once for each partial state, any other once for each label too; of a
+        `GridTransformer` the convolutions that see no label are still computed once.
         """
         check_asked(self, tokens, None)
         each = constant_on(tuple(class_numbers(labels, self.num_classes)), tokens.device, torch.int64)
-        if has_label_heads(self.net):
-            rows = tokens.clone(), each.repeat(len(tokens), 1)
-            answers = self._asked(partial(of_labels, self.net), *rows).transpose(0, 1)
+        if self._together is not None:
+            answers = self._asked(self._together, tokens.clone(), each.repeat(len(tokens), 1)).transpose(0, 1)
         else:
-            rows = torch.cat([tokens] * len(labels)), each.repeat_interleave(len(tokens))
+            rows = torch.cat([tokens] * len(labels)), each[:, None].expand(-1, len(tokens)).flatten()
             answers = self._asked(self.net, *rows).unflatten(0, (len(labels), len(tokens)))
         return self._normalized(answers, tokens)
 
@@ -105,8 +109,10 @@ class NetDenoiser(_Wrapped):
         device = self.device
         given = tokens.to(device), classes.to(device)
         with eval_mode(self.net), _precision(device, self.bf16):
-            is_one = len(tokens) <= self.batch_size
-            parts = [given] if is_one else list(zip(*(part.split(self.batch_size) for part in given), strict=True))
+            size = self.batch_size
+            if classes.ndim == 2 and not has_label_heads(self.net):
+                size = max(1, size // classes.shape[1])  # every label is a row
+            parts = [given] if len(tokens) <= size else list(zip(*(part.split(size) for part in given), strict=True))
             answers = [ask(*part) for part in parts]
         for part, answer in zip(parts, answers):
             expected = (len(part[0]), *getattr(answer, "shape", ())[1:-2], self.num_dims, self.num_tokens)
@@ -121,8 +127,7 @@ class NetDenoiser(_Wrapped):
         if not self._has_answered and len(tokens):
             self._check_sums(totals, tokens, tolerance)
         log_probs -= totals[..., None]
-        asked = [self.net.forward, *([self.net.under_labels] if has_label_heads(self.net) else [])]
-        if all(map(copies_unmasked.is_kept_by, asked)):
+        if self._is_copied:
             return log_probs
         return copy_unmasked(log_probs, tokens, in_place=True)
 

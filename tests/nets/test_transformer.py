@@ -95,13 +95,10 @@ def test_several_labels_at_once_are_those_one_by_one(net: GridTransformer) -> No
     found = of_labels(net, tokens, labels)
     for place, asked in enumerate(labels.T):
         torch.testing.assert_close(found[:, place], net(tokens, asked))
-    if net.label_heads:
-        every = net.under_labels(tokens)
-        assert torch.equal(every[:, K], net(tokens, None))
-        torch.testing.assert_close(every.take_along_dim(labels[:, :, None, None], dim=1), found)
-    else:
-        with pytest.raises(ValueError, match="label_heads=true"):
-            net.under_labels(tokens)
+    every = net.under_labels(tokens)
+    torch.testing.assert_close(every[:, K], net(tokens, None))
+    for together in (every.take_along_dim(labels[:, :, None, None], dim=1), net.under_labels(tokens, labels)):
+        torch.testing.assert_close(together, found)
 
 
 def test_with_a_class_head_the_null_class_is_the_mixture_of_the_classes() -> None:

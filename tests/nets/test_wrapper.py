@@ -102,6 +102,30 @@ def test_answers_are_those_one_by_one(label_heads: bool, batch_size: int) -> Non
         torch.testing.assert_close(one, conditionals(denoiser, tokens, label), rtol=0, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 1024])
+def test_convolutions_that_see_no_label_are_computed_once(batch_size: int) -> None:
+    net = GridTransformer(N, (D,), K, width=8, depth=1, num_heads=2, stem_channels=4)
+    rows: list[int] = []
+    net.stem.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    tokens = torch.randint(N + 1, (8, D), generator=seeded())
+    found = conditionals_under(NetDenoiser(net, batch_size), tokens, (2, None, 0))
+    assert sum(rows) == 8 and 3 * max(rows) <= max(3, batch_size)
+    for one, label in zip(found, (2, None, 0)):
+        torch.testing.assert_close(one, conditionals(NetDenoiser(net), tokens, label), rtol=0, atol=ROUNDING)
+
+
+def test_a_forward_of_ones_own_is_asked_under_every_label() -> None:
+    class Own(GridTransformer):
+        def forward(self, tokens: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
+            return super().forward(tokens, None if classes is None else (classes + 1) % (K + 1))
+
+    net = Own(N, (D,), K, width=8, depth=1, num_heads=2)
+    tokens = torch.randint(N + 1, (8, D), generator=seeded())
+    found = conditionals_under(NetDenoiser(net), tokens, (1, None))
+    for one, label in zip(found, (1, None)):
+        torch.testing.assert_close(one, conditionals(NetDenoiser(net), tokens, label), rtol=0, atol=ROUNDING)
+
+
 @pytest.mark.parametrize("label_heads", [False, True])
 @pytest.mark.parametrize("label", [-1, K + 1])
 def test_a_label_that_does_not_exist_is_refused(label_heads: bool, label: int) -> None:
