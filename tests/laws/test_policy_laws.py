@@ -107,17 +107,6 @@ def test_weights_give_the_tilted_law_under_every_policy(policy, w):
     assert 0 < weights.ess <= 1
 
 
-@pytest.mark.parametrize("name", ["rate", "uniform", "margin"])
-def test_weights_of_learned_conditionals_against_brute_force(name):
-    denoiser = Inconsistent(3, 3, 2, seed=9)
-    guidance = Guidance(1.3)
-    _, first, second = law_by_paths(denoiser, guidance, 1, name)
-    weights = tilted_weights(denoiser, guidance, 1, name)
-    assert (weights.law - first / first.sum()).abs().max() < 1e-12
-    assert math.isclose(math.exp(weights.log_normalizer), float(first.sum()), rel_tol=1e-12)
-    assert math.isclose(weights.ess, float(first.sum() ** 2 / second.sum()), rel_tol=1e-12)
-
-
 def test_weights_of_a_huge_w_stay_in_logarithms():
     target = random_target(4, 3, seed=3)
     weights = tilted_weights(target.denoiser(), Guidance(900.0), 0)
