@@ -11,6 +11,7 @@ from helpers import table_of
 
 from mdlm_cfg.targets.bernoulli import BernoulliMixture, _log_mean
 from mdlm_cfg.targets.bernoulli_fit import fit_em
+from mdlm_cfg.verify.oracle.tables import bernoulli_table
 
 
 def make(num_classes: int = 3, components: int = 4, dims: int = 6, seed: int = 0, zeros: bool = False):
@@ -30,13 +31,9 @@ def all_partial_states(dims: int) -> torch.Tensor:
 
 def by_hand(mixture: BernoulliMixture, target_class: int | None) -> torch.Tensor:
     """The pmf, term by term."""
-    p = mixture.probabilities
-    dims = mixture.num_dims
-    states = torch.cartesian_prod(*[torch.arange(2)] * dims)[:, None, None, :]
-    terms = torch.where(states == 1, p, 1 - p).prod(dim=-1) * mixture.component_weights
-    per_class = terms.sum(dim=2).T
-    pmf = mixture.class_weights @ per_class if target_class is None else per_class[target_class]
-    return pmf.reshape([2] * dims)
+    parts = zip(mixture.probabilities.numpy(), mixture.component_weights.numpy())
+    pmfs = torch.stack([torch.from_numpy(bernoulli_table(*part)) for part in parts])
+    return torch.tensordot(mixture.class_weights, pmfs, 1) if target_class is None else pmfs[target_class]
 
 
 @pytest.mark.parametrize("zeros", [False, True])
