@@ -33,7 +33,7 @@ FAULT = 1
 INTERRUPTED = 130
 PACKAGE = Path(__file__).resolve().parent.parent
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
-FULL = (errno.ENOSPC, errno.EDQUOT)  # which a write finds without a name at hand
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # which a write finds without a name at hand
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class MetricsLog(Logger):
             raise not_ours(self.path)
 
     def _lines(self) -> csv.DictReader[str]:
-        return csv.DictReader(StringIO(self.path.read_text(encoding="utf-8"), newline=""))
+        return csv.DictReader(StringIO(self.path.read_text(encoding="utf-8-sig"), newline=""))
 
     def _earlier(self) -> list[Row]:
         """The whole lines of steps before `kept_steps`: a kill may have cut the last line."""

@@ -63,6 +63,11 @@ def test_places_that_cannot_be_used_are_named(code: int) -> None:
     assert said is not None and "runs/here" in said and "why" in said
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_a_write_that_fails_without_a_name_is_a_sentence(code: int) -> None:
+    assert "why" in str(sentence(OSError(code, "why")))
+
+
 def test_a_warning_that_was_made_an_error_is_a_sentence() -> None:
     assert "old" in str(sentence(FutureWarning("old")))
 

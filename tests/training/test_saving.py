@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import shutil
 from collections.abc import Mapping, Sequence
@@ -289,7 +290,10 @@ def logged(folder: Path, kept: int, steps: range, **more: float) -> None:
 
 def test_a_run_that_goes_on_keeps_the_lines_that_are_behind_it(tmp_path: Path) -> None:
     logged(tmp_path, 0, range(5))
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())  # an editor has saved it
     logged(tmp_path, 3, range(3, 6), b=1.0)  # with a column more
+    assert rows(tmp_path)[0].keys() == {"a", "b", "step"}
     assert [(row["step"], row["a"], row["b"]) for row in rows(tmp_path)] == [
         *((str(k), f"{k}.0", "") for k in range(3)),
         *((str(k), f"{k}.0", "1.0") for k in range(3, 6)),
