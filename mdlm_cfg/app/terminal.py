@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 GONE = (errno.EPIPE, errno.EIO)  # the reader has ended, such as `head`, or the terminal was closed
+LEAST_COLUMNS = 40  # of a terminal that shows tables
 
 
 class SteadyStream:
@@ -55,8 +56,12 @@ class SteadyStream:
 def steady_streams() -> Iterator[None]:
     """Standard output and error that show every text, line by line, and outlive their readers.
 
-    A character that the terminal's encoding lacks is written as an escape such as \\xe9.
+    A character that the terminal's encoding lacks is written as an escape such as \\xe9. COLUMNS=0, which some
+    launchers set, and other widths that show no table do not count.
     """
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < LEAST_COLUMNS:
+        del os.environ["COLUMNS"]
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_steady, before)
     try:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import EXACT, QUICK, TOY, refusal, run
+from commands import EXACT, QUICK, TOY, refusal, report_in, run
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, strategies as st
@@ -122,6 +122,16 @@ def test_every_text_can_be_written_in_every_encoding(encoding: str, monkeypatch:
         written = raw.getvalue()  # at the end of the line, and not of the command
     shown = written.decode(encoding)
     assert shown.endswith("\n") and ("é" in shown) == (encoding != "ascii") and ("日" in shown) == (encoding == "utf-8")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "10", "100"])
+def test_a_width_that_shows_nothing_does_not_count(
+    columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run("eval", *EXACT, "study=laws", "w=[1]", f"out={tmp_path}") == 0
+    (row,) = report_in(tmp_path)["distances"]
+    assert f"{row['tv_class_exact']:.4f}" in capsys.readouterr().out
 
 
 def test_a_command_goes_on_without_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
