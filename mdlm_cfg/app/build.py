@@ -225,6 +225,8 @@ def check_trainer(settings: Mapping[str, Any] | None) -> None:
     for key, least in LEAST.items():
         if isinstance(value := settings.get(key), int | float) and not value >= least:
             raise UserError(f"trainer.{key} = {value} is not allowed: it must be at least {least}")
+    if settings.get("val_check_interval") == 0:
+        raise UserError("trainer.val_check_interval = 0 is not allowed: give a number of batches or a part of an epoch")
     limit = settings.get("max_time")
     if isinstance(limit, str | int | float) and not TIME.fullmatch(str(limit)):
         raise UserError(f"max_time = {limit} is not a time: give DD:HH:MM:SS, such as 00:00:30:00 for half an hour")

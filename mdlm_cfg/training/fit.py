@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -173,12 +174,19 @@ def _not_begun(path: str | Path | None, trainer: Trainer) -> Iterator[None]:
             raise
         raise NotBegun(" ".join(str(error).split())) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if isinstance(error, ValueError) and not begun.has_begun and _is_refused_by_lightning(error):
+            raise NotBegun(" ".join(str(error).split())) from error
         if path is None or begun.has_begun or is_lack_of_memory(error) or isinstance(error, UserError):
             raise
         raise NotBegun(
             f"training cannot resume from the checkpoint {path}: its contents were changed, or another version of "
             f"mdlm_cfg or Lightning wrote it"
         ) from error
+
+
+def _is_refused_by_lightning(error: Exception) -> bool:
+    """Whether Lightning raised an error for settings that do not fit the data, such as a val_check_interval."""
+    return traceback.extract_tb(error.__traceback__)[-1].name == _FitLoop.setup_data.__name__
 
 
 def batches_seen(checkpoint: Mapping[str, Any]) -> int:
