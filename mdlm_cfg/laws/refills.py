@@ -16,7 +16,7 @@ from torch import Tensor
 from mdlm_cfg.chain.selections import Subset
 
 NEG_INF = float("-inf")
-LEAST_RATIO = 1e-290  # of a path weight to the largest of its slice: what is smaller is never proposed or left at once
+IMPOSSIBLE = -1e300  # in place of ln 0, the weight of a path: it is never proposed, and left at once
 ROUNDING = 1e-12  # of a probability that is 0
 
 
@@ -81,36 +81,39 @@ class AcceptedFills:
 
     Attributes:
         axes: the order of the D axes in which slices come first. order: int64 (slices, paths), by rising W.
-        weight: W over the slice's largest, sorted. orders, fills: as in `Paths`, (slices, paths), sorted.
+        log_weight: ln W over the slice's largest, sorted: under strong guidance W spans more than float64 does.
+        orders, fills: as in `Paths`, (slices, paths), sorted.
         place: which of the slice's states a sorted path belongs to, int64.
         shape: of the law with those axes.
     """
 
     axes: tuple[int, ...]
-    weight: Tensor
+    log_weight: Tensor
     orders: Tensor
     fills: Tensor
     place: Tensor
     shape: tuple[int, ...]
 
     def push(self, mass: Tensor) -> Tensor:
-        """The accepted mass where it goes, (N,)*D."""
-        slices = len(self.weight)
+        """The accepted mass where it goes, (N,)*D; differences of laws, which a spectral gap asks for, by sign."""
+        if bool((mass < 0).any()):
+            return self.push(mass.clamp(min=0)) - self.push((-mass).clamp(min=0))
+        slices = len(self.log_weight)
         sent = mass.permute(self.axes).reshape(slices, -1).gather(1, self.place) * self.orders
         lighter = sent.cumsum(dim=1)
-        over = sent / self.weight
-        heavier = over.flip(1).cumsum(dim=1).flip(1) - over
-        arrived = self.fills * (lighter + self.weight * heavier)
+        over = sent.log() - self.log_weight
+        from_here_on = (over.flip(1).logcumsumexp(dim=1).flip(1) + self.log_weight).exp()
+        arrived = self.fills * (lighter + (from_here_on - sent).clamp_(min=0))
         found = mass.new_zeros(slices, mass.numel() // slices).scatter_add_(1, self.place, arrived)
         back = sorted(range(len(self.axes)), key=lambda axis: self.axes[axis])
         return found.view(self.shape).permute(back)
 
     def leave(self) -> Tensor:
         """The probability that the move from a state is accepted, in the order of the slices' states."""
-        gained = (self.fills * self.weight).cumsum(dim=1) / self.weight
+        gained = ((self.fills.log() + self.log_weight).logcumsumexp(dim=1) - self.log_weight).exp()
         heavier = self.fills.flip(1).cumsum(dim=1).flip(1) - self.fills
         leaving = self.orders * (gained + heavier)
-        states = math.prod(self.shape) // len(self.weight)
+        states = math.prod(self.shape) // len(self.log_weight)
         found = leaving.new_zeros(len(leaving), states).scatter_add_(1, self.place, leaving)
         back = sorted(range(len(self.axes)), key=lambda axis: self.axes[axis])
         return found.view(self.shape).permute(back)
@@ -168,9 +171,9 @@ def _sorted(paths: Paths, subset: Subset, n: int, d: int) -> AcceptedFills:
 
     log_weight, orders, fills = (by_slice(part) for part in (paths.log_weight, paths.orders, paths.fills))
     log_weight, order = log_weight.sort(dim=1)
-    top = log_weight[:, -1:]
-    weight = (log_weight - top.masked_fill(top == NEG_INF, 0.0)).exp().clamp(min=LEAST_RATIO)
-    return AcceptedFills(axes, weight, orders.gather(1, order), fills.gather(1, order), order % states, (n,) * d)
+    top = log_weight[:, -1:]  # near 0 what is heaviest has all its digits
+    log_weight = (log_weight - top.masked_fill(top == NEG_INF, 0.0)).clamp_(min=IMPOSSIBLE)
+    return AcceptedFills(axes, log_weight, orders.gather(1, order), fills.gather(1, order), order % states, (n,) * d)
 
 
 def missing(share: Tensor) -> Tensor:

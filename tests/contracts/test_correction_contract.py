@@ -8,7 +8,17 @@ import pytest
 import torch
 from helpers import Inconsistent, chi_square_p_value, random_target
 
-from mdlm_cfg import Correction, Guidance, Sampler, UserError, slice_denoiser, stationary_law, terminal_law, tilted_law
+from mdlm_cfg import (
+    Correction,
+    Guidance,
+    Sampler,
+    TableMixture,
+    UserError,
+    slice_denoiser,
+    stationary_law,
+    terminal_law,
+    tilted_law,
+)
 from mdlm_cfg.chain.corrections import SCANS, parse_correction
 from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.compare.metrics import total_variation
@@ -51,6 +61,18 @@ def test_its_draws_follow_its_law(correction: Correction, make: str, kind: str) 
     assert float(law.sum()) == pytest.approx(1, abs=1e-12) and float(law.min()) >= -1e-16
     two = Correction(correction.size, 2, correction.accept, correction.scan, correction.policy, correction.parallel)
     assert chi_square_p_value(two.draw(denoiser, guidance, 1, x, generator=generator), law) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["rate", "normalized"])
+def test_weights_of_paths_may_span_more_than_float64(kind: str) -> None:
+    # under a policy that does not look at Z, what weighs next to nothing is proposed all the same
+    pmfs = (-40 * torch.rand(2, 8, generator=generator_for("span", 5), dtype=torch.float64)).softmax(dim=1)
+    target = TableMixture(pmfs.view(2, 2, 2, 2), torch.tensor([0.7, 0.3]))
+    guidance = Guidance(40.0, kind)
+    correction = Correction(3, accept=True, policy="uniform")
+    kernel = correction_kernel(target.denoiser(), guidance, 0, correction)
+    tilted = tilted_law(target, 40.0, 0)
+    assert total_variation(kernel.move(tilted, 0), tilted) < 1e-10
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 4), (4, 2)], ids=str)
