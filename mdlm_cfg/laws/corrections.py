@@ -144,8 +144,7 @@ def _choices(
         pi = policy.log_choice(log_z, log_r.clone, places).exp()
         context = flat_index(points.index_select(1, lattice.coordinates[level][row]), n)
         values = points.index_select(1, places)
-        value = log_own_value(own[context], values).exp()
-        yield subset, Choice(pi[context].T, value.T, log_z[context].T)
+        yield subset, Choice(pi[context].T, log_own_value(own[context], values).T, log_z[context].T)
 
 
 def _sets(
@@ -161,6 +160,6 @@ def _sets(
     sets = list(combinations(range(d), size))
     if correction.scan == "random":
         return sets, [1 / len(sets)] * len(sets)
-    confidence = torch.stack([choices[i,].value[0] for i in range(d)], dim=1).log()
+    confidence = torch.stack([choices[i,].log_value[0] for i in range(d)], dim=1)
     found = Selection(size, tiers(-confidence), torch.zeros_like(confidence)).chances()
     return sets, [found[subset].view([n] * d) for subset in sets]

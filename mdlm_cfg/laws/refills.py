@@ -25,12 +25,18 @@ class Choice:
     """The next transition of the chain if the coordinates of a set S are masked, over all finished states x.
 
     Attributes:
-        pi: the policy's probability that i in S is next, (|S|, N^D). value: r_i(x_i). log_z: log Z_i.
+        pi: the policy's probability that i in S is next, (|S|, N^D). log_value: ln r_i(x_i), of which r_i(x_i) may be
+            below what float64 holds, and possible all the same. log_z: ln Z_i.
     """
 
     pi: Tensor
-    value: Tensor
+    log_value: Tensor
     log_z: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """r_i(x_i)."""
+        return self.log_value.exp()
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def _paths(choices: dict[Subset, Choice], subset: Subset) -> Paths:
     for j in range(len(subset)):
         pi = choice.pi[j : j + 1]
         value = choice.value[j : j + 1]
-        log_z = choice.log_z[j : j + 1].masked_fill(value == 0, NEG_INF)
+        log_z = choice.log_z[j : j + 1].masked_fill(choice.log_value[j : j + 1] == NEG_INF, NEG_INF)
         if len(subset) == 1:
             return Paths(pi, pi * value, log_z)
         rest = _paths(choices, subset[:j] + subset[j + 1 :])

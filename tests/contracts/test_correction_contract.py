@@ -21,6 +21,7 @@ from mdlm_cfg import (
 )
 from mdlm_cfg.chain.corrections import SCANS, parse_correction
 from mdlm_cfg.chain.guidance import LinearRamp
+from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.laws.stationary import spectral_gap
@@ -73,6 +74,12 @@ def test_weights_of_paths_may_span_more_than_float64(kind: str) -> None:
     kernel = correction_kernel(target.denoiser(), guidance, 0, correction)
     tilted = tilted_law(target, 40.0, 0)
     assert total_variation(kernel.move(tilted, 0), tilted) < 1e-10
+    generator = generator_for("draws", kind)
+    for state in points_at(torch.arange(8), 2, 3):  # also where the present values are rarer than float64 holds
+        start = torch.zeros_like(tilted)
+        start[tuple(state)] = 1
+        drawn = correction.draw(target.denoiser(), guidance, 0, state.expand(2000, 3), generator=generator)
+        assert chi_square_p_value(drawn, kernel.move(start, 0)) > 1e-4
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 4), (4, 2)], ids=str)
