@@ -101,9 +101,7 @@ class AcceptedFills:
     shape: tuple[int, ...]
 
     def push(self, mass: Tensor) -> Tensor:
-        """The accepted mass where it goes, (N,)*D; differences of laws, which a spectral gap asks for, by sign."""
-        if bool((mass < 0).any()):
-            return self.push(mass.clamp(min=0)) - self.push((-mass).clamp(min=0))
+        """The accepted mass where it goes, (N,)*D, of masses of at least 0."""
         slices = len(self.log_weight)
         sent = mass.permute(self.axes).reshape(slices, -1).gather(1, self.place) * self.orders
         lighter = sent.cumsum(dim=1)

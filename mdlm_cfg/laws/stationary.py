@@ -86,7 +86,8 @@ def spectral_gap(denoiser: Denoiser, guidance: Guidance, target_class: int | Non
     steps = min(count - 1, KRYLOV)
     hessenberg = first.new_zeros(steps + 1, steps)
     for k in range(steps):
-        grown = kernel.sweep(basis[k].view(shape)).flatten()
+        vector = basis[k].view(shape)
+        grown = (kernel.sweep(vector.clamp(min=0)) - kernel.sweep(vector.neg().clamp(min=0))).flatten()  # of masses
         grown = grown - grown.mean()
         for _ in range(2):  # twice, so that rounding leaves nothing of what is there already
             known = torch.stack(basis)
