@@ -79,7 +79,10 @@ class EndRow(OfDenoiser):
         "invariant at every w", "whether a move leaves the tilted distribution invariant, with exact conditionals"
     )
     calls: int = col("calls per move", "calls of the denoiser, for each of the two conditionals")
-    gap: float = col("spectral gap", "1 - |second eigenvalue| of a move, or of a sweep for a sequential scan")
+    gap: float = col(
+        "spectral gap",
+        "1 - |second eigenvalue| of a move, or of a sweep for a sequential scan; an estimate where it is small",
+    )
     tv_tilted: float | None = in_tv("stationary TV to tilted", STATIONARY)
     tv_own: float | None = in_tv(
         "stationary TV to own tilted", "TV of the same distribution to the tilted one of the same conditionals"
