@@ -152,11 +152,13 @@ def accepted_refills(
 def _paths(choices: dict[Subset, Choice], subset: Subset) -> Paths:
     """The fills of a set by every order."""
     choice = choices[subset]
+    values = choice.value
+    log_zs = choice.log_z.masked_fill(choice.log_value == NEG_INF, NEG_INF)
     found = []
     for j in range(len(subset)):
         pi = choice.pi[j : j + 1]
-        value = choice.value[j : j + 1]
-        log_z = choice.log_z[j : j + 1].masked_fill(choice.log_value[j : j + 1] == NEG_INF, NEG_INF)
+        value = values[j : j + 1]
+        log_z = log_zs[j : j + 1]
         if len(subset) == 1:
             return Paths(pi, pi * value, log_z)
         rest = _paths(choices, subset[:j] + subset[j + 1 :])
