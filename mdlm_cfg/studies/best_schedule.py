@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,25 +12,23 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance, LinearRamp
 from mdlm_cfg.chain.guidance_schedules import PerCount
-from mdlm_cfg.compare.best_schedule import EQUAL, Objective, best_schedule, rises, trade_off
+from mdlm_cfg.compare.best_schedule import Objective, best_schedule, trade_off
 from mdlm_cfg.compare.divergence import divergence_from_chain
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import check_positive_class
-from mdlm_cfg.studies.common import TABLE, WHO
+from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numbers import short
-from mdlm_cfg.targets.table import entropy_of
 
 OBJECTIVES = ("kl", "tv", "trade_off")
 CONSTANT = "constant"
 RAMP = "ramp"
 BEST = "best"
 EXACTS_BEST = "exacts_best"
-TILTED = "tilted"
 NOTHING = 1e-6  # a smaller gain is none: a descent ends that close to its minimum
 ROUNDING = 1e-12
 READING = """\
@@ -59,16 +57,6 @@ class StrengthRow(OfDenoiser):
 
     unmasked: int = col("unmasked", "coordinates that are already unmasked", index=True)
     strength: float = col("best strength", "w_j while j coordinates are unmasked", digits=3)
-
-
-@dataclass(frozen=True)
-class DistributionRow(AtStrength):
-    """The certainty of the class, and the diversity, of one distribution."""
-
-    denoiser: str | None = col("conditionals", f"{WHO}; absent for the tilted distribution", index=True)
-    distribution: str = col("distribution", f'"{TILTED}", or the schedule it belongs to', index=True)
-    class_posterior: float = col("mean p(z | x)", "the mean probability of the class, given x", unit="probability")
-    entropy: float = in_nats("entropy", "entropy of the distribution")
 
 
 @dataclass(frozen=True)
@@ -102,12 +90,7 @@ class BestScheduleStudy:
     entropy_weight: float = 1.0
     name: ClassVar[str] = "best_schedule"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, one_kind=True, unfiltered=True)
-    rows: ClassVar[Rows] = {
-        "schedules": ScheduleRow,
-        "strengths": StrengthRow,
-        "distributions": DistributionRow,
-        "transfer": TransferRow,
-    }
+    rows: ClassVar[Rows] = {"schedules": ScheduleRow, "strengths": StrengthRow, "transfer": TransferRow}
 
     def __post_init__(self) -> None:
         one_of("study.objective", self.objective, OBJECTIVES)
@@ -169,14 +152,11 @@ class BestScheduleStudy:
         """Every schedule by its distance to the tilted distribution, and the best strengths."""
         schedules: list[ScheduleRow] = []
         strengths: list[StrengthRow] = []
-        distributions: list[DistributionRow] = []
         arrays: dict[str, np.ndarray] = {}
         z = case.one_class
-        posterior = case.target.class_posterior(z)
         for g in case.plan.guidances:
             tilted = tilted_law(case.target, g.constant, z)
-            distributions.append(DistributionRow(g, None, TILTED, *_quality(tilted, posterior)))
-            arrays[f"{TILTED}_{g.identifier}"] = tilted.numpy()
+            arrays[f"tilted_{g.identifier}"] = tilted.numpy()
             for who in case.denoisers:
                 reached = made.of(self._reached, g, who)
                 for name, (values, law) in reached.items():
@@ -184,14 +164,13 @@ class BestScheduleStudy:
                     given = Guidance(PerCount(tuple(values)), g.kind)
                     kl = divergence_from_chain(tilted, law, case.denoiser(who), given, z, case.plan.sampler.policy)
                     schedules.append(ScheduleRow(g, who, name, self._value(case, law, tv, kl), tv, kl))
-                    distributions.append(DistributionRow(g, who, name, *_quality(law, posterior)))
                     arrays[f"{who}_{name}_{g.identifier}"] = law.numpy()
                 strengths += [StrengthRow(g, who, k, strength) for k, strength in enumerate(reached[BEST][0])]
         transfers = transfers_of(schedules) if case.has_learned else []
-        blocks = [*self._main(case, schedules, strengths), *_details(distributions, transfers)]
+        blocks = [*self._main(case, schedules, strengths), _transfer_block(transfers)]
         weight = self.entropy_weight if self.objective == "trade_off" else None
         facts = {"target_class": z, "objective": {"name": self.objective, "entropy_weight": weight}}
-        return Findings(case.plan, blocks, self.verdict_of(schedules, strengths, transfers), facts, arrays)
+        return Findings(case.plan, blocks, self.verdict_of(schedules, transfers), facts, arrays)
 
     def _value(self, case: Case, law: Tensor, tv: float, kl: float) -> float:
         goal = self._goal(case)
@@ -225,58 +204,33 @@ class BestScheduleStudy:
             Block("strengths", strengths, "The best strengths", views=shown, group="Best strengths", printed=True),
         ]
 
-    def verdict_of(
-        self, rows: Sequence[ScheduleRow], strengths: Sequence[StrengthRow], transfers: Sequence[TransferRow]
-    ) -> list[str]:
-        """Whether a schedule helps, what it looks like, and whether it carries over to a network."""
-        said = []
-        for who, own in by(rows, "denoiser"):
-            said += self._gains(own, who)
-        gaining = [row.w for row in rows if row.schedule == CONSTANT and _gain(rows, row.w, row.denoiser) > NOTHING]
-        if gaining and max(row.unmasked for row in strengths) > 0:
-            first = strengths[0].denoiser
-            found = {w: [s.strength for s in where(strengths, w=w, denoiser=first)] for w in gaining}
-            said += shapes_of(found, first)
-        return said + carried_over(transfers)
+    def verdict_of(self, rows: Sequence[ScheduleRow], transfers: Sequence[TransferRow]) -> list[str]:
+        """Whether a schedule helps, and whether the one for exact conditionals serves a network."""
+        return [*(self._gains(own, who) for who, own in by(rows, "denoiser")), *carried_over(transfers)]
 
-    def _gains(self, rows: Sequence[ScheduleRow], who: str) -> list[str]:
+    def _gains(self, rows: Sequence[ScheduleRow], who: str) -> str:
         gains = {row.w: _gain(rows, row.w, who) for row in rows}
         most = max(gains, key=lambda w: gains[w])
         if gains[most] <= NOTHING:
-            return [f"With {who} conditionals, no schedule was found that improves on the constant w in {self.aim}."]
-        constant, ramp, best = (where(rows, w=most, schedule=name)[0] for name in (CONSTANT, RAMP, BEST))
-        said = [
+            return f"With {who} conditionals, no schedule was found that improves on the constant w in {self.aim}."
+        constant, best = (where(rows, w=most, schedule=name)[0] for name in (CONSTANT, BEST))
+        distance = f"total variation {short(best.tv_tilted)} instead of {short(constant.tv_tilted)}"
+        return (
             f"With {who} conditionals, the best schedule gains most over the constant w = {most.label}: {self.aim} is "
-            f"{_number(best.objective)} instead of {_number(constant.objective)}{self.unit}."
-        ]
-        if self.objective != "tv":
-            said.append(
-                f"At w = {most.label} the total variation to the tilted distribution is {short(best.tv_tilted)} with "
-                f"the best schedule, {short(constant.tv_tilted)} with the constant w and {short(ramp.tv_tilted)} with "
-                "a ramp from 0 to w."
-            )
-        return said
-
-
-def _quality(law: Tensor, posterior: Tensor) -> tuple[float, float]:
-    """E p(z | x), and the entropy in nats."""
-    return float((law * posterior).sum()), entropy_of(law)
+            f"{_number(best.objective)} instead of {_number(constant.objective)}{self.unit}"
+            + ("." if self.objective == "tv" else f" ({distance}).")
+        )
 
 
 def _number(value: float) -> str:
     return "0" if abs(value) < ROUNDING else f"{value:.4g}"
 
 
-def _details(distributions: Sequence[DistributionRow], transfers: Sequence[TransferRow]) -> list[Block]:
-    table = Table(["w", "denoiser", "distribution"], ["class_posterior", "entropy"])
-    title = "Certainty of the class, and entropy"
+def _transfer_block(rows: Sequence[TransferRow]) -> Block:
     note = "Share of the gain in the objective that the best schedule for learned conditionals has over the constant w."
-    kept = Table(["w"], ["gain", "share_kept"], note=note)
-    used = "The best schedule for exact conditionals, used with learned ones"
-    return [
-        Block("distributions", distributions, title, views=[table], group="Distributions"),
-        Block("transfer", transfers, used, views=[kept], logged=["share_kept"], group="Best strengths"),
-    ]
+    table = Table(["w"], ["gain", "share_kept"], note=note)
+    title = "The best schedule for exact conditionals, used with learned ones"
+    return Block("transfer", rows, title, views=[table], logged=["share_kept"], group="Best strengths")
 
 
 def _objectives(rows: Sequence[ScheduleRow], w: Guidance, who: str) -> dict[str, float]:
@@ -311,19 +265,3 @@ def carried_over(transfers: Sequence[TransferRow]) -> list[str]:
         return [f"{head} is worse than the constant w at w = {w}: find the schedule with the network itself."]
     down = math.floor(1000 * least + ROUNDING) / 10
     return [f"{head} achieves at least {down:.1f}% of the gain of their own best schedule (smallest share at w = {w})."]
-
-
-def shapes_of(found: Mapping[Guidance, Sequence[float]], who: str) -> list[str]:
-    """How the best strengths of each w change from the first coordinate to the last."""
-    shapes: dict[str, list[str]] = {}
-    for w, strengths in found.items():
-        shape = "neither rise throughout nor fall throughout"
-        if max(strengths) - min(strengths) <= EQUAL:
-            shape = "are the same for all coordinates"
-        elif rises(strengths):
-            is_w = ", where the best strength is w" if abs(strengths[-1] - w.constant) < EQUAL else ""
-            shape = f"rise from the first coordinate to the last{is_w}"
-        elif rises(strengths[::-1]):
-            shape = "fall from the first coordinate to the last"
-        shapes.setdefault(shape, []).append(w.label)
-    return [f"The best strengths for {who} conditionals {shape} (w = {', '.join(ws)})." for shape, ws in shapes.items()]
