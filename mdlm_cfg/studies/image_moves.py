@@ -24,10 +24,10 @@ from mdlm_cfg.studies.common import SURE, as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
-from mdlm_cfg.studies.moves import MovedSets, Started, phrase
+from mdlm_cfg.studies.moves import AfterMoves, MovedSets, Started, components_column, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import AtStrength, by, mean_of, measured
-from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.studies.rows import AtStrength, mean_of, measured, strongest, where
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli_fit import fit_em
 
@@ -52,13 +52,9 @@ the class, if the images are binary."""
 
 
 @dataclass(frozen=True)
-class ImageSetRow(AtStrength):
+class ImageSetRow(AfterMoves, AtStrength):
     """A set of samples after a number of moves, or a set of test images; mean over classes."""
 
-    start: str = col("start", f'sampler that the moves follow; "{HELD_OUT}" for the data', index=True)
-    move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)
-    moves: int = col("moves", "number of moves", index=True)
-    calls: int = col("calls", "calls of the denoiser, for each of the two conditionals")
     accuracy: float | None = accuracy_column()
     precision: float | None = precision_column()
     recall: float | None = recall_column()
@@ -75,9 +71,7 @@ class ImageSetRow(AtStrength):
         "diversity", "mean number of pixels in which two images of a class differ", unit="pixels", digits=1
     )
     usage_tv: float | None = in_tv("usage", "TV between the component frequencies and those of the training images")
-    components: float | None = col(
-        "components", "number of components in use: exp of the entropy of the usage", digits=2
-    )
+    components: float | None = components_column()
 
 
 MEASURED = measured(ImageSetRow)[1:]  # all but the calls
@@ -246,17 +240,13 @@ Compared = tuple[ImageSetRow, ImageSetRow, int]  # a set without moves, one with
 
 
 def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None]) -> list[str]:
-    """For every strength whether moves bring samples nearer to the data, and what is nearest at equal calls."""
+    """Whether moves bring samples nearer to the data at the strongest guidance, and are worth their calls."""
     far = next((Distance(name, value) for name in FAR if (value := noise[name]) is not None), None)
     if far is None:
         return ["There are too few test images to tell differences from chance."]
-    said = []
-    for g, (data, *sets) in by(rows, "w"):
-        if any(row.moves for row in sets):
-            said += _of_strength(g, effects_of(sets, far), far)
-        near = min(sets, key=far.of)
-        said += _of_nearest(g, data, near, sum(row is not near and not far.nearer(row, near) for row in sets))
-    return said
+    top = strongest(rows)
+    sets = [row for row in where(rows, w=top) if row.start != HELD_OUT]
+    return _of_strength(top, effects_of(sets, far), far)
 
 
 def effects_of(sets: Sequence[ImageSetRow], far: Distance) -> dict[str, Compared]:
@@ -291,19 +281,6 @@ def _of_strength(g: Guidance, effects: Mapping[str, Compared], far: Distance) ->
         f"Moves {'are' if pays > 0 else 'are not measurably'} worth their calls: the nearest set with moves has "
         f"{short(far.of(near))} with {near.calls} calls; the nearest without moves has {short(far.of(plain))} with "
         f'{plain.calls} ("{plain.start}").',
-    ]
-
-
-def _of_nearest(g: Guidance, data: ImageSetRow, row: ImageSetRow, num_as_near: int) -> list[str]:
-    """Accuracy and recall of the nearest set, beside test images; so many others may be as near, by chance."""
-    if row.accuracy is None or row.recall is None or data.accuracy is None or data.recall is None:
-        return []
-    moves = f" with {phrase(row.moves, row.move)}" if row.moves else ""
-    others = f" or, within chance, one of {num_as_near} others" if num_as_near else ""
-    return [
-        f'The nearest set at w = {g.label} is "{row.start}"{moves}{others}: the classifier assigns '
-        f"{percent(row.accuracy, 1)} of it to the intended class, {percent(data.accuracy, 1)} of test images; recall "
-        f"is {row.recall:.2f}, of test images {data.recall:.2f}."
     ]
 
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation, tv_error
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
-from mdlm_cfg.studies.common import BERNOULLI, CALLS
+from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.mixture_correction import usage_of
-from mdlm_cfg.studies.moves import MovedSets, Started, phrase, verb_of
+from mdlm_cfg.studies.moves import AfterMoves, MovedSets, Started, components_column, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
-from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.studies.rows import OfDenoiser, by, measured, strongest, where
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.posterior import posterior_of
 from mdlm_cfg.targets.table import entropy_of
@@ -45,23 +45,19 @@ samples whose most probable class is the intended one. Log-likelihood: mean of l
 
 
 @dataclass(frozen=True)
-class MovedSetRow(OfDenoiser):
+class MovedSetRow(AfterMoves, OfDenoiser):
     """A set of samples after a number of moves, evaluated by the exact mixture; mean over classes."""
 
-    start: str = col("start", f'sampler that the moves follow; "{REFERENCE}" for the reference', index=True)
-    move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)
-    moves: int = col("moves", "number of moves", index=True)
-    calls: int = col("calls", CALLS)
     usage_tv: float = in_tv("usage", "TV between the component frequencies and those of the tilted distribution")
     usage_floor: float = in_tv(
         "noise floor", "usage TV expected for the same number of samples of the tilted distribution"
     )
-    components: float = col("components", "number of components in use: exp of the entropy of the usage", digits=2)
+    components: float = components_column()
     accuracy: float = col("accuracy", "share of samples whose most probable class is the intended one", unit="share")
     log_likelihood: float = in_nats("log-likelihood", "mean of ln p(x | class)", digits=2)
 
 
-MEASURED = ("usage_tv", "usage_floor", "components", "accuracy", "log_likelihood")
+MEASURED = measured(MovedSetRow)[1:]  # all but the calls
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ def blocks_of(rows: Sequence[MovedSetRow], text: str) -> list[Block]:
 
 
 def verdict_of(rows: Sequence[MovedSetRow], error: float) -> list[str]:
-    """Whether moves change which components are used, at the largest strength, and which set is nearest.
+    """Whether moves correct which components are used, at the largest strength.
 
     Args:
         error: the standard error of a usage, a mean over classes.
@@ -169,53 +165,27 @@ def verdict_of(rows: Sequence[MovedSetRow], error: float) -> list[str]:
     said = []
     for who, own in by(rows, "denoiser"):
         reference, *here = where(own, w=top)
-        said += _of_denoiser(f"At w = {top.label}, with {who} conditionals,", reference, here, error)
+        head = f"At w = {top.label}, with {who} conditionals,"
+        said.append(_of_denoiser(head, reference.usage_floor, here, error))
     return said
 
 
-def _of_denoiser(head: str, reference: MovedSetRow, rows: Sequence[MovedSetRow], error: float) -> list[str]:
-    """The change by the largest number of moves, and the nearest and the farthest of all sets, beyond chance."""
-    chance, of_all = (sure_of(num) * math.sqrt(2) * error for num in (len({row.start for row in rows}), len(rows)))
+def _of_denoiser(head: str, floor: float, rows: Sequence[MovedSetRow], error: float) -> str:
+    """What the largest number of moves changes beyond chance, after the sampler that it helps most."""
+    chance = sure_of(len({row.start for row in rows})) * math.sqrt(2) * error
     most = max(row.moves for row in rows)
-    before = {(row.start, row.move): row for row in rows if row.moves == 0}
-    after = where(rows, moves=most)
-    gains = {row: before[row.start, row.move].usage_tv - row.usage_tv for row in after}
-    best = max(gains, key=lambda row: gains[row])
-    floor = reference.usage_floor
-    farthest = max(row.usage_tv for row in before.values())
+    before = {(row.start, row.move): row.usage_tv for row in where(rows, moves=0)}
+    farthest = max(before.values())
     if farthest <= floor + chance:
-        said = [
+        return (
             f"{head} the usage of components of every sampler equals that of the tilted distribution within the noise "
             f"(total variation at most {short(farthest)}; noise floor {short(floor)}): there is nothing to correct."
-        ]
-    else:
-        moved = (
-            f"(total variation to that of the tilted distribution {short(before[best.start, best.move].usage_tv)} "
-            f'before, {short(best.usage_tv)} after "{best.start}"; noise floor {short(floor)})'
         )
-        do = verb_of(most, "correct") if gains[best] > chance else "cannot be shown to correct"
-        said = [f"{head} {phrase(most, best.move)} {do} the usage of components {moved}."]
-    as_near, as_far = (sorted(tied, key=lambda row: row.usage_tv) for tied in tied_ends(rows, "usage_tv", of_all))
-    near = as_near[0]
-    if as_far:
-        far = as_far[-1]
-        said.append(
-            f"The usage of {_name(near)}{_and_others(as_near)} is nearest ({short(near.usage_tv)}, with {near.calls} "
-            f"calls), and that of {_name(far)}{_and_others(as_far)} farthest ({short(far.usage_tv)}, with "
-            f"{far.calls}): {far.components:.1f} components are in use there, {reference.components:.1f} in the tilted "
-            "distribution."
-        )
-    return [
-        *said,
-        f"The mean ln p(x | class) of {_name(near)} is {near.log_likelihood:.1f} nats, that of the tilted distribution "
-        f"{reference.log_likelihood:.1f}; {percent(near.accuracy, 1)} of the samples are of the intended class.",
-    ]
-
-
-def _and_others(rows: Sequence[MovedSetRow]) -> str:
-    """The number of further sets that cannot be told from one of these."""
-    return f", or one of {len(rows) - 1} sets that chance may put behind it," if len(rows) > 1 else ""
-
-
-def _name(row: MovedSetRow) -> str:
-    return f'"{row.start}"' + (f" with {phrase(row.moves, row.move)}" if row.moves else "")
+    gains = {row: before[row.start, row.move] - row.usage_tv for row in where(rows, moves=most)}
+    best = max(gains, key=lambda row: gains[row])
+    do = verb_of(most, "correct") if gains[best] > chance else "cannot be shown to correct"
+    return (
+        f"{head} {phrase(most, best.move)} {do} the usage of components (total variation to that of the tilted "
+        f'distribution {short(before[best.start, best.move])} before, {short(best.usage_tv)} after "{best.start}"; '
+        f"noise floor {short(floor)})."
+    )

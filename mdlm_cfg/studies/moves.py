@@ -12,7 +12,8 @@ from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.common import CALLS, draw_pieces, samples_of
+from mdlm_cfg.studies.findings import col
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Piece
 from mdlm_cfg.support.errors import UserError
@@ -20,6 +21,21 @@ from mdlm_cfg.support.numeric import is_whole
 
 Started = Sampler | Mapping[str, Any]
 SetIndex = tuple[str, str, int, int]  # start, move, number of moves, calls
+
+
+@dataclass(frozen=True)
+class AfterMoves:
+    """A set of samples after a number of moves, or the reference that such sets are compared with."""
+
+    start: str = col("start", "sampler that the moves follow, or the name of the reference", index=True)
+    move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)
+    moves: int = col("moves", "number of moves", index=True)
+    calls: int = col("calls", CALLS)
+
+
+def components_column() -> Any:
+    """The column of a row of images: how many components of a mixture they use."""
+    return col("components", "number of components in use: exp of the entropy of the usage", digits=2)
 
 
 def check_sizes(sizes: Sequence[int] | None) -> None:
