@@ -11,7 +11,7 @@ from mdlm_cfg.chain.checks import checked_at_the_end, read
 from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.laws.corrections import correction_kernel
+from mdlm_cfg.laws.corrections import CorrectionKernel, correction_kernel
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
@@ -19,12 +19,15 @@ from mdlm_cfg.support.errors import UserError
 MAX_MOVES = 100_000  # of a power iteration
 CLOSE = 1e-14  # TV that a power iteration may still have to go
 NOISE = 5e-16  # TV by which rounding changes a law
-KRYLOV = 160  # vectors of the eigenvalue's search
+FIRST_CHECK = 40  # vectors of the eigenvalue's search after which it is looked at first
+MAX_VECTORS = 800
+MAX_ENTRIES = 2**26  # of all these vectors, 512 MiB
 EXHAUSTED = 1e-12  # of a vector that only rounding is left of
+RESIDUAL = 1e-6  # of an eigenpair, over the gap
 
 
 class NotSettled(UserError):
-    """Moves that mix too slowly for a power iteration."""
+    """Moves that mix too slowly for an iteration."""
 
 
 @checked
@@ -68,38 +71,60 @@ def spectral_gap(denoiser: Denoiser, guidance: Guidance, target_class: int | Non
     """1 - |lambda_2| of one move (of one sweep, for a sequential scan): the rate at which it forgets where it began.
 
     By Arnoldi's method on differences of laws, which moves map to differences of laws: their largest eigenvalue in
-    absolute value is the second of the moves. 0 where the support is not connected. The search has up to 160 vectors:
-    with more states than that, a small gap of moves that mix slowly is an estimate (3^6 states, a peaked target: 3.1e-7
-    for 1.5e-8).
+    absolute value is the second of the moves. Laws are those of states that the guided chain can end in. The search
+    ends where the eigenvalue's residual is small beside the gap, or where it has all vectors that there are.
+
+    Returns:
+        At least 0; to about 1e-14 in absolute terms. 0 where the moves do not connect the states.
 
     Raises:
-        UserError: as `correction_kernel`.
+        UserError: as `correction_kernel`. NotSettled: if the search needs more than `MAX_VECTORS` vectors.
     """
     kernel = correction_kernel(denoiser, guidance, target_class, correction)
     first = terminal_law(denoiser, guidance, target_class)
-    shape = first.shape
-    count = first.numel()
-    if count == 1:
+    possible = (first.flatten() > 0).double()
+    states = int(read(possible.sum()[None])[0])
+    if states == 1:
         return 1.0
+    limit = min(states - 1, MAX_VECTORS, max(MAX_ENTRIES // first.numel(), FIRST_CHECK))
     generator = torch.Generator(first.device).manual_seed(0)
-    vector = torch.rand(count, generator=generator, dtype=torch.float64, device=first.device)
-    vector -= vector.mean()
-    basis = [vector / vector.norm()]
-    steps = min(count - 1, KRYLOV)
-    hessenberg = first.new_zeros(steps + 1, steps)
-    for k in range(steps):
-        vector = basis[k].view(shape)
-        grown = (kernel.sweep(vector.clamp(min=0)) - kernel.sweep(vector.neg().clamp(min=0))).flatten()  # of masses
-        grown = grown - grown.mean()
+    vector = torch.rand(first.numel(), generator=generator, dtype=torch.float64, device=first.device) * possible
+    vector -= possible * vector.sum() / states
+    basis = first.new_zeros(limit, first.numel())
+    basis[0] = vector / vector.norm()
+    hessenberg = first.new_zeros(limit, limit)
+    next_check = FIRST_CHECK
+    for k in range(limit):
+        moved = _moved(kernel, basis[k].view(first.shape)).flatten()
+        rest = moved - possible * moved.sum() / states
         for _ in range(2):  # twice, so that rounding leaves nothing of what is there already
-            known = torch.stack(basis)
-            parts = known @ grown
-            grown = grown - parts @ known
+            parts = basis[: k + 1] @ rest
+            rest = rest - parts @ basis[: k + 1]
             hessenberg[: k + 1, k] += parts
-        left = read(grown.norm()[None])[0]
-        if left < EXHAUSTED:  # the space is exhausted
-            steps = k + 1
-            break
-        hessenberg[k + 1, k] = left
-        basis.append(grown / left)
-    return 1 - float(torch.linalg.eigvals(hessenberg[:steps, :steps].cpu()).abs().max())
+        left = read(rest.norm()[None])[0]
+        exhausted = left < EXHAUSTED or k + 1 == states - 1
+        if exhausted or k + 1 in (next_check, limit):
+            gap, residual = _gap_of(hessenberg[: k + 1, : k + 1].cpu(), left)
+            if exhausted or residual < RESIDUAL * gap:
+                return max(gap, 0.0)
+            next_check += next_check // 2
+        if k + 1 < limit:
+            hessenberg[k + 1, k] = left
+            basis[k + 1] = rest / left
+    raise NotSettled(
+        f"the spectral gap of {correction} was not found with {limit} vectors: it mixes too slowly on {states} states "
+        "for this search; choose a larger size, with accept"
+    )
+
+
+def _moved(kernel: CorrectionKernel, difference: Tensor) -> Tensor:
+    """The difference of two laws (N,)*D after a sweep: kernels take masses, which are at least 0."""
+    return kernel.sweep(difference.clamp(min=0)) - kernel.sweep(difference.neg().clamp(min=0))
+
+
+def _gap_of(hessenberg: Tensor, left: float) -> tuple[float, float]:
+    """1 - |lambda| of the largest eigenvalue of a search's matrix, and the residual of its eigenpair."""
+    values, vectors = torch.linalg.eig(hessenberg)
+    largest = int(values.abs().argmax())
+    vector = vectors[:, largest]
+    return 1 - float(values[largest].abs()), left * float(vector[-1].abs() / vector.norm())

@@ -79,9 +79,9 @@ class EndRow(OfDenoiser):
         "invariant at every w", "whether a move leaves the tilted distribution invariant, with exact conditionals"
     )
     calls: int = col("calls per move", "calls of the denoiser, for each of the two conditionals")
-    gap: float = col(
+    gap: float | None = col(
         "spectral gap",
-        "1 - |second eigenvalue| of a move, or of a sweep for a sequential scan; an estimate where it is small",
+        "1 - |second eigenvalue| of a move, or of a sweep for a sequential scan; absent if it was not found",
     )
     tv_tilted: float | None = in_tv("stationary TV to tilted", STATIONARY)
     tv_own: float | None = in_tv(
@@ -142,7 +142,10 @@ class TableMoves(Moves):
         with suppress(NotSettled):
             end = stationary_law(denoiser, guidance, z, correction)
             ends = (total_variation(tilted, end), total_variation(own, end))
-        return {"after": found, "end": ends, "gap": max(spectral_gap(denoiser, guidance, z, correction), 0.0)}
+        gap = None
+        with suppress(NotSettled):
+            gap = spectral_gap(denoiser, guidance, z, correction)
+        return {"after": found, "end": ends, "gap": gap}
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, denoiser, start, move and number of moves; and where the moves end."""
@@ -278,13 +281,13 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
             f"{verb_of(best.moves, 'end')} nearest to the "
             f"tilted distribution ({short(best.tv_tilted)}){_with_more_calls(best, nearest)}."
         )
-    apart = [row.move for row in ends if row.gap < CONNECTED]
+    apart = [row.move for row in ends if row.gap is not None and row.gap < CONNECTED]
     if apart:
         said.append(
             f"Moves of {'; '.join(apart)} do not connect all states, or only barely (spectral gap below "
             f"{CONNECTED:.0e}): their limit depends on where they begin. Use a larger k."
         )
-    slow = [f"{row.move} (spectral gap {row.gap:.2g})" for row in ends if row.tv_tilted is None]
+    slow = [row.move for row in ends if row.tv_tilted is None]
     if slow:
         said.append(
             f"The limit of moves of {'; '.join(slow)} was not found: they did not converge in {MAX_MOVES:,} moves. "

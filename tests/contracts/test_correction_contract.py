@@ -24,7 +24,7 @@ from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
-from mdlm_cfg.laws.stationary import spectral_gap
+from mdlm_cfg.laws.stationary import NotSettled, spectral_gap
 from mdlm_cfg.support.seeds import generator_for
 
 POLICIES = (None, "rate", "uniform", "confidence", "entropy", "fixed_order(2,0,1)")
@@ -141,6 +141,30 @@ def test_where_it_ends_stays(correction: Correction) -> None:
     matrix = torch.stack([kernel.sweep(one.view(3, 3, 3)).flatten() for one in torch.eye(27, dtype=torch.float64)])
     second = torch.linalg.eigvals(matrix).abs().sort(descending=True).values[1]
     assert spectral_gap(denoiser, guidance, 1, correction) == pytest.approx(1 - float(second), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "correction", [Correction(1), Correction(1, scan="sequential"), Correction(2, accept=True)], ids=str
+)
+def test_gaps_of_moves_that_mix_slowly(correction: Correction) -> None:
+    # a peaked target: second eigenvalues are near 1, and near each other
+    pmfs = torch.rand(2, 3**5, generator=generator_for("peaked", 3), dtype=torch.float64) ** 40
+    target = TableMixture((pmfs / pmfs.sum(dim=1, keepdim=True)).view(2, *[3] * 5), torch.tensor([0.5, 0.5]))
+    kernel = correction_kernel(target.denoiser(), Guidance(1.0), 0, correction)
+    states = torch.eye(3**5, dtype=torch.float64).view(-1, *[3] * 5)
+    matrix = torch.stack([kernel.sweep(one).flatten() for one in states])
+    possible = terminal_law(target.denoiser(), Guidance(1.0), 0).flatten() > 0
+    second = torch.linalg.eigvals(matrix[possible][:, possible]).abs().sort(descending=True).values[1]
+    gap = spectral_gap(target.denoiser(), Guidance(1.0), 0, correction)
+    assert gap == pytest.approx(1 - float(second), rel=1e-4, abs=1e-13) and gap < 0.05
+
+
+def test_a_gap_that_needs_more_vectors_is_not_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    pmfs = torch.rand(1, 3**5, generator=generator_for("peaked", 3), dtype=torch.float64) ** 40
+    denoiser = TableMixture((pmfs / pmfs.sum()).view(1, *[3] * 5), torch.ones(1)).denoiser()
+    monkeypatch.setattr("mdlm_cfg.laws.stationary.MAX_VECTORS", 60)
+    with pytest.raises(NotSettled):
+        spectral_gap(denoiser, Guidance(1.0), 0, Correction(1))
 
 
 def test_a_refill_that_cannot_end_is_undone() -> None:

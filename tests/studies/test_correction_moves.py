@@ -72,7 +72,7 @@ def test_moves_are_those_of_a_sampler_with_the_correction(size: int, accept: boo
 def test_invariant_moves_end_in_the_tilted_law_and_a_restart_in_the_guided_one() -> None:
     ends: list[EndRow] = [row for row in block_of(found(), "ends") if row.w == W]
     assert {row.move for row in ends if row.invariant} == {"k = 1", "k = 2, accept/reject", "k = 3, accept/reject"}
-    assert all(row.tv_tilted < 1e-10 and row.gap > CONNECTED for row in ends if row.invariant)
+    assert all(row.tv_tilted < 1e-10 and row.gap and row.gap > CONNECTED for row in ends if row.invariant)
     (restart,) = [row for row in ends if row.move == "k = 3"]
     departure = total_variation(tilted_law(TARGET, 2.0, Z), terminal_law(TARGET.denoiser(), W, Z))
     assert restart.tv_tilted == pytest.approx(departure, abs=1e-12)
@@ -90,7 +90,7 @@ def test_moves_that_do_not_settle_have_no_end_and_all_other_rows(
     slow = [row for row in ends if row.w == W and not row.tv_tilted]
     assert slow and all(row.tv_own is None for row in slow)
     assert rows_of(findings) == rows_of(whole)
-    assert all(f"{row.move} (spectral gap {row.gap:.2g})" in " ".join(findings.verdict) for row in slow)
+    assert all(row.move in " ".join(findings.verdict) for row in slow)
 
 
 def test_distances_of_learned_conditionals_are_to_both_tilted_laws() -> None:
