@@ -36,7 +36,6 @@ EVALUATE_AGAIN = "python eval.py with the same options and"
 LONGER = f"Train longer: {TRAIN_AGAIN} trainer.max_epochs=100 trainer.max_steps=-1 max_time=00:01:00:00"
 WHO = '"exact" or "learned"'
 SAMPLER = "sampler with its steps, schedule and policy"
-OF_KL = "inf without common support, absent if the steps leave probabilities too small for float64"
 CALLS = "calls of the denoiser, for each of the two conditionals"
 
 BERNOULLI: dict[str, Any] = {

@@ -13,7 +13,7 @@ from mdlm_cfg.compare.ledger import Ledger, LedgerLaws, SampledLedger, ledger_la
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import CALLS, OF_KL, SAMPLER
+from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
@@ -79,7 +79,11 @@ class LineRow(OfDenoiser):
 
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     line: str = col("line", "line of the budget", index=True)
-    kl: float | None = in_nats("KL", f"KL(first distribution || second); {OF_KL}")
+    kl: float | None = in_nats(
+        "KL",
+        "KL(first distribution || second); inf without common support, absent if the steps leave probabilities too "
+        "small for float64",
+    )
     mean: float | None = col("mean", "Euclidean difference between means, relative to the first distribution")
     covariance_frobenius: float | None = col(
         "covariance (Frobenius)", "difference between covariances, relative to the first distribution"

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
-from mdlm_cfg.compare.divergence import divergence_from_sampler
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import CALLS, OF_KL, TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv, listed
+from mdlm_cfg.studies.common import CALLS, TABLE
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv, listed
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
@@ -24,7 +23,6 @@ from mdlm_cfg.support.numbers import short
 
 TOGETHER = (1, 2, 4)  # coordinates per step, beside all of them at once
 SAME = 1e-9  # distances closer than this are equal, in a sentence about the nearest policy
-ROUNDING = 1e-12
 READING = """\
 A policy chooses which coordinate is unmasked next; guidance chooses its value. All distributions are exact: nothing \
 is sampled. With several coordinates per step, the state is frozen: the policy draws the coordinates one by one \
@@ -42,13 +40,9 @@ class PolicyRow(OfDenoiser):
     together: int = col("per step", "number of coordinates unmasked in one step, with the state frozen", index=True)
     calls: int = col("calls", CALLS)
     tv_class: float = in_tv("TV to the class", "total variation to p(. | z)")
-    kl_class: float | None = in_nats("KL from the class", f"KL(class || distribution); {OF_KL}")
     tv_tilted: float | None = in_tv(
         "TV to the tilted distribution",
         "total variation to the tilted distribution; absent for a schedule, which has none",
-    )
-    kl_tilted: float | None = in_nats(
-        "KL from the tilted distribution", f"KL(tilted || distribution); absent for a schedule; {OF_KL}"
     )
 
 
@@ -90,14 +84,9 @@ class Policies:
         tilted = None if guidance.is_schedule else tilted_law(target, guidance.constant, z)
         found = []
         for policy, k in product(self.compared(case), steps_of(target.num_tokens, target.num_dims)):
-            sampler, given = sampler_of(policy, k), effective_guidance(guidance, policy)
-            law = sampler.law(case.denoiser(who), given, z)
-            made = (sampler, case.denoiser(who), given, z)
-            distances = total_variation(of_class, law), divergence_from_sampler(of_class, law, *made)
-            to_tilted: Any = (None, None)
-            if tilted is not None:
-                to_tilted = total_variation(tilted, law), divergence_from_sampler(tilted, law, *made)
-            found.append((str(policy), k, -(-target.num_dims // k), *distances, *to_tilted))
+            law = sampler_of(policy, k).law(case.denoiser(who), effective_guidance(guidance, policy), z)
+            to_tilted = None if tilted is None else total_variation(tilted, law)
+            found.append((str(policy), k, -(-target.num_dims // k), total_variation(of_class, law), to_tilted))
         return found
 
     def findings(self, case: Case, made: Made) -> Findings:
@@ -105,18 +94,16 @@ class Policies:
         rows = [
             PolicyRow(g, who, *found) for g, who in case.by_denoiser() for found in made.of(self._distances, g, who)
         ]
-        verdict = verdict_of(rows, case.target.num_dims)
         views = [*_views("tilted", "the tilted distribution"), *_views("class", "the class")]
         about = ("Distance of every policy", READING, ("w", "denoiser"), views, ("tv_class", "tv_tilted"))
         block = Block("policies", rows, *about, group="Policies", printed=True)
-        return Findings(case.plan, [block], verdict, {"target_class": case.one_class})
+        return Findings(case.plan, [block], verdict_of(rows), {"target_class": case.one_class})
 
 
 def _views(to: str, reference: str) -> list[View]:
     return [
         Table(["policy"], [f"tv_{to}"], "together", f"Exact total variation to {reference}."),
         Curve("together", f"tv_{to}", ["policy"], f"Exact total variation to {reference}."),
-        Table(["policy"], [f"kl_{to}"], "together", f"KL from {reference} to the distribution of the policy, in nats."),
     ]
 
 
@@ -143,46 +130,21 @@ def steps_of(num_tokens: int, num_dims: int) -> list[int]:
     return sorted({k for k in TOGETHER if k < num_dims} | {num_dims})
 
 
-def verdict_of(rows: Sequence[PolicyRow], num_dims: int) -> list[str]:
-    """Whether the order matters, and which policy is nearest to the tilted distribution."""
-    said = []
-    for name, own in by(rows, "denoiser"):
-        numbers = [row for row in own if not row.w.is_schedule]
-        unguided = [row for row in numbers if row.together == 1 and row.w.constant == 0]
-        if unguided:
-            said.append(_at_zero(unguided, name))
-        if numbers and strongest(numbers).constant > 0:
-            for k in dict.fromkeys((1, max(row.together for row in rows))):
-                said.append(_nearest(where(numbers, w=strongest(numbers), together=k), num_dims))
+def verdict_of(rows: Sequence[PolicyRow]) -> list[str]:
+    """Which policy is nearest to the tilted distribution, by one coordinate per step at the strongest guidance."""
+    numbers = where([row for row in rows if not row.w.is_schedule], together=1)
+    said = [_nearest(where(own, w=strongest(own))) for _, own in by(numbers, "denoiser")]
     if any(row.w.is_schedule for row in rows):
         said.append("A schedule has no tilted distribution, so its distances are only to the class.")
     return said
 
 
-def _at_zero(rows: Sequence[PolicyRow], denoiser: str) -> str:
-    near, far = tied_ends(rows, "tv_class", SAME)
-    head = f"With {denoiser} conditionals, w = 0 and one coordinate per step,"
-    if max(row.tv_class for row in rows) < ROUNDING:
-        return f"{head} every policy samples the class exactly (within {ROUNDING:g})."
+def _nearest(rows: Sequence[PolicyRow]) -> str:
+    near, far = tied_ends(rows, "tv_tilted", SAME)
+    head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals and one coordinate per step,"
     if not far:
-        return f"{head} every policy is {short(near[0].tv_class)} from the class in total variation."
-    return (
-        f"{head} {_named(near)} nearest to the class (total variation {short(near[0].tv_class)}) and {_named(far)} "
-        f"farthest ({short(far[0].tv_class)})."
-    )
-
-
-def _named(rows: Sequence[PolicyRow]) -> str:
-    return f"{listed([row.policy for row in rows])} {'is' if len(rows) == 1 else 'are'}"
-
-
-def _nearest(rows: Sequence[PolicyRow], num_dims: int) -> str:
-    near, far = tied_ends([row for row in rows if row.tv_tilted is not None], "tv_tilted", SAME)
-    together = rows[0].together
-    step = "one coordinate" if together == 1 else f"all {num_dims} coordinates" if together == num_dims else together
-    head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals and {step} per step,"
-    if not far:
-        return f"{head} every policy ends {short(near[0].tv_tilted)} from the tilted distribution."
+        distance = short(near[0].tv_tilted)
+        return f"{head} the order does not matter: every policy ends {distance} from the tilted distribution."
     return (
         f"{head} {listed([row.policy for row in near])} {'ends' if len(near) == 1 else 'end'} closest to the tilted "
         f"distribution ({short(near[0].tv_tilted)}), {listed([row.policy for row in far])} farthest from it "
