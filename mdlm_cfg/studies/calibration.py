@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -15,9 +14,10 @@ from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of, held_out_gain
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation, tv_error
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
-from mdlm_cfg.sampling.reference import NUM_GROUPS, tilted_reference
+from mdlm_cfg.sampling.reference import tilted_reference
 from mdlm_cfg.sampling.smc import even_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.common import EVALUATE_AGAIN
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_nats, in_tv
 from mdlm_cfg.studies.fitting import (
     FEWEST,
     GROUPS,
@@ -29,7 +29,7 @@ from mdlm_cfg.studies.fitting import (
     part_of,
 )
 from mdlm_cfg.studies.likelihood import is_exact
-from mdlm_cfg.studies.mixture_correction import seen_of
+from mdlm_cfg.studies.mixture_correction import usage_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, mean_rows, measured, strongest, where
 from mdlm_cfg.support.errors import UserError
@@ -58,35 +58,46 @@ The target samples are data of the class, as they are: they have no p(z | x), an
 has weight 1. So the calibrated strengths are the same in each row, and w is the constant strength that they are \
 compared with. {origin} {groups} groups of neighbouring levels have one strength each, with a Gaussian prior of \
 standard deviation 1 around 0."""
+FEWER = f"Fit fewer of them: {EVALUATE_AGAIN} study.groups=1"
+STRENGTH_CURVE = "Calibrated strength by the number of unmasked coordinates."
+GAIN_CURVE = "The gain of each level over the constant w, in nats."
 CLASS = "its name, or its number where it has none"
 AFTER = "the same with calibrated strengths"
 
 
 @dataclass(frozen=True)
-class ClassRow(OfDenoiser):
+class EffectRow(OfDenoiser):
+    """The effect of calibrated strengths."""
+
+    gain: float = in_nats("gain", "NELBO with constant w minus NELBO with calibrated strengths")
+    gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
+    tv_tilted: float | None = in_tv("TV to the tilted", "TV of the guided chain; tables only")
+    tv_tilted_calibrated: float | None = in_tv("TV to the tilted, calibrated", AFTER)
+    usage_tv: float | None = in_tv(
+        "TV of the usage",
+        "TV between the component frequencies of samples and of the tilted distribution; mixtures only",
+    )
+    usage_tv_calibrated: float | None = in_tv("TV of the usage, calibrated", AFTER)
+    usage_floor: float | None = in_tv("noise floor", "usage TV of the same number of perfect samples")
+
+
+EFFECTS = measured(EffectRow)
+
+
+@dataclass(frozen=True)
+class ClassRow(EffectRow):
     """The effect of calibrated strengths on one class."""
 
     target_class: str = col("class", CLASS, index=True)
     nelbo: float = in_nats("NELBO", "NELBO, on the target, of the conditionals guided with constant w")
     nelbo_calibrated: float = in_nats("NELBO, calibrated", AFTER)
-    gain: float = in_nats("gain", "NELBO with constant w minus NELBO with calibrated strengths")
-    gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
-    tv_class: float | None = in_tv("TV to the class", "TV of the guided chain; tables only", default=None)
-    tv_class_calibrated: float | None = in_tv("TV to the class, calibrated", AFTER, default=None)
-    tv_tilted: float | None = in_tv("TV to the tilted", "TV of the guided chain; tables only", default=None)
-    tv_tilted_calibrated: float | None = in_tv("TV to the tilted, calibrated", AFTER, default=None)
-    usage_tv: float | None = in_tv(
-        "TV of the usage",
-        "TV between the component frequencies of samples and of the tilted distribution; mixtures only",
-        default=None,
-    )
-    usage_tv_calibrated: float | None = in_tv("TV of the usage, calibrated", AFTER, default=None)
-    usage_floor: float | None = in_tv("noise floor", "usage TV of the same number of perfect samples", default=None)
-    class_posterior: float | None = col("mean p(z | x)", "mean over samples; mixtures only", default=None)
-    class_posterior_calibrated: float | None = col("mean p(z | x), calibrated", AFTER, default=None)
-    class_posterior_tilted: float | None = col(
-        "mean p(z | x), tilted", "mean over the tilted distribution", default=None
-    )
+
+
+@dataclass(frozen=True)
+class MeanRow(EffectRow):
+    """The effect of calibrated strengths: means over the classes."""
+
+    classes: int = col("classes", "number of classes in the mean")
 
 
 @dataclass(frozen=True)
@@ -102,20 +113,6 @@ class LevelRow(OfDenoiser):
     cost_calibrated: float = in_nats("calibrated", AFTER)
     gain: float = in_nats("gain", "these levels' part of the gain")
     gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
-
-
-@dataclass(frozen=True)
-class MeanRow(OfDenoiser):
-    """The effect of calibrated strengths: means over the classes."""
-
-    gain: float = in_nats("gain", "NELBO with constant w minus NELBO with calibrated strengths")
-    gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
-    tv_tilted: float | None = in_tv("TV to the tilted", "TV of the guided chain; tables only")
-    tv_tilted_calibrated: float | None = in_tv("TV to the tilted, calibrated", AFTER)
-    usage_tv: float | None = in_tv("TV of the usage", "TV between component frequencies; mixtures only")
-    usage_tv_calibrated: float | None = in_tv("TV of the usage, calibrated", AFTER)
-    usage_floor: float | None = in_tv("noise floor", "usage TV of the same number of perfect samples")
-    classes: int = col("classes", "number of classes in the mean")
 
 
 @dataclass(frozen=True)
@@ -182,29 +179,25 @@ class CalibrationStudy(Settings):
         return {"": guidance, "_calibrated": replace(guidance, w=Calibrated(guidance.constant, values))}
 
     def _distances(self, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, float]:
-        """Total variations of the guided chain, with both lists of strengths."""
-        aims = {"tv_class": case.target.class_pmf(z), "tv_tilted": tilted_law(case.target, guidance.constant, z)}
-        found: dict[str, float] = {}
-        for end, given in self._pair(case, who, z, guidance).items():
-            law = terminal_law(case.denoiser(who), given, z, case.plan.sampler.policy)
-            found |= {f"{name}{end}": total_variation(aim, law) for name, aim in aims.items()}
-        return found
+        """Total variations of the guided chain to the tilted distribution, with both lists of strengths."""
+        tilted = tilted_law(case.target, guidance.constant, z)
+        pair = self._pair(case, who, z, guidance).items()
+        laws = {end: terminal_law(case.denoiser(who), given, z, case.plan.sampler.policy) for end, given in pair}
+        return {f"tv_tilted{end}": total_variation(tilted, law) for end, law in laws.items()}
 
     def _usage(self, case: Case, who: str, z: int, guidance: Guidance) -> dict[str, float]:
-        """The usage of components and the mean p(z | x) of samples, with both lists of strengths."""
+        """The usage of components by samples, with both lists of strengths."""
         target: BernoulliMixture = case.target
         denoiser = case.denoisers[who]
         plan = case.plan
         generator = plan.generator("calibration reference", guidance, z)
-        aim = seen_of(target, tilted_reference(target, guidance.constant, z, NUM_REFERENCE, generator), z, plan.seed)
-        floor = expected_sampling_tv(aim.usage, plan.num_samples)
-        found = {"usage_floor": floor, "class_posterior_tilted": aim.class_posterior}
+        reference = tilted_reference(target, guidance.constant, z, NUM_REFERENCE, generator)
+        aim = usage_of(target, reference.x, reference.weights, z)
+        found = {"usage_floor": expected_sampling_tv(aim, plan.num_samples)}
         for end, given in self._pair(case, who, z, guidance).items():
             generator = plan.generator(f"calibration samples{end}", guidance, z, of=denoiser)
             x = plan.sampler.draw(denoiser, given, z, plan.num_samples, generator).cpu()
-            seen = seen_of(target, even_of(x, NUM_GROUPS), z, plan.seed)
-            found[f"usage_tv{end}"] = total_variation(seen.usage, aim.usage)
-            found[f"class_posterior{end}"] = seen.class_posterior
+            found[f"usage_tv{end}"] = total_variation(usage_of(target, x, even_of(x, 1).weights, z), aim)
         return found
 
     def findings(self, case: Case, made: Made) -> Findings:
@@ -213,15 +206,16 @@ class CalibrationStudy(Settings):
         levels: list[LevelRow] = []
         for who, z, g in self._asked(case):
             gain = Gain(*made.of(self._gain, who, z, g))
-            changed: dict[str, float] = {}
+            found: dict[str, Any] = dict.fromkeys(EFFECTS)
             for make in (self._distances, self._usage):
-                changed |= made.get(case.key_of(make, who, z, g), {})
-            nelbos = float(gain.before.sum()), float(gain.after.sum())
-            classes.append(ClassRow(g, who, case.class_name(z), *nelbos, *gain.of(), **changed))
+                found |= made.get(case.key_of(make, who, z, g), {})
+            found["gain"], found["gain_se"] = gain.of()
+            found |= {"nelbo": float(gain.before.sum()), "nelbo_calibrated": float(gain.after.sum())}
+            classes.append(ClassRow(w=g, denoiser=who, target_class=case.class_name(z), **found))
             levels += self._levels(case, who, z, g, gain)
         means = mean_rows(classes, MeanRow, classes=len)
         blocks = self._blocks(case, classes, levels, means)
-        verdict = verdict_of(means, levels, is_exact(case), case.target is None, case.plan.num_samples)
+        verdict = verdict_of(means, case.target is None, case.plan.num_samples)
         facts = {"exact": is_exact(case), "num_examples": self.num_examples, "classes": list(_classes(case))}
         return Findings(case.plan, blocks, verdict, facts)
 
@@ -247,12 +241,8 @@ class CalibrationStudy(Settings):
             how = OF_EXAMPLES.format(origin=origin_of_examples(case, self.num_examples), groups=self.groups)
         elif not is_exact(case):
             how = OF_TARGETS.format(num=self.num_examples, groups=self.groups)
-        error = [] if is_exact(case) else ["gain_se"]
-        index = ["w", "denoiser", "target_class"]
-        views: list[View] = [Table(index, ["nelbo", "nelbo_calibrated", "gain", *error])]
-        for title, names in CHANGES.items():
-            if getattr(classes[0], names[0]) is not None:
-                views.append(Table(index, names, title=title))
+        effects = [name for name in EFFECTS if not (name == "gain_se" and is_exact(case))]
+        every = Table(["w", "denoiser", "target_class"], ["nelbo", "nelbo_calibrated", *effects])
         of_level = ["denoiser", "target_class", "unmasked"]
         lines = ["target_class", "denoiser"]
         table = Table(of_level, ["strength", "gain"], "w")
@@ -262,12 +252,12 @@ class CalibrationStudy(Settings):
             table = Table(["w", *of_level], ["strength", "strength_se", "gain", "gain_se"], where=one)
             strength = replace(strength, panels=None, where=one)
         gain = Curve("unmasked", "gain", lines, GAIN_CURVE, panels="w")
-        first = Table(["w", "denoiser"], [name for name in measured(MeanRow) if name != "gain_se" or error])
+        first = Table(["w", "denoiser"], [*effects, "classes"])
         text = f"{READING}\n\n{how}"
         return [
             Block("gains", means, "What calibration gains", text, [], [first], ["gain"], "", True),
             Block("strengths", levels, "Strengths", views=[strength, gain, table], group=""),
-            Block("calibration", classes, "Every class", views=views, logged=["gain"], group="Classes"),
+            Block("calibration", classes, "Every class", views=[every], logged=["gain"], group="Classes"),
         ]
 
 
@@ -281,21 +271,17 @@ def _aim(case: Case, guidance: Guidance) -> float:
     return 0.0 if case.target is None else guidance.constant
 
 
-def verdict_of(
-    means: Sequence[MeanRow], levels: Sequence[LevelRow], is_exact_study: bool, of_examples: bool, num: int
-) -> list[str]:
-    """How much calibration gains, whether it brings the distribution nearer, and whether strengths rise.
+def verdict_of(means: Sequence[MeanRow], of_examples: bool, num: int) -> list[str]:
+    """How much calibration gains, and whether it brings the distribution nearer.
 
     Args:
         num: samples of a class, where distributions are sampled.
     """
     said = []
-    for who, own in by(means, "denoiser"):
+    for _, own in by(means, "denoiser"):
         weakest = min((row.w for row in own), key=lambda guidance: guidance.constant)
         (chosen,) = where(own, w=weakest if of_examples else strongest(own))
         said += _of_gain(chosen, of_examples, num)
-        if is_exact_study:
-            said.append(_of_rise(chosen, where(levels, w=chosen.w, denoiser=who)))
     return said
 
 
@@ -306,10 +292,11 @@ def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
     size = f"{short(abs(row.gain))} ± {row.gain_se:.2g} nats" if row.gain_se else f"{short(abs(row.gain))} nats"
     aim = "on held-out data of the class" if of_examples else "on the tilted distribution"
     none = f": the gain is {'-' if row.gain < 0 else ''}{size}" if row.gain_se else ""
+    use = "w=calibrated" if of_examples else f"w=calibrated({row.w.label})"
     gains = {
-        1: f"{head} gain {size} {over}, {aim}{about}.",
+        1: f"{head} gain {size} {over}, {aim}{about}; {use} uses them.",
         0: f"{head} show no gain {over}{about}{none}.",
-        -1: f"{head} lose {size} {over}{about}: they follow the noise of the fit.",
+        -1: f"{head} lose {size} {over}{about}: they follow the noise of the fit. {FEWER}",
     }
     chance = CLEAR * math.sqrt(2 / row.classes) * tv_error(num)
     head = f"At w = {row.w.label}, with {row.denoiser} conditionals, they"
@@ -324,38 +311,10 @@ def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
 
 
 def _of_distance(head: str, what: str, before: float, after: float, noise: float) -> str:
-    change = f"total variation {short(after)} instead of {short(before)}"
-    nearer = sign_beyond(before - after, noise or SAME)
-    if nearer:
-        does, way = ("bring", "nearer to") if nearer > 0 else ("move", "away from")
-        return f"{head} {does} {what} {way} the tilted distribution: {change}."
-    if noise:
-        return (
-            f"{head} do not measurably change the distance of {what} to the tilted distribution: {change}, by chance "
-            f"up to {short(noise)}."
-        )
-    return f"{head} leave {what} at the same distance from the tilted distribution: total variation {short(before)}."
-
-
-def _of_rise(mean: MeanRow, levels: Sequence[LevelRow]) -> str:
-    strengths = [row.strength for row in levels]
-    head = f"The strengths for w = {mean.w.label}, with {mean.denoiser} conditionals,"
-    ends = f"from {short(strengths[0])} for the first coordinate to {short(strengths[-1])} for the last"
-    if max(strengths) - min(strengths) < SAME:
-        return f"{head} are all {short(strengths[0])}."
-    if all(a <= b + SAME for a, b in pairwise(strengths)):
-        return f"{head} rise {ends}."
-    return f"{head} do not rise throughout: they go {ends}."
-
-
-def _both(name: str) -> tuple[str, str]:
-    """A column, and the same with calibrated strengths."""
-    return name, f"{name}_calibrated"
-
-
-STRENGTH_CURVE = "Calibrated strength by the number of unmasked coordinates."
-GAIN_CURVE = "The gain of each level over the constant w, in nats."
-CHANGES = {
-    "Distance to the tilted distribution and to the class": (*_both("tv_tilted"), *_both("tv_class")),
-    "Samples": (*_both("usage_tv"), "usage_floor", *_both("class_posterior"), "class_posterior_tilted"),
-}
+    does = {
+        1: f"bring {what} nearer to",
+        0: f"do not measurably change the distance of {what} to",
+        -1: f"move {what} away from",
+    }[sign_beyond(before - after, noise or SAME)]
+    chance = f", by chance up to {short(noise)}" if noise else ""
+    return f"{head} {does} the tilted distribution: total variation {short(after)} instead of {short(before)}{chance}."
