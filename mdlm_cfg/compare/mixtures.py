@@ -55,10 +55,9 @@ class ComponentPicture:
     Attributes:
         usage: their shares among guided samples, (classes, C); weights: their own, the same shape.
         log_gain: log usage / weight, smoothed by half a sample.
-        rank_correlation: Spearman's, of log-gain and distinctness by whole images, both centred in each class.
-        rank_correlation_partial: the same, with distinctness by partial images.
-        gain_in_errors: the sum over components of usage / weight times the centred ranks of distinctness by partial
-            images, over its standard error by the choice of the samples; 0 on average where usage is the weight.
+        rank_correlation: Spearman's, of log-gain and distinctness, both centred in each class.
+        gain_in_errors: the sum over components of usage / weight times the centred ranks of distinctness, over its
+            standard error by the choice of the samples; 0 on average where usage is the weight.
         entropy: exp of the entropy of usage, averaged over classes: how many components are in use.
     """
 
@@ -66,7 +65,6 @@ class ComponentPicture:
     weights: Tensor
     log_gain: Tensor
     rank_correlation: float
-    rank_correlation_partial: float
     gain_in_errors: float
     entropy: float
 
@@ -143,31 +141,30 @@ def component_usage(target: BernoulliMixture, x: Tensor, target_class: int) -> T
 
 
 def distinctness(
-    target: BernoulliMixture, target_class: int, num: int, partial: bool, generator: torch.Generator | None = None
+    target: BernoulliMixture, target_class: int, num: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """How reliably the images of each component identify the class: E log p(x | z) / p(x) in nats, float64 (C,).
+    """How reliably partial images of each component identify the class: E log p(x | z) / p(x) in nats, float64 (C,).
 
-    At most log 1 / p(z). Where classes hardly overlap, whole images reach it for every component, though
-    guidance acts long before an image is whole; `partial` therefore takes the mean over partial images of every size.
+    The mean is over partial images of every size, the number of their pixels uniform on 0..D-1. Where classes hardly
+    overlap, whole images reach the most that there is, log 1 / p(z), for every component, though guidance acts long
+    before an image is whole.
 
     Args:
         target: the mixture.
         target_class: z.
         num: images per component.
-        partial: use partial images, with the number of their pixels uniform on 0..D-1.
         generator: draws images and masks.
     """
     p = target.component_probabilities(target_class).repeat_interleave(num, dim=0)
     x = (torch.rand(p.shape, generator=generator, dtype=torch.float64) < p).long()
-    if partial:
-        counts = draw_counts(target.num_components, num, target.num_dims, generator).flatten()
-        x = mask_uniform(x, counts, target.num_tokens, generator)
+    counts = draw_counts(target.num_components, num, target.num_dims, generator).flatten()
+    x = mask_uniform(x, counts, target.num_tokens, generator)
     log_ratio = target.log_prob(x, torch.full((len(x),), target_class)) - target.log_prob(x)
     return log_ratio.reshape(target.num_components, num).mean(dim=1)
 
 
 def component_picture(
-    target: BernoulliMixture, classes: list[int], samples: Tensor, whole: Tensor, partial: Tensor
+    target: BernoulliMixture, classes: list[int], samples: Tensor, distinct: Tensor
 ) -> ComponentPicture:
     """The gain of components against their distinctness.
 
@@ -175,7 +172,7 @@ def component_picture(
         target: the mixture.
         classes: of the rows below.
         samples: guided, (len(classes), n, D).
-        whole: `distinctness` by whole images, and partial: by partial ones, both the same shape.
+        distinct: their `distinctness`, (len(classes), C).
     """
     from scipy.stats import rankdata  # takes most of a second to import
 
@@ -183,15 +180,14 @@ def component_picture(
     usage = torch.stack([component_usage(target, x, k) for x, k in zip(samples, classes)])
     num = samples.shape[1]
     log_gain = ((num * usage + 0.5) / (num * weights + 0.5)).log()
-    centred = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, whole, partial))
-    gain, by_whole, by_partial = (torch.from_numpy(rankdata(v.flatten())) for v in centred)
+    centred = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, distinct))
+    gain, ranks = (torch.from_numpy(rankdata(v.flatten())) for v in centred)
     return ComponentPicture(
         usage,
         weights,
         log_gain,
-        correlation(gain, by_whole),
-        correlation(gain, by_partial),
-        _gain_in_errors(target, classes, samples, by_partial.reshape(weights.shape)),
+        correlation(gain, ranks),
+        _gain_in_errors(target, classes, samples, ranks.reshape(weights.shape)),
         fmean(math.exp(entropy_of(one)) for one in usage),
     )
 

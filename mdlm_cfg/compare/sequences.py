@@ -17,7 +17,6 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
-from mdlm_cfg.targets.table import entropy_of
 
 LENGTHS = (1, 2, 3)  # of the n-grams that are counted
 MOST_CELLS = 10**5  # N^n up to which they are
@@ -34,7 +33,6 @@ class SequenceStatistics:
         log_prob: mean ln p(x | z) in nats, and its standard error; of sequences that the class allows.
         impossible: the share that the class does not allow.
         diversity: the mean share of positions in which two different sequences of the set differ.
-        pair_entropy: of the law of neighbouring pairs of the set, in nats; None where pairs are not counted.
         grams: the set's law of n-grams, float64 (N,)*n, by n.
     """
 
@@ -44,7 +42,6 @@ class SequenceStatistics:
     log_prob_se: float
     impossible: float
     diversity: float
-    pair_entropy: float | None
     grams: dict[int, Tensor]
 
 
@@ -68,7 +65,6 @@ def sequence_statistics(target: HiddenMarkovMixture, x: Tensor, target_class: in
         *_mean_and_error(log_prob[log_prob > NEG_INF]),
         float((log_prob == NEG_INF).double().mean()),
         mean_pairwise_difference(x, target.num_tokens),
-        entropy_of(grams[2]) if 2 in grams else None,
         grams,
     )
 

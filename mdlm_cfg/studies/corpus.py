@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import class_nelbos
-from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, total_variation
+from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
 from mdlm_cfg.studies.common import SURE, draw_pieces, held_out_of, samples_of
@@ -25,6 +25,8 @@ from mdlm_cfg.studies.simple_models import (
     Words,
     nelbo_block,
     nelbo_rows,
+    of_held,
+    of_recognised,
     training_sentence,
     without_structure,
 )
@@ -37,7 +39,7 @@ SHOWN_CLASSES = 4  # of which sequences are drawn to be read
 SHOWN_EXAMPLES = 4  # held-out sequences of such a class
 FEWEST = 2  # sequences of a class, or nothing is measured
 W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
-SEQUENCE = Words("sequence", "positions")
+SEQUENCE = Words("sequence", "positions", "held-out sequences")
 READING = """\
 {plan.num_samples:,} samples per class and strength, by {plan.sampler.label}, guidance of the kind \
 “{plan.guidances[0].kind}”, seed {plan.seed}. The row "data" is of held-out sequences in the samples' place: the noise \
@@ -202,7 +204,7 @@ class Corpus(Settings):
         of_nelbos = [nelbo_block(nelbos, SEQUENCE, NETWORK)] if nelbos else []
         blocks = [_to_read(case, made), self._compared(case, rows, left_out), *of_nelbos, _by_class(by_class)]
         said = [training_sentence(nelbos, SEQUENCE)] if nelbos else []
-        said += verdict_of(rows, case.data.num_classes, left_out)
+        said += verdict_of(rows, case.data.num_classes)
         return Findings(case.plan, blocks, said, facts, _arrays(case, made, samples))
 
     def _compared(self, case: Case, rows: Sequence[SetRow], left_out: Sequence[str]) -> Block:
@@ -292,25 +294,22 @@ def _arrays(case: Case, made: Made, samples: Mapping[Guidance, Tensor]) -> dict[
     return {name: x.to(small).reshape(*x.shape[:-1], *case.data.grid_shape).numpy() for name, x in found.items()}
 
 
-def verdict_of(rows: Sequence[SetRow], num_classes: int, left_out: Sequence[str] = ()) -> list[str]:
-    """The effect of guidance on the class that the network sees, the n-grams and the diversity.
+def verdict_of(rows: Sequence[SetRow], num_classes: int) -> list[str]:
+    """What guidance changes at the class that the network sees and at the diversity, and whether samples are copies.
 
     Args:
         rows: of every strength, then of held-out sequences.
-        left_out: names of classes that are in no mean.
     """
     *samples, held = rows
     ends = weak_and_strong(samples)
     strong = ends[-1]
-    said = [] if num_classes < 2 else _of_classes(ends, held, num_classes)
-    for name, what in (("tv_2", "pairs of neighbouring values"), ("tv_1", "values")):
-        if getattr(strong, name) is not None:
-            shares = f"{at_strengths(ends, name, '.3f')} ({_of_held(held, name, '.3f')})"
-            said.append(f"The total variation between the {what} of samples and of the training data is {shares}.")
-            break
+    said = []
+    if num_classes > 1:
+        nums = [row.num_classified for row in ends]
+        said += [*_of_the_judge(held, 1 / num_classes), of_recognised("network", ends, nums, held, SEQUENCE)]
     said.append(
         f"Two samples of a class differ in {at_strengths(ends, 'diversity', '.1%', 'of positions')} "
-        f"({_of_held(held, 'diversity', '.1%')})."
+        f"({of_held(held, 'diversity', '.1%', SEQUENCE)})."
     )
     if _copies(strong, held):
         ours, theirs = (percent(row.nearest_train or 0.0, 1) for row in (strong, held))
@@ -318,8 +317,6 @@ def verdict_of(rows: Sequence[SetRow], num_classes: int, left_out: Sequence[str]
             f"At w = {strong.w.label} samples copy training sequences: they differ from the nearest one in {ours} of "
             f"positions, held-out sequences in {theirs}."
         )
-    if left_out:
-        said.append(f"Left out of all means, with fewer than two held-out sequences: {', '.join(left_out)}.")
     return said
 
 
@@ -330,36 +327,12 @@ def _copies(samples: SetRow, held: SetRow) -> bool:
     return samples.nearest_train < held.nearest_train / 2
 
 
-def _of_classes(ends: Sequence[SetRow], held: SetRow, num_classes: int) -> list[str]:
-    """The class that the network sees, and whether it can classify at all."""
-    said = []
-    chance = 1 / num_classes
-    if held.accuracy is not None and held.accuracy - chance < SURE * _error(held):
-        said.append(
-            f"The network cannot classify sequences: it recognises {percent(held.accuracy, 1)} of held-out sequences, "
-            f"not clearly more than guessing would ({percent(chance, 1)})."
-        )
-    found = at_strengths(ends, "accuracy", ".1%", "of samples")
-    shares = f"the intended class to {found} ({_of_held(held, 'accuracy', '.1%')})"
-    if len(ends) == 1:
-        return [*said, f"The network itself assigns {shares}."]
-    weak, strong = ends
-    after, before = ((row.accuracy or 0.0, row.num_classified) for row in (strong, weak))
-    change, error = difference_of_shares(*after, *before)
-    does = {
-        1: "makes the network recognise the class more often",
-        0: "makes no clear difference to the class that the network sees",
-        -1: "makes the network recognise the class less often",
-    }[sign_beyond(change, SURE * error)]
-    return [*said, f"Guidance {does}: it assigns {shares}."]
-
-
-def _of_held(held: SetRow, name: str, show: str) -> str:
-    value = getattr(held, name)
-    return "too few held-out sequences to compare with" if value is None else f"held-out sequences: {value:{show}}"
-
-
-def _error(row: SetRow) -> float:
-    """The standard error of a share of so many sequences."""
-    p = row.accuracy or 0.0
-    return math.sqrt(p * (1 - p) / max(row.num_classified, 1))
+def _of_the_judge(held: SetRow, chance: float) -> list[str]:
+    """A warning where the network cannot classify."""
+    p = held.accuracy
+    if p is None or p - chance >= SURE * math.sqrt(p * (1 - p) / max(held.num_classified, 1)):
+        return []
+    return [
+        f"The network cannot classify sequences: it recognises {percent(p, 1)} of held-out sequences, not clearly more "
+        f"than guessing would ({percent(chance, 1)})."
+    ]

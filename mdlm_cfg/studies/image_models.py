@@ -19,7 +19,7 @@ from mdlm_cfg.support.numbers import percent
 from mdlm_cfg.support.seeds import generator_for
 
 GOOD = 0.9  # accuracy on test images from which a classifier's numbers are taken as they are
-IMAGE = Words("image", "pixels")
+IMAGE = Words("image", "pixels", "test images")
 
 
 def accuracy_column() -> Any:

@@ -33,7 +33,7 @@ from mdlm_cfg.studies.image_models import (
 )
 from mdlm_cfg.studies.protocol import LEARNED, Case, Key, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import OfClass, at_strengths, measured, weak_and_strong
-from mdlm_cfg.studies.simple_models import NelboRow, nelbo_rows, training_sentence
+from mdlm_cfg.studies.simple_models import NelboRow, nelbo_rows, of_held, of_recognised, training_sentence
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
@@ -154,7 +154,8 @@ class Images(Settings):
         of_models = blocks_of_models(nelbos, classifiers)
         first = [_distances(case, rows), _shown(case, samples), *of_models]
         blocks = [*first, _by_class(by_class), _means(case, samples, reference)]
-        verdict = [*verdict_of(rows, nelbos, classifiers), *of_few(case, rows[0].recall)]
+        num = len(case.classes) * case.plan.num_samples
+        verdict = [*verdict_of(rows, nelbos, classifiers, num), *of_few(case, rows[0].recall)]
         facts = _facts(case, classifiers, self.num_draws)
         arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
@@ -297,31 +298,23 @@ def components_of(samples: Tensor, reference: Tensor) -> Tensor:
     return torch.where((found * reference).sum(dim=1, keepdim=True) < 0, -found, found)
 
 
-def verdict_of(rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]) -> list[str]:
-    """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples."""
+def verdict_of(
+    rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow], num: int
+) -> list[str]:
+    """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples.
+
+    Args:
+        num: samples at each strength.
+    """
     said = [training_sentence(nelbos, IMAGE)] if nelbos else []
     said += [sentence for row in classifiers if row.judge == "classifier" for sentence in of_classifier(row)]
-    ends = weak_and_strong(rows)
-    data = rows[-1]
-    if data.accuracy is None and all(row.accuracy is None for row in ends):
-        said.append(
-            f"Two samples of a class differ on average in this number of pixels: {_at(ends, data, 'diversity', '.1f')}."
-        )
-    else:
-        shares = _at(ends, data, "accuracy", ".1%", "of test images")
-        said.append(f"Share of samples that the classifier assigns to the intended class: {shares}.")
-        said.append(f"Recall is {_at(ends, data, 'recall', '.2f')}.")
-    return said
-
-
-def _at(ends: Sequence[ImageRow], data: ImageRow, name: str, form: str, held: str = "test images:") -> str:
-    """A number at the weakest and at the strongest guidance, and of test images where they have it."""
-    parts = at_strengths(ends, name, form)
-    own = getattr(data, name)
-    if own is None:
-        return f"{parts} (there are too few test images to compare with)"
-    held_out = f"{format(own, form)} {held}" if held.startswith("of") else f"{held} {format(own, form)}"
-    return f"{parts} ({held_out})"
+    *samples, data = rows
+    ends = weak_and_strong(samples)
+    if all(row.accuracy is None for row in rows):
+        found = f"{at_strengths(ends, 'diversity', '.1f')} ({of_held(data, 'diversity', '.1f', IMAGE)})"
+        return [*said, f"Two samples of a class differ on average in this number of pixels: {found}."]
+    recall = f"{at_strengths(ends, 'recall', '.2f')} ({of_held(data, 'recall', '.2f', IMAGE)})"
+    return [*said, of_recognised("classifier", ends, [num] * len(ends), data, IMAGE), f"Recall is {recall}."]
 
 
 def of_few(case: Case, share: float | None) -> list[str]:

@@ -17,10 +17,9 @@ from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.rates import refuse_if_too_large
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
-from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies.common import LONGER, SAMPLER, STRENGTH, as_images
+from mdlm_cfg.studies.common import LONGER, STRENGTH, as_images
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col, in_tv
-from mdlm_cfg.studies.ledger import balance_of, columns_of
+from mdlm_cfg.studies.ledger import Budget, balance_of, columns_of
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, mean_rows, measured, strongest, where
 from mdlm_cfg.studies.slices import (
@@ -37,14 +36,13 @@ from mdlm_cfg.studies.slices import (
     posterior_of,
 )
 from mdlm_cfg.support.errors import UserError, one_of
-from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 
-LISTED = 10  # completions of each strength in the table
 NUMBERS = "Hidden pixels in numbers"  # the heading under which tables are folded
-MOST_SHOWN = 2  # images that the verdict and the unfolded part of a page speak of
-SHOWN = 4  # of them in the picture
+MOST_SHOWN = 2  # images that the unfolded part of a page shows
+SHOWN = 4  # completions of each strength in the picture
 MARGIN = 3  # known pixels around the hidden ones in the picture
 SURE = 0.99  # posterior probability from which the known pixels determine the class
 ROUNDING = 1e-12
@@ -88,9 +86,6 @@ class SliceRow(OfSlice):
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
     truth_rank: int = col("their rank", "rank of the hidden values: 1 plus the number of more probable completions")
     conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
-    tv_samples: float = in_tv("samples", "TV of the plan's own samples, to the exact distribution if known")
-    noise_floor: float = in_tv("noise floor", "mean TV of the same number of perfect samples")
-    closes: bool = col("balances", "whether the error budget of the plan's own samples balances")
 
 
 @dataclass(frozen=True)
@@ -105,41 +100,8 @@ class MeanRow(AtStrength):
 
 
 @dataclass(frozen=True)
-class MarginalRow(OfSlice):
-    """One value of one hidden pixel."""
-
-    pixel: int = col("pixel", "index of the pixel in the flattened image", index=True)
-    value: int = col("value", "0..N-1", index=True)
-    true: bool = col("true", "whether the image has this value")
-    probability: float = col("probability", "exact probability", unit="probability")
-
-
-@dataclass(frozen=True)
-class CompletionRow(OfSlice):
-    """One of the most probable completions."""
-
-    rank: int = col("rank", "1 is the most probable", index=True)
-    values: list[int] = col("values", "values of the hidden pixels, in the order of their indices")
-    true: bool = col("true", "whether these are the hidden values")
-    probability: float = col("probability", "exact probability", unit="probability", digits=5)
-
-
-@dataclass(frozen=True)
-class BudgetRow(OfSlice):
+class BudgetRow(Budget, OfSlice):
     """The error budget of one image, strength and sampler, in total variation."""
-
-    sampler: Sampler = col("sampler", SAMPLER, index=True)
-    num_samples: int = col("samples", "n")
-    closes: bool = col("balances", "whether the sampled total lies in the predicted interval")
-    total: float = in_tv("total", "TV from samples to the exact distribution, or to the network's own")
-    predicted_low: float = in_tv("predicted from", "of the central 99% of the total")
-    predicted_high: float = in_tv("to", "of the central 99% of the total")
-    discretisation_error: float = in_tv("discretisation error", "TV that the sampler's steps add")
-    sampling_noise: float = in_tv("sampling noise", "TV from samples to the distribution of the steps")
-    expected_sampling_noise: float = in_tv("expected noise", "expected sampling noise")
-    conditionals_error: float | None = in_tv("error of the network", "TV; only where the truth is known")
-    guidance_effect: float | None = in_tv("guidance effect", "TV to w = 0, with exact conditionals")
-    gap_to_tilted: float | None = in_tv("gap to tilted", "TV to the tilted distribution, with exact conditionals")
 
 
 @dataclass(frozen=True)
@@ -163,13 +125,7 @@ class Inpainting:
     images: Sequence[int] | None = None
     image_class: int | None = None
     needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, samples=2)
-    rows: ClassVar[Rows] = {
-        "distances": SliceRow,
-        "means": MeanRow,
-        "marginals": MarginalRow,
-        "completions": CompletionRow,
-        "ledger": BudgetRow,
-    }
+    rows: ClassVar[Rows] = {"distances": SliceRow, "means": MeanRow, "ledger": BudgetRow}
 
     def __post_init__(self) -> None:
         one_of("study.pixels", self.pixels, CHOICES)
@@ -245,7 +201,7 @@ class Inpainting:
                 yield case.piece(found_of, s, guidance, label=label, cost=0.0, cached=False)
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """Distances, marginals, completions and an error budget for each image and strength."""
+        """Distances, pictures and an error budget for each image and strength."""
         slices = self.slices(case)
         found = [(s, g, made.of(found_of, s, g)) for s in slices for g in case.plan.guidances]
         rows = [_row(case, s, g, one, float(made.of(posterior_of, s))) for s, g, one in found]
@@ -255,11 +211,6 @@ class Inpainting:
         blocks = [
             *_distances(rows),
             *(_pictures(case, s, {g: one for t, g, one in found if t is s}, first) for s in slices),
-            *_single(
-                case.data.num_tokens,
-                [row for s, g, one in found for row in completions_of(s, g, one.law)],
-                [row for s, g, one in found for row in marginals_of(s, g, one.law)],
-            ),
             _budgets(case, budgets),
         ]
         facts = {"judged": case.judged, "pixels": self.pixels, "num_states": num_states}
@@ -268,7 +219,6 @@ class Inpainting:
 
 
 def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: float) -> SliceRow:
-    own = found.ledgers[0]
     truth = float(found.law.flatten()[flat_index(s.truth, found.law.shape[0])])
     return SliceRow(
         *s.at(guidance),
@@ -279,10 +229,7 @@ def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: floa
         ess=found.ess,
         truth_probability=truth,
         truth_rank=int((found.law > truth).sum()) + 1,
-        conditionals_error=own.tv.get("error of the network") if case.has_learned else None,
-        tv_samples=own.tv["total"],
-        noise_floor=own.expected_noise,
-        closes=own.closes,
+        conditionals_error=found.ledgers[0].tv.get("error of the network") if case.has_learned else None,
     )
 
 
@@ -292,23 +239,9 @@ def _budget(s: Slice, guidance: Guidance, ledger: SampledLedger) -> BudgetRow:
     return BudgetRow(*s.at(guidance), **columns)
 
 
-def marginals_of(s: Slice, guidance: Guidance, law: Tensor) -> list[MarginalRow]:
-    """The probability of every value of every hidden pixel."""
-    return [
-        MarginalRow(*s.at(guidance), pixel, value, value == true, p)
-        for pixel, true, marginal in zip(s.hidden.tolist(), s.truth.tolist(), marginal_of(law).tolist())
-        for value, p in enumerate(marginal)
-    ]
-
-
-def completions_of(s: Slice, guidance: Guidance, law: Tensor) -> list[CompletionRow]:
-    """The most probable completions, with their probabilities."""
-    top = law.flatten().topk(min(LISTED, law.numel()))
-    values = points_at(top.indices, law.shape[0], law.ndim).tolist()
-    return [
-        CompletionRow(*s.at(guidance), k + 1, x, x == s.truth.tolist(), p)
-        for k, (x, p) in enumerate(zip(values, top.values.tolist()))
-    ]
+def completions_of(law: Tensor) -> Tensor:
+    """The most probable values of all hidden pixels together, int64 (m, |S|)."""
+    return points_at(law.flatten().topk(min(SHOWN, law.numel())).indices, law.shape[0], law.ndim)
 
 
 def _distances(rows: Sequence[SliceRow]) -> list[Block]:
@@ -334,9 +267,8 @@ def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Cont
     for one in found.values():
         means = marginal_of(one.law) @ torch.arange(case.data.num_tokens).double() / top
         tiles.setdefault("pixel means", []).append(known.index_copy(0, s.hidden, means))
-        for row in completions_of(s, Guidance(0.0), one.law)[:SHOWN]:
-            values = torch.tensor(row.values).double() / top
-            tiles.setdefault(f"rank {row.rank}", []).append(known.index_copy(0, s.hidden, values))
+        for rank, values in enumerate(completions_of(one.law), 1):
+            tiles.setdefault(f"rank {rank}", []).append(known.index_copy(0, s.hidden, values.double() / top))
     rows, columns = _window(as_images(case, known))
     cropped = {title: as_images(case, torch.stack(x))[:, None, rows, columns] for title, x in tiles.items()}
     lines = [f"w = {guidance.label}" for guidance in found]
@@ -361,20 +293,6 @@ def _window(known: np.ndarray) -> tuple[slice, slice]:
     return found[0], found[1]
 
 
-def _single(num_tokens: int, completions: Sequence[CompletionRow], marginals: Sequence[MarginalRow]) -> list[Block]:
-    """Every completion that is listed, and every pixel."""
-    text = "The most probable values of all hidden pixels together, in the order of their indices in the image."
-    listed = Table(["w", "rank"], ["probability", "true", "values"])
-    note = "The probability of each value of a pixel; the probability of 0 is one minus the sum."
-    some = {"value": list(range(1, num_tokens)) or [0]}
-    table = Table(["pixel", "value", "true"], ["probability"], "w", note, where=some)
-    per = ("image", "target_class")
-    return [
-        Block("completions", completions, "Completions", text, per, [listed], group="Completions"),
-        Block("marginals", marginals, "Single pixels", "", per, [table], group=NUMBERS),
-    ]
-
-
 def _budgets(case: Case, rows: Sequence[BudgetRow]) -> Block:
     values = ["closes", "total", "predicted_low", "predicted_high", "conditionals_error", "discretisation_error"]
     table = Table(["image", "target_class", "w", "sampler"], [*values, "sampling_noise"])
@@ -387,7 +305,6 @@ def verdict_of(rows: Sequence[SliceRow], budgets: Sequence[BudgetRow], judged: s
     top = _at_strongest(rows)
     said = [_of_the_network(rows, top)] if judged == LEARNED else []
     said.append(_of_the_guidance(top))
-    said += [_of_the_image([row for row in rows if _of(row) == _of(last)], last) for last in most_changed(rows)]
     missed = [f"image {row.image}, w = {row.w.label}, {row.sampler.label}" for row in budgets if not row.closes]
     return [*said, balance_of(missed, len(budgets))]
 
@@ -438,24 +355,12 @@ def _of_the_guidance(top: Sequence[SliceRow]) -> str:
     if moved:
         return (
             f"Guidance changes the hidden pixels of {len(moved)} of {len({row.image for row in top})} images: at w = "
-            f"{w.label} by up to {size} (image {most.image}, guided to class {most.target_class})."
+            f"{w.label} by up to {size}, which leaves {_short(most.tv_tilted)} to the tilted distribution (image "
+            f"{most.image}, guided to class {most.target_class}, whose posterior given the known pixels is "
+            f"{short(most.posterior)})."
         )
     why = ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in top) else ""
     return f"Guidance changes almost nothing here{why}: at most {size} at w = {w.label}."
-
-
-def _of_the_image(rows: Sequence[SliceRow], last: SliceRow) -> str:
-    first = rows[0]
-    known = f"the posterior of the class, given the known pixels, is {last.posterior:.3g}"
-    if last.posterior >= SURE:
-        known = f"the known pixels already determine the class (posterior {short(last.posterior)})"
-    return (
-        f"Test image {last.image} (class {last.image_class}), guided to class {last.target_class}: {known}. At w = "
-        f"{last.w.label} the distribution of the hidden pixels is {_short(last.guidance_effect)} from that at w = 0 "
-        f"and {_short(last.tv_tilted)} from the tilted one (relative ESS {percent(last.ess, 1)}). The true values have "
-        f"probability {first.truth_probability:.3g} at w = {first.w.label} and {last.truth_probability:.3g} at w = "
-        f"{last.w.label}."
-    )
 
 
 def _short(value: float) -> str:

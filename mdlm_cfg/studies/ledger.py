@@ -46,24 +46,30 @@ central 99% interval."""
 
 
 @dataclass(frozen=True)
-class LedgerRow(OfDenoiser):
-    """The error budget of one strength and sampler, in total variation."""
+class Budget:
+    """The error budget of one sampler, in total variation."""
 
     sampler: Sampler = col("sampler", SAMPLER, index=True)
-    calls: int = col("calls", CALLS)
     num_samples: int = col("samples", "n")
     closes: bool = col("balances", "whether the sampled total lies in the predicted interval")
-    total: float = in_tv("total", "TV(L2, L4)")
+    total: float = in_tv("total", "TV(L2, L4); TV(L3, L4) where the exact conditionals are not known")
     predicted_low: float = in_tv("predicted from", "lower end of the central 99% of the total")
     predicted_high: float = in_tv("to", "upper end of the central 99% of the total")
     conditionals_error: float | None = in_tv("error of the network", "TV(L2, L3)")
     discretisation_error: float = in_tv("discretisation error", "TV(L3, L3')")
     sampling_noise: float = in_tv("sampling noise", "TV(L3', L4)")
+    expected_sampling_noise: float = in_tv("expected noise", "mean of TV(L3', L4)")
+    guidance_effect: float | None = in_tv("guidance effect", "TV(L0, L2); absent where L2 is not known")
+    gap_to_tilted: float | None = in_tv("gap to tilted", "TV(L1, L2); absent for a schedule, and where L2 is not known")
+
+
+@dataclass(frozen=True)
+class LedgerRow(Budget, OfDenoiser):
+    """The error budget of one strength and sampler, in total variation."""
+
+    calls: int = col("calls", CALLS)
     sampling_noise_low: float = in_tv("low", "lower end of the 95% bootstrap interval of the sampling noise")
     sampling_noise_high: float = in_tv("high", "upper end of the 95% bootstrap interval of the sampling noise")
-    expected_sampling_noise: float = in_tv("expected noise", "mean of TV(L3', L4)")
-    guidance_effect: float = in_tv("guidance effect", "TV(L0, L2)")
-    gap_to_tilted: float | None = in_tv("gap to tilted", "TV(L1, L2); absent for a schedule")
     discretisation_error_exact: float | None = in_tv("discretisation error, exact", "TV(L2, L2')")
     conditionals_error_conditional: float | None = in_tv(
         "error, conditional only", "TV with only the class's conditional learned"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from itertools import product
 from typing import Any, ClassVar
@@ -288,7 +288,7 @@ def _blocks(rows: Listed, how: str) -> list[Block]:
 def verdict_of_table(rows: Listed) -> list[str]:
     """How far the network's NLL is above the entropy, and whether its orders agree; then the exact denoiser."""
     likelihoods, orders = (rows[name] for name in ("likelihoods", "orders"))
-    said = [sentence for row in where(likelihoods, denoiser=LEARNED) for sentence in _of_learned(row, orders)]
+    said = [_of_learned(row) for row in where(likelihoods, denoiser=LEARNED)]
     values = [(_known(row.entropy), v) for row in where(likelihoods, denoiser=EXACT) for v in (row.nll, row.nelbo)]
     entropies = {row.label: _known(row.entropy) for row in likelihoods}
     values += [(entropies[row.label], row.nats) for row in where(orders, denoiser=EXACT)]
@@ -298,13 +298,13 @@ def verdict_of_table(rows: Listed) -> list[str]:
     return [*said, f"With exact conditionals NLL, NELBO and orders differ from the entropy by up to {off:.1e} nats."]
 
 
-def _of_learned(row: LikelihoodRow, orders: Sequence[OrderRow]) -> list[str]:
+def _of_learned(row: LikelihoodRow) -> str:
     nll = _known(row.nll)
     entropy = _known(row.entropy)
     gap = _known(row.order_gap)
     head = f"{LABELS[row.label]}, the network"
     if math.isinf(nll):
-        return [f"{head} gives probability 0 to examples of the data: its NLL is infinite."]
+        return f"{head} gives probability 0 to examples of the data: its NLL is infinite."
     above = nll - entropy
     said = f"{head} matches the data: its NLL equals the entropy, {entropy:.5f} nats"
     if above >= SAME:
@@ -312,18 +312,7 @@ def _of_learned(row: LikelihoodRow, orders: Sequence[OrderRow]) -> list[str]:
             f"{head} is {above:.2g} nats above the entropy of the data: its NLL is {nll:.5f}, the entropy {entropy:.5f}"
         )
     agree = "its orders agree" if abs(gap) < SAME else f"its orders disagree by an order gap of {gap:.2g} nats"
-    own = {o.policy: o.nats for o in where(orders, denoiser=row.denoiser, label=row.label)}
-    best = min(own.values())
-    worst = max(own.values())
-    if _less(worst, best) < SAME:
-        return [f"{said}, and {agree}. The NLL is {best:.5f} along the order of every policy."]
-    named = [
-        ", ".join(name for name, v in own.items() if _less(v, at) == 0 or abs(v - at) < SAME) for at in (best, worst)
-    ]
-    return [
-        f"{said}, and {agree}. Among single orders, the NLL is smallest with {named[0]} ({best:.5f}) and largest with "
-        f"{named[1]} ({worst:.5f})."
-    ]
+    return f"{said}, and {agree}."
 
 
 def _known(value: float | None) -> float:
@@ -331,7 +320,7 @@ def _known(value: float | None) -> float:
 
 
 def verdict_of_bounds(rows: Listed) -> list[str]:
-    """The lowest bound, how far the orders disagree, and the orders of policies, with the class and without."""
+    """The NELBO, how far orders disagree, and what the data's own distribution has, with the class and without."""
     said = []
     for row in rows["likelihoods"]:
         head = LABELS[row.label]
@@ -339,11 +328,9 @@ def verdict_of_bounds(rows: Listed) -> list[str]:
             said.append(f"{head}, an order gives examples probability 0: the NELBO is infinite.")
             continue
         _, best = ends(where(rows["bounds"], label=row.label), "orders")
-        said.append(f"{head}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}{_of_fall(best)}.")
-        if row.entropy is not None:
-            said.append(f"The data's own distribution has {_nats(row.entropy, row.entropy_se)} on the same examples.")
-        named = [f"{o.policy} {_nats(o.nats, o.nats_se)}" for o in where(rows["orders"], label=row.label)]
-        said.append(f"{head}, along one order of a policy: {', '.join(named)}.")
+        known = row.entropy is not None
+        own = f"; the data's own distribution has {_nats(_known(row.entropy), row.entropy_se)}" if known else ""
+        said.append(f"{head}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}{_of_fall(best)}{own}.")
     return said
 
 

@@ -22,12 +22,9 @@ from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, er
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.mixture_effects import (
     ComponentRow,
-    DistinctRow,
     PixelRow,
     component_block,
     component_row,
-    distinct_block,
-    distinct_row,
     pixel_block,
     pixel_row,
 )
@@ -46,8 +43,6 @@ ROUNDING = 1e-9  # of an energy distance
 RANKED = 0.2  # rank correlation from which a relation is spoken of
 MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 SETS = '"learned": from the network, "noise floor": a second exact guided set, "class": unguided'
-WHOLE = "whole"
-PARTIAL = "partial"
 SET_TEXT = """\
 Each row compares a set with guided samples of the exact conditionals. "noise floor" is a second, independent exact \
 set and shows how much of a difference is noise. "class" is the unguided class and shows how far guidance moves the \
@@ -91,14 +86,12 @@ class Mixtures(Settings):
         "conditionals_error": ConditionalsRow,
         "pixels": PixelRow,
         "components": ComponentRow,
-        "distinctness": DistinctRow,
     }
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The error of the network, the components' distinctness, and the sets of samples, compared."""
         yield from error_pieces(case, self.num_test, self.num_draws)
-        for how in (WHOLE, PARTIAL):
-            yield case.piece(_distinctness, how, label=f"distinctness of components by {how} images", cost=0.0)
+        yield case.piece(_distinctness, label="distinctness of components", cost=0.0)
         for guidance in case.plan.guidances:
             for pieces in _draws(case, guidance).values():
                 yield from (piece for of_class in pieces for piece in of_class)
@@ -115,11 +108,8 @@ class Mixtures(Settings):
             for k, row in zip(case.classes, rows)
         ]
         sets = mean_rows(by_class, SetRow)
-        distinct = [distinct_row(how, made.of(_distinctness, how)) for how in (WHOLE, PARTIAL)]
         pixels = [pixel_row(g, name, p) for g, found in compared.items() for name, p in found["pixels"].items()]
-        components = [
-            component_row(g, name, c, distinct[0]) for g, f in compared.items() for name, c in f["components"].items()
-        ]
+        components = [component_row(g, name, c) for g, f in compared.items() for name, c in f["components"].items()]
         drawn = {g: _drawn(case, made, g) for g in case.plan.guidances}
         samples = {g: {who: own[who] for who in case.denoisers} for g, own in drawn.items()}
         of_class = [Table(["w", "set"], ["energy"], "class_name", "Energy distance to exact guided samples, by class.")]
@@ -128,8 +118,7 @@ class Mixtures(Settings):
             *([error_block(errors, "images of the mixture itself", "image")] if errors else []),
             Block("by_class", by_class, "By class", views=of_class, group="Guided samples"),
             pixel_block(case, pixels, compared, samples),
-            component_block(components, compared, made.of(_distinctness, PARTIAL)),
-            distinct_block(distinct),
+            component_block(components, compared, made.of(_distinctness)),
             *_shown(case, samples),
         ]
         chance = {g: found["by_chance"] for g, found in compared.items()}
@@ -157,11 +146,11 @@ def _drawn(case: Case, made: Made, guidance: Guidance) -> dict[str, Tensor]:
     }
 
 
-def _distinctness(case: Case, how: str) -> Tensor:
-    """E log p(x | z) / p(x) in nats of every component of the classes, float64 (classes, C)."""
+def _distinctness(case: Case) -> Tensor:
+    """E log p(x | z) / p(x) in nats of partial images of every component of the classes, float64 (classes, C)."""
     seed = case.plan.seed
     found = [
-        distinctness(case.target, k, DISTINCT_IMAGES, how == PARTIAL, generator_for("distinct", how, seed, k))
+        distinctness(case.target, k, DISTINCT_IMAGES, generator_for("distinct", "partial", seed, k))
         for k in case.classes
     ]
     return torch.stack(found)
@@ -174,13 +163,13 @@ def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
     learned = {LEARNED: drawn[LEARNED]} if LEARNED in drawn else {}
     others = learned | {FLOOR: drawn[AGAIN], CLASS: _unguided(case, guidance)}
     described = {EXACT: torch.cat([drawn[EXACT], drawn[AGAIN]], dim=1)} | learned
-    distinct = [case.made.of(_distinctness, how) for how in (WHOLE, PARTIAL)]
+    distinct = case.made.of(_distinctness)
     classes = list(case.classes)
     return {
         "sets": {name: _beside(case, x, drawn[EXACT]) for name, x in others.items()},
         "by_chance": _by_chance(case, guidance, described[EXACT]),
         "pixels": {name: vars(pixel_picture(target, classes, x)) for name, x in described.items()},
-        "components": {name: vars(component_picture(target, classes, x, *distinct)) for name, x in described.items()},
+        "components": {name: vars(component_picture(target, classes, x, distinct)) for name, x in described.items()},
     }
 
 

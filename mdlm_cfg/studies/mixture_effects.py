@@ -12,11 +12,10 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.common import as_images
-from mdlm_cfg.studies.findings import Block, Cloud, Mosaic, Table, View, col, in_nats
+from mdlm_cfg.studies.findings import Block, Cloud, Mosaic, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case
 from mdlm_cfg.studies.rows import AtStrength
 
-SATURATED = 1e-3  # nats: components that differ less in distinctness cannot be ranked by it
 PIXEL_TEXT = """\
 A value of a pixel is private to a class where it is more than 1.5 times as probable in the class as in the whole \
 mixture, foreign where it is less than 1 / 1.5 times as probable, and shared in between. If guidance acts as in two \
@@ -25,10 +24,9 @@ PIXEL_NOTE = """\
 Mean changes in the probability of a pixel's value, guided samples minus the class. At w = 0 all changes are noise. \
 The tilt is the change that tilting each pixel alone would make at first order."""
 COMPONENT_TEXT = """\
-The more reliably its images identify the class, the more distinct a component is: E log p(x | z) / p(x), for whole \
-images or for partial images of every size, on which guidance acts. If whole images always identify the class, \
-guidance acts only through partial images. If distinct components gain weight under guidance, gain and distinctness \
-are positively correlated."""
+The more reliably its images identify the class, the more distinct a component is: E log p(x | z) / p(x), for partial \
+images of every size, on which guidance acts. If distinct components gain weight under guidance, gain and \
+distinctness are positively correlated."""
 COMPONENT_NOTE = """\
 Spearman correlation of log usage / weight with distinctness, within classes. Components in use: exp of the entropy \
 of usage, which falls as guidance concentrates on few components."""
@@ -65,33 +63,10 @@ class ComponentRow(AtStrength):
         "rank correlation between gain and distinctness by partial images",
         digits=3,
     )
-    rank_correlation_whole: float | None = col(
-        "rank correlation (whole images)", "the same by whole images; absent if they give no ranking", digits=3
-    )
     gain_in_errors: float | None = col(
         "gain of distinct components", "rank correlation by partial images, in standard errors", digits=1
     )
     components_in_use: float = col("components in use", "exp of the entropy of the usage, mean over classes", digits=2)
-
-
-@dataclass(frozen=True)
-class DistinctRow:
-    """How reliably the images of a component identify the class."""
-
-    images: str = col("images", '"whole" or "partial"', index=True)
-    mean: float = in_nats("mean", "mean over components of E log p(x | z) / p(x)", digits=3)
-    spread: float = in_nats("spread", "standard deviation over the components of a class")
-
-
-def centred(values: Tensor) -> Tensor:
-    """Distinctness (classes, C) less the mean of its class."""
-    return values - values.mean(dim=1, keepdim=True)
-
-
-def distinct_row(how: str, values: Tensor) -> DistinctRow:
-    """The mean of distinctness (classes, C), and its spread within classes."""
-    spread = float(centred(values).std()) if values.numel() > 1 else 0.0
-    return DistinctRow(how, float(values.mean()), spread)
 
 
 def _known(value: float) -> float | None:
@@ -107,11 +82,10 @@ def pixel_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> PixelR
     return PixelRow(guidance, name, correlation, tilt, slope, **changes, **errors)
 
 
-def component_row(guidance: Guidance, name: str, found: Mapping[str, Any], whole: DistinctRow) -> ComponentRow:
-    """A row of what `mdlm_cfg.compare.mixtures.component_picture` found; ranks only where components differ."""
-    by_whole = _known(found["rank_correlation"]) if whole.spread > SATURATED else None
-    partial, in_errors = (_known(found[key]) for key in ("rank_correlation_partial", "gain_in_errors"))
-    return ComponentRow(guidance, name, partial, by_whole, in_errors, found["entropy"])
+def component_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> ComponentRow:
+    """A row of what `mdlm_cfg.compare.mixtures.component_picture` found."""
+    rank, in_errors = (_known(found[key]) for key in ("rank_correlation", "gain_in_errors"))
+    return ComponentRow(guidance, name, rank, in_errors, found["entropy"])
 
 
 def _tiles(case: Case, means: Mapping[Guidance, Tensor]) -> dict[str, np.ndarray]:
@@ -148,12 +122,12 @@ def pixel_block(
 
 def component_block(rows: Sequence[ComponentRow], compared: Mapping[Guidance, Any], distinct: Tensor) -> Block:
     """How guidance changes the usage of components, by how distinct they are."""
-    x = centred(distinct).flatten().numpy()
+    x = (distinct - distinct.mean(dim=1, keepdim=True)).flatten().numpy()
     points = {
         f"w = {g.label}": (x, found["components"][EXACT]["log_gain"].flatten().numpy()) for g, found in compared.items()
     }
     labels = ("distinctness by partial images, minus the mean of its class (nats)", "log usage / weight")
-    numbers = ["rank_correlation_partial", "rank_correlation_whole", "components_in_use"]
+    numbers = ["rank_correlation_partial", "gain_in_errors", "components_in_use"]
     views: list[View] = [
         Table(["w", "set"], numbers, note=COMPONENT_NOTE),
         Cloud(points, labels, "One point for each component: exact guided samples."),
@@ -161,9 +135,3 @@ def component_block(rows: Sequence[ComponentRow], compared: Mapping[Guidance, An
     title = "Do distinct components gain weight?"
     logged = ["rank_correlation_partial"]
     return Block("components", rows, title, COMPONENT_TEXT, [], views, logged, "Components")
-
-
-def distinct_block(rows: Sequence[DistinctRow]) -> Block:
-    """How distinct components are, by partial and by whole images."""
-    views = [Table(["images"], ["mean", "spread"], note="In nats, over components.")]
-    return Block("distinctness", rows, "How distinct components are", views=views, group="Components")

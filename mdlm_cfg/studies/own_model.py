@@ -228,13 +228,8 @@ def verdict_of(rows: Sequence[ModelRow], policy: Policy | None = None) -> list[s
     least, most = tied_ends(rows, "tv_unguided", ROUNDING)
     changed = (most or least)[0].tv_unguided or 0.0
     if changed < ROUNDING:
-        said.append("Guidance does not change any class at these strengths.")
-    else:
-        said.append(f"Guidance changes {_named(most or least)} most, by {short(changed)}.")
-    least, more = tied_ends(rows, "entropy", ROUNDING)
-    if not more:
-        return [*said, f"All distributions are equally diverse: {short(least[0].entropy)} nats."]
-    return [*said, f"The least diverse distribution is that of {_named(least)}: {short(least[0].entropy)} nats."]
+        return [*said, "Guidance does not change any class at these strengths."]
+    return [*said, f"Guidance changes {_named(most or least)} most, by {short(changed)} (total variation)."]
 
 
 def _of_values(rows: Sequence[ModelRow]) -> str:

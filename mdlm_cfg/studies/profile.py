@@ -244,33 +244,18 @@ def _blocks(
 
 
 def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str]:
-    """The cost of one step, and the nats that the best steps save."""
+    """The nats that the best steps save."""
     said = []
     for who, own in by(totals, "denoiser"):
-        single = [row for total in own for row in where(costs, w=total.w, denoiser=who, schedule=BEST, calls=1)]
-        if single:
-            spent = ", ".join(short(row.cost) for row in single)
-            said.append(f"With {who} conditionals, a single step costs {spent} nats at w = {_labels(own)}.")
-        least = ", ".join(map(_correlation, own))
-        said.append(f"No single step can cost less than the total correlation, {least} nats at w = {_labels(own)}.")
         saved = {total.w: _saved(where(costs, w=total.w, denoiser=who)) for total in own}
-        in_vain = [total for total in own if saved[total.w] is None]
+        in_vain = [w.label for w, what in saved.items() if what is None]
         if in_vain:
             said.append(
                 f"With {who} conditionals, the best steps save nothing measurable over uniform, cosine and exponential "
-                f"ones at w = {_labels(in_vain)}."
+                f"ones at w = {', '.join(in_vain)}."
             )
         said += [f"With {who} conditionals at w = {w.label}, {what}" for w, what in saved.items() if what is not None]
     return said
-
-
-def _labels(totals: Sequence[TotalRow]) -> str:
-    return ", ".join(total.w.label for total in totals)
-
-
-def _correlation(total: TotalRow) -> str:
-    error = f" ± {total.total_correlation_se:.2g}" if total.total_correlation_se else ""
-    return f"{short(total.total_correlation)}{error}"
 
 
 def _saved(rows: Sequence[CostRow]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, er
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import ends, measured, strongest, where
-from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.support.numbers import percent
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
@@ -32,10 +32,6 @@ FEW_STEPS = (8, 32)
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
-PAIRS = {
-    EXACT: "exact guided samples are {} from the class's own",
-    LEARNED: "the network are {} from those of exact guided samples",
-}
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
 CLASS = "class"
 READING = """\
@@ -56,9 +52,6 @@ The same guidance with other orders and fewer calls of the denoiser, with {num:,
 one position is unmasked at a time; fewer calls are steps of event_leaping or tau_leaping. At w = 0 with exact \
 conditionals every order, one position at a time, samples the class exactly. With guidance the order matters. With \
 several positions per call, neighbours that are drawn together are independent."""
-OF_NOISE = """\
-How far apart sets of {num:,} sequences from the same distribution are. "class": independent samples of the class \
-against its own distribution. "exact": random halves of the two sets of exact guided samples against each other."""
 MORE = "± is one standard error, of {num:,} sequences; raise num_samples= for more."
 MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2")
 
@@ -78,9 +71,6 @@ class Measured:
     impossible: float = col("impossible", "share of sequences that the class does not allow", unit="share", digits=3)
     diversity: float = col(
         "differ", "share of positions in which two sequences of the set differ", unit="share", digits=3
-    )
-    pair_entropy: float | None = in_nats(
-        "entropy of pairs", "entropy of the distribution of neighbouring pairs", digits=3
     )
     tv_class_1: float | None = in_tv(
         "values to class", "TV between the distribution of single values and that of the class", digits=3
@@ -114,20 +104,6 @@ class OrderRow(Measured):
 
 
 @dataclass(frozen=True)
-class NoiseRow:
-    """How far apart sets of samples from the same distribution are."""
-
-    w: Guidance | None = col(
-        "w", "guidance strength of the exact guided samples; absent for the class itself", index=True
-    )
-    to: str = col("compared with", '"class" or "exact"', index=True)
-    length: int = col("n", "length n of the n-grams", index=True)
-    tv: float = in_tv("mean", "mean TV of the draws")
-    low: float = in_tv("smallest", "smallest TV of the draws")
-    high: float = in_tv("largest", "largest TV of the draws")
-
-
-@dataclass(frozen=True)
 class Sequences(Settings):
     """The error of the network, guided samples compared with exact ones, and a comparison of orders and steps.
 
@@ -148,12 +124,7 @@ class Sequences(Settings):
         one_kind=True,
         samples=2,
     )
-    rows: ClassVar[Rows] = {
-        "distances": SetRow,
-        "conditionals_error": ConditionalsRow,
-        "samplers": OrderRow,
-        "noise": NoiseRow,
-    }
+    rows: ClassVar[Rows] = {"distances": SetRow, "conditionals_error": ConditionalsRow, "samplers": OrderRow}
 
     def check(self, case: Case) -> None:
         """Refuse a class without weight."""
@@ -187,12 +158,9 @@ class Sequences(Settings):
         return [(guidance, who, sampler) for guidance in ends for who in case.denoisers for sampler in samplers]
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """The error of the network, sets, noise, orders, and sequences to read."""
+        """The error of the network, sets, orders, and sequences to read."""
         errors = error_rows(case, made, self.num_test, self.num_draws)
-        noise = [NoiseRow(None, CLASS, n, *_spread(tvs)) for n, tvs in made.of(_of_class)["tvs"].items()]
-        for g in case.plan.guidances:
-            noise += [NoiseRow(g, EXACT, n, *_spread(tvs)) for n, tvs in made.of(_noise_of, g).items()]
-        sets = [_set_row(case, made, g, name, noise) for g in case.plan.guidances for name in (*_drawn(case), CLASS)]
+        sets = [_set_row(case, made, g, name) for g in case.plan.guidances for name in (*_drawn(case), CLASS)]
         orders = []
         for g, who, sampler in self._compared(case):
             found = made.of(_measured, g, who, sampler)
@@ -200,13 +168,8 @@ class Sequences(Settings):
             calls = sampler.calls(case.num_dims)
             orders.append(OrderRow(**columns, w=g, denoiser=who, sampler=sampler, order=order_of(sampler), calls=calls))
         of_error = [error_block(errors, "test sequences", "sequence")] if errors else []
-        spread = [Table(["to", "w", "length"], ["tv", "low", "high"], note=f"Over {NOISE_DRAWS} draws.")]
-        num = case.plan.num_samples
-        of_noise = Block(
-            "noise", noise, "The noise of the samples", OF_NOISE.format(num=num), (), spread, group="Noise"
-        )
-        blocks = [_to_read(case, made), _guided(case, sets), *of_error, _orders(case, orders), of_noise]
-        verdict = verdict_of(errors, sets, orders, noise, num)
+        blocks = [_to_read(case, made), _guided(case, sets), *of_error, _orders(case, orders)]
+        verdict = verdict_of(errors, sets, orders, case.plan.num_samples)
         facts = {"data": {"name": case.data.name, "classes": [case.one_class]}}
         return Findings(case.plan, blocks, verdict, facts, _arrays(case, made))
 
@@ -226,36 +189,32 @@ def _sequences(case: Case, guidance: Guidance, name: str, sampler: Sampler | Non
 
 
 def _of_class(case: Case) -> dict[str, Any]:
-    """Samples of the class (n, D), and by n the TV of n-grams of several such sets to the class's own distribution."""
+    """Samples of the class (n, D), and by n the mean TV of n-grams of several such sets to the class's own."""
     target = case.target
     plan = case.plan
     z = case.one_class
-    laws = {n: gram_law(target, n, z) for n in gram_lengths(target)}
-    tvs: dict[int, list[float]] = {n: [] for n in laws}
-    first = None
+    draws = []
     for draw in range(NOISE_DRAWS):
         generator = generator_for("samples", plan.seed, z, CLASS, *([draw] if draw else []))
-        x = target.sample(plan.num_samples, generator, z)[0]
-        first = x if first is None else first
-        for n, law in laws.items():
-            tvs[n].append(total_variation(law, gram_histogram(x, target.num_tokens, n)))
-    return {"x": first, "tvs": tvs}
+        draws.append(target.sample(plan.num_samples, generator, z)[0])
+    noise = {}
+    for n in gram_lengths(target):
+        law = gram_law(target, n, z)
+        tvs = [total_variation(law, gram_histogram(x, target.num_tokens, n)) for x in draws]
+        noise[n] = sum(tvs) / NOISE_DRAWS
+    return {"x": draws[0], "noise": noise}
 
 
-def _noise_of(case: Case, guidance: Guidance) -> dict[int, list[float]]:
-    """By n, the TV between n-grams of random halves of all exact guided samples, over several splits."""
+def _noise_of(case: Case, guidance: Guidance) -> dict[int, float]:
+    """By n, the mean TV between n-grams of random halves of all exact guided samples, over several splits."""
     x = torch.cat([_sequences(case, guidance, name) for name in (EXACT, AGAIN)])
     generator = case.plan.generator("splits", guidance, case.one_class, num_dims=case.target.num_dims)
-    tvs: dict[int, list[float]] = {n: [] for n in gram_lengths(case.target)}
-    for _ in range(NOISE_DRAWS):
-        halves = x[torch.randperm(len(x), generator=generator)].chunk(2)
-        for n, found in tvs.items():
-            found.append(total_variation(*(gram_histogram(half, case.target.num_tokens, n) for half in halves)))
-    return tvs
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    return sum(values) / len(values), min(values), max(values)
+    splits = [x[torch.randperm(len(x), generator=generator)].chunk(2) for _ in range(NOISE_DRAWS)]
+    noise = {}
+    for n in gram_lengths(case.target):
+        grams = [[gram_histogram(half, case.target.num_tokens, n) for half in halves] for halves in splits]
+        noise[n] = sum(total_variation(*pair) for pair in grams) / NOISE_DRAWS
+    return noise
 
 
 def _measuring(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> Piece:
@@ -281,17 +240,18 @@ def _measure(case: Case, guidance: Guidance, x: Tensor) -> dict[str, Any]:
     return {name: None if value is None or math.isnan(value) else value for name, value in columns.items()}
 
 
-def _set_row(case: Case, made: Made, guidance: Guidance, name: str, noise: Sequence[NoiseRow]) -> SetRow:
+def _set_row(case: Case, made: Made, guidance: Guidance, name: str) -> SetRow:
     """A set; distances that are noise alone are means over several draws, and "exact" has none to itself."""
     if name == CLASS:
-        columns = _measure(case, guidance, made.of(_of_class)["x"])
-        columns |= {f"tv_class_{row.length}": row.tv for row in noise if row.to == CLASS}
+        found = made.of(_of_class)
+        columns = _measure(case, guidance, found["x"])
+        columns |= {f"tv_class_{n}": tv for n, tv in found["noise"].items()}
     else:
         columns = dict(made.of(_measured, guidance, name, None))
     if name == EXACT:
         columns |= {f"tv_exact_{n}": None for n in (1, 2, 3)}
     if name == AGAIN:
-        columns |= {f"tv_exact_{row.length}": row.tv for row in noise if row.w == guidance}
+        columns |= {f"tv_exact_{n}": tv for n, tv in made.of(_noise_of, guidance).items()}
     return SetRow(**columns, w=guidance, set=FLOOR if name == AGAIN else name)
 
 
@@ -336,7 +296,7 @@ def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
         Curve("w", "tv_exact_2", ["set"], "Pairs of neighbours: distance to exact guided sequences.", dashed=dashed),
         Table(
             ["w", "set"],
-            ["diversity", "pair_entropy", "impossible", *(f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 3))],
+            ["diversity", "impossible", *(f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 3))],
         ),
     ]
     title = "Guided samples compared with exact ones"
@@ -370,7 +330,6 @@ def verdict_of(
     errors: Sequence[ConditionalsRow],
     sets: Sequence[SetRow],
     orders: Sequence[OrderRow],
-    noise: Sequence[NoiseRow],
     num: int,
 ) -> list[str]:
     """How wrong the network is, what guidance does at the largest strength, and what orders and calls cost.
@@ -384,7 +343,6 @@ def verdict_of(
     said.append(_of_guidance(own[EXACT], own[CLASS], w, num))
     if LEARNED in own:
         said.append(_of_network(own[LEARNED], own[EXACT], w, num))
-    said += _of_pairs(own, noise, w)
     return said + _of_orders(where(orders, w=w, denoiser=EXACT), w, num)
 
 
@@ -438,49 +396,26 @@ def _of_network(learned: SetRow, exact: SetRow, w: Guidance, num: int) -> str:
     )
 
 
-def pairs_beyond(
-    own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance
-) -> dict[str, tuple[float, NoiseRow, bool]]:
-    """How far pairs are from the class's own ("exact") and from those of exact guided samples ("learned").
-
-    Each with its noise, and whether it is larger than that ever is.
-    """
-    levels = {row.to: row for row in noise if row.length == 2 and row.w in (None, w)}
-    found = {}
-    for name, to in ((EXACT, CLASS), (LEARNED, EXACT)):
-        value = getattr(own.get(name), f"tv_{to}_2", None)
-        if value is not None:
-            found[name] = (value, levels[to], value > levels[to].high)
-    return found
-
-
-def _of_pairs(own: Mapping[str, SetRow], noise: Sequence[NoiseRow], w: Guidance) -> list[str]:
-    return [
-        f"At w = {w.label}, pairs of neighbours of {PAIRS[name].format(short(value, 3))} in total variation, "
-        f"{'more than' if beyond else 'within'} the noise of samples of this size ({short(level.tv, 3)} on average, "
-        f"{short(level.low, 3)} to {short(level.high, 3)} in {NOISE_DRAWS} draws)."
-        for name, (value, level, beyond) in pairs_beyond(own, noise, w).items()
-    ]
-
-
 def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
-    """The extremes in likelihood, each in 1 of 20 reports by chance at most, however many are compared."""
-    if len([row for row in rows if row.log_prob is not None]) < 2:
+    """The extremes in likelihood, beyond chance in 1 of 20 reports at most, however many are compared.
+
+    Where orders differ in how many of their sequences the class does not allow, that decides.
+    """
+    possible = [row for row in rows if row.log_prob is not None]
+    if len(possible) < 2:
         return []
     sure = sure_of(len(rows))
     head = f"Among {len(rows)} combinations of order and calls (exact conditionals, w = {w.label}),"
-    said = []
     fewest, most = ends(rows, "impossible")
     if _more_impossible(most, fewest, num, sure):
-        said.append(
+        return [
             f"{head} {most.sampler.label} has the most sequences that are impossible under the class "
             f"({percent(most.impossible, 1)}), and {fewest.sampler.label} the fewest ({percent(fewest.impossible, 1)})."
-        )
-    worst, best = ends([row for row in rows if row.log_prob is not None], "log_prob")
+        ]
+    worst, best = ends(possible, "log_prob")
     if _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se, sure=sure):
-        of = ", among possible ones" if said else ""
-        said.append(
-            f"{head} {worst.sampler.label} has the least likely sequences{of} ({_show(worst.log_prob, 1)} nats) and "
+        return [
+            f"{head} {worst.sampler.label} has the least likely sequences ({_show(worst.log_prob, 1)} nats) and "
             f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
-        )
-    return said or [f"{head} none has a clearly higher log-likelihood than another."]
+        ]
+    return [f"{head} none has a clearly higher log-likelihood than another."]

@@ -1,17 +1,23 @@
-"""Whether a network is trained, where only examples are known: its NELBO beside two models without structure."""
+"""What is said of samples where only examples are known: is the network trained, and is the class recognised?
+
+A network's NELBO is compared with those of two models without structure.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdlm_cfg.compare.images import independent_nelbos
+from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond
 from mdlm_cfg.studies.common import LONGER, SURE
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
+from mdlm_cfg.studies.rows import at_strengths
 
 UNIFORM = "uniform values"
 
@@ -30,10 +36,11 @@ class NelboRow:
 
 @dataclass(frozen=True)
 class Words:
-    """What the examples are called: "image" or "sequence", and their coordinates: "pixels" or "positions"."""
+    """What an example is called, such as "image", its coordinates, "pixels", and those for tests, "test images"."""
 
     example: str
     parts: str
+    held_out: str
 
 
 def without_structure(x: Tensor, train: Tensor, num_tokens: int) -> Tensor:
@@ -90,3 +97,31 @@ def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
         f"The network has learned how {words.parts} depend on each other: {own}, below the {independent.nelbo:.1f} of "
         f"independent {words.parts} of each class by {independent.excess:.1f} ± {independent.excess_se:.1f}."
     )
+
+
+def of_recognised(judge: str, ends: Sequence[Any], nums: Sequence[int], held: Any, words: Words) -> str:
+    """What guidance changes, beyond chance, at the share of samples that a judge assigns to their class.
+
+    Args:
+        judge: "network" or "classifier".
+        ends: rows of the weakest and the strongest guidance, or the only one; `nums` samples each were judged.
+        held: the row of held-out examples.
+    """
+    found = at_strengths(ends, "accuracy", ".1%", "of samples")
+    shares = f"assigns the intended class to {found} ({of_held(held, 'accuracy', '.1%', words)})"
+    if len(ends) == 1:
+        return f"The {judge} {shares}."
+    before, after = ((row.accuracy or 0.0, num) for row, num in zip(ends, nums))
+    change, error = difference_of_shares(*after, *before)
+    does = {
+        1: f"makes the {judge} recognise the class more often",
+        0: f"makes no clear difference to the class that the {judge} sees",
+        -1: f"makes the {judge} recognise the class less often",
+    }[sign_beyond(change, SURE * error)]
+    return f"Guidance {does}: it {shares}."
+
+
+def of_held(held: Any, name: str, form: str, words: Words) -> str:
+    """The number of held-out examples in a column, beside that of samples."""
+    value = getattr(held, name)
+    return f"too few {words.held_out} to compare with" if value is None else f"{words.held_out}: {value:{form}}"

@@ -72,8 +72,6 @@ def test_statistics_are_means_over_the_sequences() -> None:
     assert found.posterior_se == pytest.approx(float(posterior.std()) / 50**0.5)
     assert found.log_prob == pytest.approx(float(own.log().mean()))
     assert found.log_prob_se == pytest.approx(float(own.log().std()) / 50**0.5)
-    pairs = gram_histogram(x, 3, 2)
-    assert found.pair_entropy == pytest.approx(-sum(p * math.log(p) for p in pairs.flatten().tolist() if p > 0))
     assert found.impossible == 0 and list(found.grams) == [1, 2, 3]
 
 
@@ -91,17 +89,11 @@ def test_what_the_class_does_not_allow_is_counted_and_left_out_of_the_likelihood
     assert one.log_prob == pytest.approx(float(own[0])) and math.isnan(one.log_prob_se)
 
 
-def test_pairs_that_cannot_be_counted_have_no_entropy() -> None:
+def test_pairs_of_one_position_are_not_counted() -> None:
     one = HiddenMarkovMixture(
         torch.ones(1, 1), torch.ones(1, 1, 1), torch.full((1, 1, 3), 1 / 3), torch.ones(1), num_dims=1
     )
-    found = sequence_statistics(one, torch.tensor([[0], [1], [1]]), 0)
-    assert found.pair_entropy is None and list(found.grams) == [1]
-    two = HiddenMarkovMixture(
-        torch.ones(1, 1), torch.ones(1, 1, 1), torch.full((1, 1, 3), 1 / 3), torch.ones(1), num_dims=2
-    )
-    found = sequence_statistics(two, torch.tensor([[0, 1], [1, 2]]), 0)
-    assert found.pair_entropy == pytest.approx(math.log(2)) and list(found.grams) == [1, 2]
+    assert list(sequence_statistics(one, torch.tensor([[0], [1], [1]]), 0).grams) == [1]
 
 
 def test_entropy_is_that_of_a_fair_die() -> None:

@@ -16,7 +16,6 @@ from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture import Mixtures, amplifies, components_gain, is_clear
-from mdlm_cfg.studies.mixture_effects import component_row, distinct_row
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import KnownData
@@ -127,17 +126,6 @@ def test_sets_are_those_of_the_plans_generators_compared_by_hand() -> None:
         assert rows[at].target_class == k and rows[at].mean_rms == pytest.approx(float(difference))
     assert one(found, "distances", 1.5, "learned").energy == pytest.approx(sum(row.energy for row in rows) / 2)
     assert block_of(found, "conditionals_error")[0].num_examples == 20
-
-
-def test_components_that_do_not_differ_are_not_ranked() -> None:
-    values = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]], dtype=torch.float64)
-    differ = distinct_row("whole", values)
-    equal = distinct_row("whole", torch.full((3, 3), 0.7).double())
-    assert differ.mean == pytest.approx(3.5) and differ.spread == pytest.approx((2 / 5) ** 0.5)
-    found = {"rank_correlation": 0.5, "rank_correlation_partial": float("nan"), "entropy": 2.0, "gain_in_errors": 1.0}
-    rows = [component_row(Guidance(1.0), "exact", found, whole) for whole in (differ, equal)]
-    assert [row.rank_correlation_whole for row in rows] == [0.5, None]
-    assert rows[0].rank_correlation_partial is None
 
 
 def test_one_component_and_no_guidance_are_answered() -> None:

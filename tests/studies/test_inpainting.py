@@ -32,10 +32,10 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, SliceRow, verdict_of
+from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, SliceRow, completions_of, verdict_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
-from mdlm_cfg.studies.slices import Slice, hidden_pixels
+from mdlm_cfg.studies.slices import Slice, hidden_pixels, marginal_of
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -111,16 +111,8 @@ def test_exact_and_unguided_the_hidden_pixels_follow_bayes() -> None:
         assert float((law.flatten() - own.softmax(0)).abs().max()) < 1e-12
         (row,) = at(findings, "distances", s, 0.0)
         assert row.truth_probability == pytest.approx(float(own.softmax(0)[(values == s.truth).all(1)]))
-        first, *others = at(findings, "completions", s, 0.0)
-        assert first.values == values[own.argmax()].tolist() and first.rank == 1
-        assert first.probability == pytest.approx(float(own.softmax(0).max()))
-        assert [row.probability for row in others] == pytest.approx(own.softmax(0).sort(descending=True).values[1:10])
-        assert [row.true for row in (first, *others)] == [row.values == s.truth.tolist() for row in (first, *others)]
-        ones = own.softmax(0) @ values.double()
-        marginals = [row for row in at(findings, "marginals", s, 0.0) if row.value == 1]
-        assert [row.probability for row in marginals] == pytest.approx(ones.tolist())
-        assert [row.pixel for row in marginals] == s.hidden.tolist()
-        assert [row.true for row in marginals] == (s.truth == 1).tolist()
+        assert completions_of(law).tolist() == values[own.argsort(descending=True)[:4]].tolist()
+        assert marginal_of(law)[:, 1].tolist() == pytest.approx((own.softmax(0) @ values.double()).tolist())
 
 
 def test_figures_are_those_of_the_slice(blurred: Findings) -> None:
@@ -188,11 +180,11 @@ def test_the_picture_shows_the_hidden_pixels_and_what_is_around_them(blurred: Fi
         shown = tiles["known pixels"].isnan()
         assert int(shown.sum()) == FREE
         assert tiles["true values"][shown].tolist() == s.truth.tolist()
-        for row in at(blurred, "completions", s, w)[:4]:
-            assert tiles[f"rank {row.rank}"][shown].tolist() == row.values
-            assert torch.equal(tiles[f"rank {row.rank}"][~shown], tiles["known pixels"][~shown])
-        means = [row.probability for row in at(blurred, "marginals", s, w) if row.value == 1]
-        assert tiles["pixel means"][shown].tolist() == pytest.approx(means)
+        law = law_at(blurred, s, w)
+        for rank, values in enumerate(completions_of(law).tolist(), 1):
+            assert tiles[f"rank {rank}"][shown].tolist() == values
+            assert torch.equal(tiles[f"rank {rank}"][~shown], tiles["known pixels"][~shown])
+        assert tiles["pixel means"][shown].tolist() == pytest.approx(marginal_of(law)[:, 1].tolist())
 
 
 def test_a_ledger_that_stays_open_is_said(blurred: Findings) -> None:
@@ -243,10 +235,10 @@ def test_the_verdict_says_whether_the_known_pixels_determine_the_class(
         replace(row, posterior=posterior, guidance_effect=effect * (row.w.constant > 0), conditionals_error=None)
         for row in block_of(blurred, "distances")
     ]
-    judgement, about, *_ = verdict_of(rows, block_of(blurred, "ledger"), "exact")
+    judgement = verdict_of(rows, block_of(blurred, "ledger"), "exact")[0]
     unsure = [replace(row, posterior=0.5, guidance_effect=0.0004) for row in rows]
     neither = verdict_of(unsure, block_of(blurred, "ledger"), "exact")[0]
-    assert (f"{posterior:.4f}" in about) == determined
+    assert (f"{posterior:.4f}" in judgement) == changed
     assert bool(re.search(r"\d of \d", judgement)) == changed
     assert (conclusion(judgement) != conclusion(neither)) == (determined or changed) and f"{effect:g}" in judgement
     assert len(judgement) > len(neither) or not determined  # with the reason

@@ -49,7 +49,7 @@ def test_a_table_has_exact_costs_below_those_that_are_predicted(learned: bool) -
 def test_one_step_costs_the_total_correlation() -> None:
     target = random_target(3, 3, 2, seed=8)
     found = study_of(target)
-    (total, strong) = block_of(found, "totals")
+    total, _ = block_of(found, "totals")
     pmf = target.class_pmf(Z)
     entropy = float(-torch.special.xlogy(pmf, pmf).sum())
     singles = [pmf.sum(dim=[j for j in range(3) if j != i]) for i in range(3)]
@@ -58,9 +58,6 @@ def test_one_step_costs_the_total_correlation() -> None:
     assert total.total_correlation == pytest.approx(correlation, abs=1e-12)
     ones = [row.cost for row in block_of(found, "costs") if row.calls == 1 and row.w == PLAN.guidances[0]]
     assert ones == pytest.approx([correlation] * len(ones), abs=1e-12)
-    guided = next(row.cost for row in block_of(found, "costs") if row.calls == 1 and row.w == PLAN.guidances[1])
-    said = found.verdict[0]  # under guidance a step costs more than the total correlation
-    assert f"{correlation:.4f}" in said and f"{guided:.4f}" in said and f"{strong.total_correlation:.4f}" not in said
 
 
 @pytest.mark.parametrize("target", [bernoulli_mixture(8), motif_in_noise(8)])

@@ -248,7 +248,7 @@ def test_that_two_orders_agree_is_not_said_to_be_one_distribution(
             target=None, name="own", num_tokens=2, num_classes=k, grid_shape=(2,), class_names=None, value_names=None
         )
         found = found_by(OwnModel(), data, denoiser, replace(plan, num_samples=4))
-        *of_orders, of_change, _ = own_model.verdict_of(block_of(found, "distances"), policy and parse_policy(policy))
+        *of_orders, of_change = own_model.verdict_of(block_of(found, "distances"), policy and parse_policy(policy))
         assert found.verdict[: len(of_orders) + 1] == [*of_orders, of_change]
         if is_joint or temperature != 1 or policy == "confidence":
             assert not decimals(" ".join(of_orders))  # no distance between orders
