@@ -19,9 +19,9 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
-from mdlm_cfg.studies.common import BERNOULLI
-from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Mosaic, Table, View, col, in_nats, in_tv
-from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
+from mdlm_cfg.studies.common import BERNOULLI, EVALUATE_AGAIN
+from mdlm_cfg.studies.findings import Bars, Block, Findings, Mosaic, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
@@ -34,7 +34,7 @@ PICTURED = (REFERENCE, "guided", "resampled")
 SHOWN = 10  # images of a set
 NOTHING = 1e-9
 SURE = 3  # standard errors of few groups, from which a difference is more than chance
-SURPRISING = 4  # standard errors
+MORE = 10  # times as many samples, where those drawn decide nothing
 READING = """\
 The tilted distribution is known in any dimension: it is proportional to p(x|z) (p(x|z) / p(x))^w, so samples of the \
 class, weighted by (p(x|z) / p(x))^w, represent it. Where almost every image identifies its class, these weights are \
@@ -67,7 +67,6 @@ class SetRow(AtStrength):
         "its noise floor", "usage TV expected for the same number of samples of the tilted distribution"
     )
     class_posterior: float = col("mean p(z | x)", "exactly", unit="probability", digits=6)
-    mean_rms: float = col("pixel means", "root mean square difference from the pixel means of the reference")
 
 
 @dataclass(frozen=True)
@@ -93,29 +92,16 @@ class UsageRow(AtStrength):
 
 
 @dataclass(frozen=True)
-class ClassStepRow(AtStrength):
-    """One step of sequential Monte Carlo."""
-
-    target_class: str = col("class", CLASS, index=True)
-    unmasked: int = col("unmasked", "number of coordinates that are unmasked after the step", index=True)
-    ess_on_the_way: float = col(
-        "relative ESS in a group", "relative effective sample size, mean over the groups, before any resampling"
-    )
-    num_resampled: int = col("groups resampled", "number of groups that are resampled at this step")
-
-
-@dataclass(frozen=True)
 class Seen:
     """A set of samples, evaluated by the exact mixture.
 
     Attributes:
-        usage: shares of the class's components, (C,). class_posterior: mean of p(z | x). mean: of the pixels, (D,).
+        usage: shares of the class's components, (C,). class_posterior: mean of p(z | x).
         images: a few to look at, uint8 (m, D), drawn by their weights.
     """
 
     usage: Tensor
     class_posterior: float
-    mean: Tensor
     images: Tensor
 
 
@@ -134,7 +120,7 @@ class MixtureCorrection:
     num_reference: int = 20_000
     name: ClassVar[str] = "correction"
     needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
-    rows: ClassVar[Rows] = {"distances": SetRow, "usage": UsageRow, "normalizers": NormalizerRow, "steps": ClassStepRow}
+    rows: ClassVar[Rows] = {"distances": SetRow, "usage": UsageRow, "normalizers": NormalizerRow}
 
     def check(self, case: Case) -> None:
         """Refuse what has no weights, numbers that groups do not divide, and classes of weight 0."""
@@ -199,9 +185,6 @@ class MixtureCorrection:
                 for what, one in ((what, sets[what]) for what in (REFERENCE, *SETS[2:])):
                     numbers = (len(one.x), one.log_normalizer, one.relative_error, one.ess)
                     rows["normalizers"].append(NormalizerRow(g, what, name, *numbers))
-                resampled = sets["resampled"]
-                steps = zip(resampled.ess_on_the_way, resampled.num_resampled)
-                rows["steps"] += [ClassStepRow(g, name, k + 1, *found) for k, found in enumerate(steps)]
                 images.setdefault(name, {})[f"w = {g.label}"] = _pictured(seen, case.data.grid_shape)
                 end = f"{g.kind}_{g.identifier}_class{z}"
                 for what, key in (("weighted", "guided"), ("resampled", "resampled")):
@@ -210,51 +193,44 @@ class MixtureCorrection:
         settings = {"threshold": self.threshold, "num_groups": self.num_groups, "num_reference": self.num_reference}
         classes = {"name": case.data.name, "grid_shape": list(case.data.grid_shape), "classes": list(case.classes)}
         facts = {"judged": case.judged, **settings, "data": classes}
-        verdict = verdict_of(rows["distances"], rows["normalizers"], case.judged)
+        verdict = verdict_of(rows["distances"], case.plan.num_samples)
         return Findings(case.plan, self._blocks(case, rows, images), verdict, facts, arrays)
 
     def _blocks(self, case: Case, rows: Mapping[str, Sequence[Any]], images: Mapping[str, Any]) -> list[Block]:
         plan = case.plan
         text = (
             f"{plan.num_samples:,} samples for each class, strength and set, of the {case.judged} conditionals, by "
-            f"{plan.sampler.label}, seed {plan.seed}; {self.num_reference:,} samples for the reference.\n\n{READING}"
+            f"{plan.sampler.label}, seed {plan.seed}, resampled in {self.num_groups} groups (threshold "
+            f"{self.threshold:g}); {self.num_reference:,} samples for the reference.\n\n{READING}"
         )
-        values = ["usage_tv", "usage_floor", "class_posterior", "mean_rms"]
+        values = ["usage_tv", "usage_floor", "class_posterior"]
         shown: list[View] = [
             Mosaic(blocks, PICTURED, f"Class {name}: a line for each set; weighted sets are drawn by their weights.")
             for name, blocks in images.items()
         ]
         usage = [Bars("component", "usage", ["set"], "The share of each of the components of the class.")]
         index = ["w", "target_class", "set"]
-        caption = (
-            f"The groups' mean relative ESS at each step, before any resampling (threshold {self.threshold:g}, "
-            f"{self.num_groups} groups)."
-        )
         title = "Samples and the tilted distribution"
         main = [Table(index, values, note=NOTE)]
         logged = ["usage_tv", "class_posterior"]
         estimates = [Table(index, ["num_samples", "log_normalizer", "relative_error", "ess"])]
-        steps = [Curve("unmasked", "ess_on_the_way", ["w", "target_class"], caption)]
         per = ("target_class", "w")
-        how: dict[str, Any] = {"group": "Weights"}
         return [
             Block("distances", rows["distances"], title, text, [], main, logged, group="", printed=True),
             Block("images", [], "Samples", views=shown, group="Samples"),
             Block("usage", rows["usage"], "Usage of the components", "", per, usage, group="Components"),
-            Block("normalizers", rows["normalizers"], "The normaliser", NORMALIZERS, [], estimates, ["ess"], **how),
-            Block("steps", rows["steps"], "Relative ESS on the way", views=steps, **how),
+            Block("normalizers", rows["normalizers"], "The normaliser", NORMALIZERS, [], estimates, ["ess"], "Weights"),
         ]
 
 
 def _plain(found: Weighted) -> tuple[Any, ...]:
     """The stored form of samples for `_weighted_of`: binary values, on the CPU."""
-    moved = (found.x.to("cpu", torch.uint8), found.log_weights.cpu())
-    return (*moved, found.num_groups, list(found.num_resampled), list(found.ess_on_the_way))
+    return found.x.to("cpu", torch.uint8), found.log_weights.cpu(), found.num_groups
 
 
 def _weighted_of(made: Sequence[Any]) -> Weighted:
-    x, log_weights, num_groups, num_resampled, ess_on_the_way = made
-    return Weighted(x.long(), log_weights, num_groups, tuple(num_resampled), tuple(ess_on_the_way))
+    x, log_weights, num_groups = made
+    return Weighted(x.long(), log_weights, num_groups)
 
 
 def usage_of(target: BernoulliMixture, x: Tensor, weights: Tensor, target_class: int) -> Tensor:
@@ -287,7 +263,7 @@ def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: 
     usage = usage_of(target, x, weights, target_class)
     posterior = float(weights @ posterior_of(target)(x)[:, target_class].exp())
     shown = torch.multinomial(weights, SHOWN, replacement=True, generator=generator_for("shown", seed, target_class))
-    return Seen(usage, posterior, weights @ x.double(), x[shown].to(torch.uint8))
+    return Seen(usage, posterior, x[shown].to(torch.uint8))
 
 
 def set_rows(
@@ -305,7 +281,6 @@ def set_rows(
             usage_se=errors[what],
             usage_floor=floor,
             class_posterior=own.class_posterior,
-            mean_rms=float((own.mean - reference.mean).square().mean().sqrt()),
         )
         for what, own in seen.items()
     ]
@@ -323,52 +298,23 @@ def _pictured(seen: Mapping[str, Seen], grid_shape: Sequence[int]) -> np.ndarray
     return np.stack([seen[what].images.reshape(-1, height, width).numpy() for what in PICTURED])
 
 
-def verdict_of(rows: Sequence[SetRow], normalizers: Sequence[NormalizerRow], judged: str = EXACT) -> list[str]:
+def verdict_of(rows: Sequence[SetRow], num_samples: int) -> list[str]:
     """Whether resampling brings guided samples closer to the tilted distribution at the strongest guidance."""
     g = strongest(rows)
     here = where(rows, w=g)
     classes = list(dict.fromkeys(row.target_class for row in here))
     about = f"class {classes[0]}" if len(classes) == 1 else f"mean of {len(classes)} classes"
+    head = f"At w = {g.label} ({g.kind}, {about})"
     tv = {name: fmean(row.usage_tv for row in where(here, set=name)) for name in SETS}
-    floor = fmean(row.usage_floor for row in here)
-    moved = [row.usage_se for row in here if row.set in ("guided", "resampled")]
-    chance = SURE * math.hypot(*moved) / len(classes)
-    own = where(normalizers, w=g)
-    ess = {what: fmean(row.ess for row in where(own, set=what)) for what in ("weighted", "resampled")}
-    return [
-        _of_usage(f"At w = {g.label} ({g.kind}, {about})", tv, floor, chance),
-        f"The importance weights of finished samples have a relative ESS of {100 * ess['weighted']:.3g}%; resampling "
-        f"ends with {100 * ess['resampled']:.3g}%.",
-        _of_normalizers(own, judged),
-    ]
-
-
-def _of_usage(head: str, tv: Mapping[str, float], floor: float, chance: float) -> str:
     if max(tv.values()) < NOTHING:
-        return f"{head} all sets use the components of the class equally."
-    beside = f"{short(tv['class'], 3)} for the class itself, noise floor {short(floor, 3)}"
-    gain = sign_beyond(tv["guided"] - tv["resampled"], chance)
+        return [f"{head} all sets use the components of the class equally."]
+    moved = [row.usage_se for row in here if row.set in ("guided", "resampled")]
+    gain = sign_beyond(tv["guided"] - tv["resampled"], SURE * math.hypot(*moved) / len(classes))
     does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
-    return (
+    more = f" Draw more: {EVALUATE_AGAIN} num_samples={MORE * num_samples}" if gain == 0 else ""
+    return [
         f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: total "
         f"variation {short(tv['resampled'], 3)}{' instead of' if gain > 0 else ', and'} {short(tv['guided'], 3)} under "
-        f"guidance ({beside})."
-    )
-
-
-def _of_normalizers(rows: Sequence[NormalizerRow], judged: str) -> str:
-    """Whether resampling and the reference estimate the same normaliser."""
-    far = []
-    for one in where(rows, set="resampled"):
-        (known,) = where(rows, set=REFERENCE, target_class=one.target_class)
-        error = (one.relative_error**2 + known.relative_error**2) ** 0.5
-        if abs(one.log_normalizer - known.log_normalizer) > SURPRISING * error + NOTHING:
-            both = (f"{short(row.log_normalizer, 3)} ± {short(row.relative_error, 3)}" for row in (one, known))
-            far.append(f"class {one.target_class}: {' and '.join(both)}")
-    if not far:
-        return f"Resampling and the reference agree on ln E W to within {SURPRISING} standard errors."
-    return (
-        f"Resampling and the reference disagree on ln E W by more than {SURPRISING} standard errors "
-        f"({'; '.join(far)}): "
-        + ("draw more samples, or the same in more groups." if judged == EXACT else "the network has a different E W.")
-    )
+        f"guidance ({short(tv['class'], 3)} for the class itself, noise floor "
+        f"{short(fmean(row.usage_floor for row in here), 3)}).{more}"
+    ]

@@ -19,12 +19,12 @@ from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
-from mdlm_cfg.studies.common import TABLE
+from mdlm_cfg.studies.common import EVALUATE_AGAIN, TABLE
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
-from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, strongest, where
+from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
+from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, strongest, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import percent, short
 
@@ -32,7 +32,7 @@ SMALLEST = 100  # samples of a set
 MOST_SETS = 20  # over which a mean is taken
 ORDER_OF = {"normalized": "uniform"}  # the order of a kind of guidance, where it has another name
 NOTHING = 1e-9  # a total variation that is rounding
-SURPRISING = 4  # standard errors
+MORE = 10  # times as many samples, where those drawn decide nothing
 WEIGHTS = """\
 Each finished sample is weighted by W, the product of the normalisers Z of the coordinates that it unmasked. With \
 exact conditionals the weighted distribution is the tilted one, whatever the order of unmasking. With learned \
@@ -85,17 +85,6 @@ class ResamplingRow(AtStrength):
 
 
 @dataclass(frozen=True)
-class StepRow(AtStrength):
-    """One step of sequential Monte Carlo."""
-
-    unmasked: int = col("unmasked", "number of coordinates that are unmasked after the step", index=True)
-    ess_on_the_way: float = col(
-        "relative ESS in a group", "relative effective sample size, mean over the groups, before any resampling"
-    )
-    num_resampled: int = col("groups resampled", "number of groups that are resampled at this step")
-
-
-@dataclass(frozen=True)
 class TableCorrection:
     """The cost of sampling the tilted distribution of a table, by importance weights and by resampling.
 
@@ -110,7 +99,7 @@ class TableCorrection:
     num_groups: int = 10
     name: ClassVar[str] = "correction"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True)
-    rows: ClassVar[Rows] = {"distances": SampleRow, "costs": CostRow, "resampling": ResamplingRow, "steps": StepRow}
+    rows: ClassVar[Rows] = {"distances": SampleRow, "costs": CostRow, "resampling": ResamplingRow}
 
     def check(self, case: Case) -> None:
         """Refuse guidance without weights, a class without a tilted distribution, and tables that are too large."""
@@ -154,7 +143,7 @@ class TableCorrection:
         return found
 
     def _samples(self, case: Case, guidance: Guidance) -> dict[str, Any]:
-        """The columns of `SampleRow` from `num_samples` on, those of `ResamplingRow` and `StepRow`, distributions."""
+        """The columns of `SampleRow` from `num_samples` on, those of `ResamplingRow`, and distributions."""
         plan = case.plan
         chain = (case.denoiser(case.judged), guidance, case.one_class)
         weights = tilted_weights(*chain, plan.sampler.policy)
@@ -174,7 +163,6 @@ class TableCorrection:
         return {
             "rows": rows,
             "resampling": (len(again.x), again.num_groups, *estimates),
-            "steps": list(zip(again.ess_on_the_way, again.num_resampled)),
             "laws": {"tilted": tilted, "guided": law, "weighted": weights.law},
         }
 
@@ -185,7 +173,7 @@ class TableCorrection:
         return sequential_monte_carlo(*chain, num_samples * num_sets, num_groups=self.num_groups * num_sets, **how)
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """Exact costs, samples against their number, and resampling on the way."""
+        """Exact costs, samples against their number, and the normaliser."""
         rows: dict[str, list[Any]] = {name: [] for name in self.rows}
         arrays: dict[str, np.ndarray] = {}
         for g in case.plan.guidances:
@@ -194,22 +182,18 @@ class TableCorrection:
             drawn = made.of(self._samples, g)
             rows["distances"] += [SampleRow(g, *found) for found in drawn["rows"]]
             rows["resampling"].append(ResamplingRow(g, *drawn["resampling"]))
-            rows["steps"] += [StepRow(g, k + 1, *found) for k, found in enumerate(drawn["steps"])]
             arrays |= {array_name(name, g, g.identifier): law.numpy() for name, law in drawn["laws"].items()}
         text = f"{RESAMPLED}\n\n{self.num_groups} groups, threshold {self.threshold:g}."
         views = [Table(["w"], ["exact_log_normalizer", "log_normalizer", "relative_error", "ess"])]
-        how: dict[str, Any] = {"group": "Resampling"}
+        title = "Sequential Monte Carlo"
         blocks = [
             self._sample_block(case, rows["distances"]),
             cost_block(rows["costs"]),
-            Block(
-                "resampling", rows["resampling"], "Sequential Monte Carlo", text, (), views, ["log_normalizer"], **how
-            ),
-            Block("steps", rows["steps"], "Relative ESS on the way", views=STEP_VIEWS, **how),
+            Block("resampling", rows["resampling"], title, text, (), views, ["log_normalizer"], group="Resampling"),
         ]
         settings = {"threshold": self.threshold, "num_groups": self.num_groups}
         facts = {"target_class": case.one_class, "judged": case.judged, **settings, "laws": sorted(arrays)}
-        verdict = verdict_of(rows["costs"], rows["distances"], rows["resampling"], case.judged)
+        verdict = verdict_of(rows["costs"], rows["distances"], case.judged)
         return Findings(case.plan, blocks, verdict, facts, arrays)
 
     def _sample_block(self, case: Case, rows: Sequence[SampleRow]) -> Block:
@@ -231,12 +215,6 @@ class TableCorrection:
         title = "Distance to the tilted distribution"
         views: list[View] = [Table(["w", "num_samples"], shown, note=note), curve]
         return Block("distances", rows, title, text, (), views, names, group="", printed=True)
-
-
-STEP_VIEWS: list[View] = [
-    Curve("unmasked", "ess_on_the_way", ["w"], "The groups' mean relative ESS at each step, before any resampling."),
-    Table(["w"], ["num_resampled"], "unmasked", "Groups that were resampled, by the number of unmasked coordinates."),
-]
 
 
 def mean_tv(drawn: Weighted, num_sets: int, tilted: Tensor) -> tuple[float, float]:
@@ -263,8 +241,6 @@ def cost_block(rows: Sequence[CostRow]) -> Block:
     index = ["w", "denoiser", "policy"] if has_learned else ["w", "policy"]
     weighted = ["tv_weighted"] if has_learned else []
     note = "Total variation is to the tilted distribution."
-    for names in alike(rows):
-        note += f" The orders {', '.join(names)} have the same numbers on these data."
     caption = "The exact relative ESS of the importance weights. Orders that coincide share one line."
     views: list[View] = [
         Table(index, ["ess", "cost", "tv_guided", *weighted], note=note),
@@ -274,31 +250,12 @@ def cost_block(rows: Sequence[CostRow]) -> Block:
     return Block("costs", rows, title, WEIGHTS, views=views, logged=["ess", "log_normalizer"], group="Weights")
 
 
-def alike(rows: Sequence[CostRow]) -> list[list[str]]:
-    """Orders of unmasking that cost the same at every strength, with every denoiser: sets of at least two."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for policy, own in by(rows, "policy"):
-        values = [value for row in own for value in (row.ess, row.tv_guided, row.tv_weighted)]
-        numbers = tuple(f"{abs(value) + 1:.9f}" for value in values)
-        found.setdefault(numbers, []).append(policy)
-    return [names for names in found.values() if len(names) > 1]
-
-
-def verdict_of(
-    costs: Sequence[CostRow], samples: Sequence[SampleRow], resampling: Sequence[ResamplingRow], judged: str
-) -> list[str]:
+def verdict_of(costs: Sequence[CostRow], samples: Sequence[SampleRow], judged: str) -> list[str]:
     """Whether correction helps at the strongest guidance, what it costs, and what does best with these samples."""
     g = strongest(costs)
-    own = {row.denoiser: row for row in where(costs, own=True, w=g)}
-    cost = own[judged]
-    last = where(samples, w=g)[-1]
-    said = [_of_weights(cost), _of_samples(last), _of_resampling(where(resampling, w=g)[0])]
-    if judged == LEARNED:
-        exact = own[EXACT]
-        said.append(
-            f"With exact conditionals, guidance ends {short(exact.tv_guided)} from the tilted distribution there."
-        )
-    return said
+    (cost,) = where(costs, own=True, w=g, denoiser=judged)
+    of_samples = [] if cost.tv_guided < NOTHING else [_of_samples(where(samples, w=g)[-1])]
+    return [_of_weights(cost), *of_samples]
 
 
 def _of_weights(cost: CostRow) -> str:
@@ -307,16 +264,14 @@ def _of_weights(cost: CostRow) -> str:
         return f"{head} the guided chain ends in the tilted distribution, so there is nothing to correct."
     head += (
         f" guidance with {cost.denoiser} conditionals ends {short(cost.tv_guided)} from the tilted distribution (total "
-        "variation)"
+        "variation); importance weights"
     )
-    price = f"at a relative ESS of {_three_digits(cost.ess)} ({cost.cost:.3g} samples per effective sample)"
+    if cost.tv_weighted >= cost.tv_guided - NOTHING:
+        return f"{head} do not help: the weighted distribution is {short(cost.tv_weighted)} from it."
+    does = "correct this" if cost.tv_weighted < NOTHING else f"reduce this to {short(cost.tv_weighted)}"
     if math.isinf(cost.cost):
-        price = "at a relative ESS below 1e-308, which no number of samples makes up for"
-    if cost.tv_weighted < NOTHING:
-        return f"{head}; importance weights correct this, {price}."
-    if cost.tv_weighted < cost.tv_guided - NOTHING:
-        return f"{head}; importance weights reduce this to {short(cost.tv_weighted)}, {price}."
-    return f"{head}; importance weights do not help: the weighted distribution is {short(cost.tv_weighted)} from it."
+        return f"{head} {does}, at a relative ESS below 1e-308, which no number of samples makes up for."
+    return f"{head} {does}, at a relative ESS of {percent(cost.ess, 1)} ({cost.cost:.3g} samples per effective sample)."
 
 
 def closest(last: SampleRow) -> list[str]:
@@ -334,27 +289,12 @@ def closest(last: SampleRow) -> list[str]:
 def _of_samples(last: SampleRow) -> str:
     best = closest(last)
     end = f"{' and '.join(best)} {'ends' if len(best) == 1 else 'end'} closest to the tilted distribution"
+    more = ""
     if len(best) == 3:
         end = "no set ends measurably closer to the tilted distribution than the others"
+        more = f" Draw more: {EVALUATE_AGAIN} num_samples={MORE * last.num_samples}"
     return (
         f"With {last.num_samples:,} samples, {end}: total variation {short(last.tv_guided)} without correction, "
         f"{short(last.tv_weighted)} weighted, {short(last.tv_resampled)} resampled; the noise floor is "
-        f"{short(last.noise_floor)}."
+        f"{short(last.noise_floor)}.{more}"
     )
-
-
-def _of_resampling(row: ResamplingRow) -> str:
-    off = abs(row.log_normalizer - row.exact_log_normalizer)
-    said = (
-        f"Resampling ends with a relative ESS of {_three_digits(row.ess)} and estimates ln E W as "
-        f"{short(row.log_normalizer)} ± {short(row.relative_error)}; the exact value is "
-        f"{short(row.exact_log_normalizer)}"
-    )
-    if off <= SURPRISING * row.relative_error + NOTHING or row.relative_error == 0:
-        return f"{said}."
-    return f"{said}, {off / row.relative_error:.1f} errors away (an error estimated from {row.num_groups} groups)."
-
-
-def _three_digits(share: float) -> str:
-    """A share in percent, with three digits; all of it only where it is all."""
-    return f"{100 * share:.3g}%" if share < 0.9995 else percent(share, 1)

@@ -21,7 +21,7 @@ from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture_correction import REFERENCE, SETS, SetRow, verdict_of as mixture_verdict
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
-from mdlm_cfg.studies.table_correction import CostRow, SampleRow, alike, closest, verdict_of
+from mdlm_cfg.studies.table_correction import CostRow, SampleRow, closest, verdict_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
 
@@ -96,8 +96,6 @@ def test_samples_are_those_of_the_plans_generators(exact: Findings) -> None:
     known = tilted_weights(TARGET.denoiser(), guidance, 1).log_normalizer
     assert found.exact_log_normalizer == pytest.approx(known)
     assert abs(smc.log_normalizer - known) < 4 * smc.relative_error
-    steps = [(row.ess_on_the_way, row.num_resampled) for row in block_of(exact, "steps") if row.w == guidance]
-    assert steps == list(zip(smc.ess_on_the_way, smc.num_resampled))
 
 
 def test_at_w_0_every_weight_is_one(exact: Findings) -> None:
@@ -105,8 +103,6 @@ def test_at_w_0_every_weight_is_one(exact: Findings) -> None:
         assert row.tv_guided == pytest.approx(row.tv_weighted, abs=1e-12)
     costs = block_of(exact, "costs")[:4]
     assert all(cost.ess == pytest.approx(1) for cost in costs)
-    assert [set(names) for names in alike(costs)] == [{cost.policy for cost in costs}]
-    assert alike(block_of(exact, "costs")) == []
 
 
 class Noisy(Inconsistent):
@@ -129,7 +125,7 @@ def test_weights_are_said_to_help_only_where_they_do() -> None:
     findings = study(target, Noisy(target), plan)
     cost = next(row for row in block_of(findings, "costs") if row.denoiser == "learned" and row.own)
     assert cost.tv_weighted > cost.tv_guided  # and no price
-    assert len(findings.verdict) == 4 and "%" not in findings.verdict[0]
+    assert "%" not in findings.verdict[0]
     assert decimals(findings.verdict[0]) == [f"{cost.tv_guided:.4f}", f"{cost.tv_weighted:.4f}"]
 
 
@@ -143,13 +139,13 @@ def test_the_verdict_follows_the_numbers(
     g = STRENGTHS[1]
     cost = CostRow(g, "exact", "rate", True, 0.005, 200.0, 0.1, tv_guided, tv_weighted)
     samples = SampleRow(g, 1000, 1, 0.3, 0.3, 0.3, 0.0, 0.0, 0.0, 0.1)
-    first = verdict_of([cost], [samples], block_of(exact, "resampling"), "exact")[0]
+    first = verdict_of([cost], [samples], "exact")[0]
     assert re.findall(r"\d[\d,]*(?:\.\d+)?%?", first.partition(")")[2]) == figures
     ways = ["no correction", "weighting", "resampling"]
     for resampled, nearest in ((0.3, ways), (0.2, ways[2:]), (0.4, ways[:2])):  # all, one or two of them
         assert closest(replace(samples, tv_resampled=resampled)) == nearest
     by_rounding = replace(cost, tv_guided=0.1, tv_weighted=0.1 - 1e-16)
-    assert "%" not in verdict_of([by_rounding], [samples], block_of(exact, "resampling"), "exact")[0]
+    assert "%" not in verdict_of([by_rounding], [samples], "exact")[0]
 
 
 def test_weights_of_an_effective_size_too_small_for_float64_are_a_report() -> None:
@@ -209,19 +205,20 @@ def test_a_mixtures_normalisers_agree(many: Findings) -> None:
     assert [row.set for row in rows] == [REFERENCE, "weighted", "resampled"]
     for row in rows:
         assert abs(row.log_normalizer - exact) < 4 * row.relative_error
-    assert "±" not in many.verdict[-1]  # nothing that differs is named
 
 
 def test_samples_of_one_distribution_are_rarely_said_to_differ_in_distance() -> None:
     """At w = 0 all weights are 1, and at w = 1 too where two classes are one: no way of correction is nearer."""
     one_class = BernoulliMixture(mixture().probabilities[:1].expand(2, 3, 6), torch.ones(2, 3) / 3, torch.ones(2) / 2)
-    worlds = {-2: (TARGET, Guidance(0.0), {}), 0: (one_class, Guidance(1.0), {"num_reference": 2000})}
-    for at, (target, guidance, settings) in worlds.items():
+    worlds = ((TARGET, Guidance(0.0), {}), (one_class, Guidance(1.0), {"num_reference": 2000}))
+    for target, guidance, settings in worlds:
         said = []
         for seed in range(15):
             data = data_of(target, grid_shape=(target.num_dims,))
             plan = Plan((guidance,), Sampler(), 100, seed, classes=(1,))
-            said.append(conclusion(found_by(Correction(**settings), data, None, plan).verdict[at]))
+            findings = found_by(Correction(**settings), data, None, plan)
+            row = block_of(findings, "distances")[-1]
+            said.append(str(closest(row)) if isinstance(row, SampleRow) else conclusion(findings.verdict[0]))
         # the same in 12 of 15, where 1 in 20 are expected to differ; each 1 in 2 if chance were not counted
         assert max(map(said.count, said)) >= 12
 
@@ -238,19 +235,16 @@ def test_no_small_number_of_a_mixture_is_written_as_zero(many: Findings) -> None
         replace(row, usage_tv=row.usage_tv / 1000, usage_floor=row.usage_floor / 1000)
         for row in block_of(many, "distances")
     ]
-    verdict = mixture_verdict(rows, block_of(many, "normalizers"))
+    verdict = mixture_verdict(rows, 6000)
     assert verdict and not [line for line in verdict if re.search(r"(?<![\w.])0\.0+(?![\d%])", line)]
 
 
 def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
     rows = block_of(many, "distances")
-    normalizers = block_of(many, "normalizers")
-    far = [replace(row, log_normalizer=row.log_normalizer + (row.set == REFERENCE)) for row in normalizers]
     said = [many.verdict]
     for tv in (0.9, sets(many)["guided"].usage_tv):  # farther, and equally far
-        said.append(mixture_verdict([replace(r, usage_tv=tv) if r.set == "resampled" else r for r in rows], far))
-    assert len({conclusion(verdict[0]) for verdict in said}) == 3 and all("class cat" in one[0] for one in said)
-    assert ["±" in verdict[-1] and "class cat" in verdict[-1] for verdict in said] == [False, True, True]
+        said.append(mixture_verdict([replace(r, usage_tv=tv) if r.set == "resampled" else r for r in rows], 6000))
+    assert len({conclusion(one[0]) for one in said}) == 3 and all("class cat" in one[0] for one in said)
 
 
 @pytest.mark.parametrize(
