@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -11,10 +11,12 @@ from mdlm_cfg.chain.denoiser import device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.findings import Block, Listing
 from mdlm_cfg.studies.protocol import Case, Made, Piece
 from mdlm_cfg.support.seeds import generator_for
 
 SHOWN = 4  # sequences of a class
+SHOWN_CLASSES = 4
 ALIGNED = Sampler(policy=policy_of("uniform"))  # its order does not depend on w: the same places by the same numbers
 SYMBOLS = string.digits + string.ascii_lowercase + string.ascii_uppercase  # of values without names
 LINE = 128  # letters in a line of a listing
@@ -22,13 +24,18 @@ WRONG = 2  # letters of a word that may be others: 0.4% of places in uniform noi
 SHORTEST = 4  # letters of such a word
 FILLER = {"<blank>": "·"}  # names that would be longer than what they stand for
 UNPRINTABLE = "?"
+TO_READ = """\
+Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
+the first strength: a change by guidance, there or earlier in the order."""
 
 
-def aligned_piece(case: Case, who: str, guidance: Guidance, target_class: int) -> Piece:
-    """The piece of `aligned`."""
-    label = f"class {case.class_name(target_class)} by the same random numbers, w = {guidance.label}, {who}"
-    cost = ALIGNED.num_rows(SHOWN, case.denoisers[who].num_dims, guidance)
-    return case.piece(aligned, who, guidance, target_class, label=label, cost=cost)
+def aligned_pieces(case: Case, who: str, classes: Iterable[int]) -> Iterator[Piece]:
+    """The pieces of `aligned`, for each class and strength."""
+    for k in classes:
+        for guidance in case.plan.guidances:
+            label = f"class {case.class_name(k)} by the same random numbers, w = {guidance.label}, {who}"
+            cost = ALIGNED.num_rows(SHOWN, case.denoisers[who].num_dims, guidance)
+            yield case.piece(aligned, who, guidance, k, label=label, cost=cost)
 
 
 def aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Tensor:
@@ -38,16 +45,23 @@ def aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Tens
     return ALIGNED.draw(denoiser, guidance, target_class, SHOWN, generator).cpu()
 
 
-def to_read(case: Case, made: Made, who: str, k: int, line: int | None = None, word: str = "") -> dict[str, str]:
-    """Every sequence of a class at all strengths, aligned one below another, by its number from 1.
+def to_read(
+    case: Case, made: Made, who: str, k: int, head: str, line: int | None = None, word: str = ""
+) -> Iterator[str]:
+    """Every sequence of a class at all strengths, aligned one below another, after `head` and its number from 1.
 
     Args:
         line, word: as in `listing`.
     """
     symbols = symbols_of(case.data.num_tokens, case.data.value_names)
     by_w = {f"w = {g.label}": made.of(aligned, who, g, k) for g in case.plan.guidances}
-    each = zip(*by_w.values())
-    return {f"{at}": listing(dict(zip(by_w, rows)), symbols, line=line, word=word) for at, rows in enumerate(each, 1)}
+    for at, rows in enumerate(zip(*by_w.values()), 1):
+        yield f"{head} {at}\n{listing(dict(zip(by_w, rows)), symbols, line=line, word=word)}"
+
+
+def block_to_read(parts: Iterable[str], more: str = "", group: str = "") -> Block:
+    """The block of sequences that are read; `more` is said of them."""
+    return Block("to_read", [], "Example sequences", TO_READ + more, views=[Listing("\n\n".join(parts))], group=group)
 
 
 def symbols_of(num_tokens: int, value_names: Sequence[str] | None) -> list[str]:

@@ -15,9 +15,17 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import class_nelbos
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
-from mdlm_cfg.studies.aligned import aligned, aligned_piece, listing, symbols_of, to_read
+from mdlm_cfg.studies.aligned import (
+    SHOWN_CLASSES,
+    aligned,
+    aligned_pieces,
+    block_to_read,
+    listing,
+    symbols_of,
+    to_read,
+)
 from mdlm_cfg.studies.common import SURE, draw_pieces, held_out_of, samples_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, in_tv
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import OfClass, at_strengths, mean_rows, measured, weak_and_strong, where
 from mdlm_cfg.studies.simple_models import (
@@ -35,7 +43,6 @@ from mdlm_cfg.support.seeds import generator_for
 
 NETWORK = "Network on held-out sequences"
 HELD_OUT = "data"  # in place of a strength: held-out sequences, measured like samples
-SHOWN_CLASSES = 4  # of which sequences are drawn to be read
 SHOWN_EXAMPLES = 4  # held-out sequences of such a class
 FEWEST = 2  # sequences of a class, or nothing is measured
 W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
@@ -51,9 +58,6 @@ Two columns are shares of positions: the positions in which two sequences of a c
 sequence differs from the nearest training sequence of its class (near 0 for a copy). The others are the total \
 variation between the distribution of n neighbouring values, at any place, and that of the training \
 sequences of the class."""
-TO_READ = """\
-Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
-the first strength: a change by guidance, there or earlier in the order."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +132,7 @@ class Corpus(Settings):
             for k in case.classes:
                 label = f"measuring samples of {case.class_name(k)} at w = {guidance.label}"
                 yield case.piece(self._measured, guidance, k, label=label, cost=cost)
-        for k in case.classes[:SHOWN_CLASSES]:
-            for guidance in case.plan.guidances:
-                yield aligned_piece(case, LEARNED, guidance, k)
+        yield from aligned_pieces(case, LEARNED, case.classes[:SHOWN_CLASSES])
 
     def _each(self, case: Case) -> int:
         """How many sequences of a class are classified."""
@@ -200,7 +202,7 @@ class Corpus(Settings):
         samples = {g: torch.stack([_samples(case, made, g, k) for k in case.classes]) for g in case.plan.guidances}
         fewest = min(row.num_sequences for row in held.values())
         data = {"name": case.data.name, "classes": list(case.classes), "num_held_out": fewest}
-        facts = {"data": data, "nelbo_classification": {"num_draws": self.num_draws}}
+        facts = {"data": data, "num_draws": self.num_draws}
         of_nelbos = [nelbo_block(nelbos, SEQUENCE, NETWORK)] if nelbos else []
         blocks = [_to_read(case, made), self._compared(case, rows, left_out), *of_nelbos, _by_class(by_class)]
         said = [training_sentence(nelbos, SEQUENCE)] if nelbos else []
@@ -269,11 +271,9 @@ def _to_read(case: Case, made: Made) -> Block:
         examples = [listing({"": x}, symbols, False, line) for x in held_out(case, k)[:SHOWN_EXAMPLES]]
         if examples:
             parts.append("\n".join([f"class {name}: held-out sequences", *examples]))
-        drawn = to_read(case, made, LEARNED, k, line)
-        parts += [f"class {name}: sample {at}\n{shown}" for at, shown in drawn.items()]
+        parts += to_read(case, made, LEARNED, k, f"class {name}: sample", line)
     left = len(case.classes) - SHOWN_CLASSES
-    text = TO_READ + (f" Samples of the other {left} classes are in arrays.npz." if left > 0 else "")
-    return Block("to_read", [], "Example sequences", text, views=[Listing("\n\n".join(parts))], group="")
+    return block_to_read(parts, f" Samples of the other {left} classes are in arrays.npz." if left > 0 else "")
 
 
 def _by_class(rows: Sequence[ClassRow]) -> Block:

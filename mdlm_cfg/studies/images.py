@@ -156,7 +156,7 @@ class Images(Settings):
         blocks = [*first, _by_class(by_class), _means(case, samples, reference)]
         num = len(case.classes) * case.plan.num_samples
         verdict = [*verdict_of(rows, nelbos, classifiers, num), *of_few(case, rows[0].recall)]
-        facts = _facts(case, classifiers, self.num_draws)
+        facts = _facts(case, self.num_draws)
         arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
 
@@ -200,14 +200,9 @@ def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
     return torch.stack([samples_of(made, draw_pieces(case, LEARNED, guidance, k)) for k in case.classes])
 
 
-def _facts(case: Case, classifiers: Sequence[JudgeRow], num_draws: int) -> dict[str, Any]:
-    fewest = min(len(x) for x in held_out(case))
+def _facts(case: Case, num_draws: int) -> dict[str, Any]:
     data = {"name": case.data.name, "grid_shape": list(case.data.grid_shape), "classes": list(case.classes)}
-    by_name = {row.judge: row for row in classifiers}
-    nelbo = by_name.get("nelbo")
-    about = {"accuracy": nelbo.test_accuracy, "num_images": nelbo.num_images, "num_draws": num_draws} if nelbo else None
-    accuracy = {"classifier_accuracy": by_name["classifier"].test_accuracy} if "classifier" in by_name else {}
-    return {"data": data | {"num_held_out": fewest}, **accuracy, "nelbo_classification": about}
+    return {"data": data | {"num_held_out": min(len(x) for x in held_out(case))}, "num_draws": num_draws}
 
 
 def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:

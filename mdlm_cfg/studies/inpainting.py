@@ -49,7 +49,6 @@ ROUNDING = 1e-12
 SMALL = 0.01  # total variation below which guidance changes almost nothing
 IMAGE = "index of the image in the test data"
 TARGET = "class z that is guided to"
-ESS = "relative effective sample size of importance weights for the tilted distribution"
 READING = """\
 All other pixels of the image are known. The denoiser is evaluated at all partial states of the hidden pixels, with \
 the class and without, so their distribution is exact at every strength. A completion is one set of values of all \
@@ -73,30 +72,30 @@ class OfSlice:
 
 
 @dataclass(frozen=True)
-class SliceRow(OfSlice):
-    """The hidden pixels of one image at one strength."""
+class Hidden:
+    """What guidance does to the hidden pixels of an image, or of several on average."""
 
-    image_class: int = col("its class", "class of the image")
-    posterior: float = col("posterior", "p(z | known pixels); if unknown, computed from the network along one order")
     guidance_effect: float = in_tv("guidance effect", "TV to the distribution at w = 0")
     tv_tilted: float = in_tv(
         "TV to tilted", "TV to the tilted distribution; for a network, to the one averaged over orders"
     )
-    ess: float = col("relative ESS", ESS, unit="share")
+    ess: float = col("relative ESS", "of importance weights for the tilted distribution", unit="share")
     truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
-    truth_rank: int = col("their rank", "rank of the hidden values: 1 plus the number of more probable completions")
     conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
 
 
 @dataclass(frozen=True)
-class MeanRow(AtStrength):
-    """Means over all images at one strength."""
+class SliceRow(Hidden, OfSlice):
+    """The hidden pixels of one image at one strength."""
 
-    guidance_effect: float = in_tv("guidance effect", "TV to the distribution at w = 0")
-    tv_tilted: float = in_tv("TV to tilted", "TV to the tilted distribution")
-    ess: float = col("relative ESS", ESS, unit="share")
-    truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
-    conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
+    image_class: int = col("its class", "class of the image")
+    posterior: float = col("posterior", "p(z | known pixels); if unknown, computed from the network along one order")
+    truth_rank: int = col("their rank", "rank of the hidden values: 1 plus the number of more probable completions")
+
+
+@dataclass(frozen=True)
+class MeanRow(Hidden, AtStrength):
+    """Means over all images at one strength."""
 
 
 @dataclass(frozen=True)

@@ -273,20 +273,19 @@ def _error_blocks(shared: Mapping[Guidance, LedgerLaws]) -> list[Block]:
     ]
 
 
-def _own(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[LedgerRow]:
-    """The rows of the plan's own sampler at the smallest and the largest number w."""
+def _of_the_sampler(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
+    """How wrong the plan's own sampler is, at the number w where it is most; nothing of schedules alone."""
     own = [row for row in rows if row.sampler == e.plan.sampler and not row.w.is_schedule]
-    own.sort(key=lambda row: row.w.one_strength)
-    return [own[0], own[-1]] if len(own) > 1 and own[0].discretisation_error > NOTHING else own[-1:]
-
-
-def _of_the_sampler(row: LedgerRow) -> str:
-    if row.discretisation_error < NOTHING:
-        return f"The sampler ({row.sampler.label}) samples the guided chain exactly."
-    return (
-        f"At w = {row.w.label} the distribution of the sampler ({row.sampler.label}) is "
-        f"{short(row.discretisation_error)} from the guided chain of the same conditionals (total variation, exact)."
-    )
+    if not own:
+        return []
+    worst = max(own, key=lambda row: row.discretisation_error)
+    name = worst.sampler.label
+    if worst.discretisation_error < NOTHING:
+        return [f"The sampler ({name}) samples the guided chain exactly."]
+    return [
+        f"The distribution of the sampler ({name}) is at most {short(worst.discretisation_error)} from the guided "
+        f"chain of the same conditionals (total variation, exact; at w = {worst.w.label})."
+    ]
 
 
 def balance_of(missed: Sequence[str], total: int) -> str:
@@ -305,9 +304,8 @@ def balance_of(missed: Sequence[str], total: int) -> str:
 def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
     """Whether the budgets balance; why there is none, where there is none."""
     if rows:
-        said = [_of_the_sampler(row) for row in _own(e, rows)]
         missed = [f"w = {row.w.label}, {row.sampler.label}" for row in rows if not row.closes]
-        return [*said, balance_of(missed, len(rows))]
+        return [*_of_the_sampler(e, rows), balance_of(missed, len(rows))]
     if e.follows is None:
         return []
     return [

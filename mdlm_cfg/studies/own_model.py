@@ -13,9 +13,9 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Confidence, Policy
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.compare.sequences import mean_pairwise_difference
-from mdlm_cfg.studies.aligned import aligned_piece, symbols_of, to_read
+from mdlm_cfg.studies.aligned import SHOWN_CLASSES, aligned_pieces, block_to_read, symbols_of, to_read
 from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, in_nats, in_tv, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv, listed
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
@@ -23,7 +23,6 @@ from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.table import entropy_of
 
 LIKELIEST = 6  # states of a class that are listed
-SHOWN_CLASSES = 4  # of which states and samples are listed
 ROUNDING = 1e-9  # a TV below which two distributions are one
 HALVES = 20  # random ones of both sets of samples
 CLEAR = 4  # standard deviations above the mean of the noise, from where a change of single values is one
@@ -32,9 +31,6 @@ UNKNOWN = """\
 The data are not known, so this report shows the effect of guidance on the model, not the quality of the model. All \
 distances in the first columns are exact: they are computed over all partial states."""
 TOO_MANY = "There are too many partial states for exact distributions of this model: the report uses samples only."
-TO_READ = """\
-Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
-the first strength."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +84,7 @@ class OwnModel:
                     yield law_piece(case, LEARNED, guidance, k, case.plan.sampler.policy)
                     yield law_piece(case, LEARNED, guidance, k, Confidence())
                 yield from draw_pieces(case, LEARNED, guidance, k)
-        for k in case.classes[:SHOWN_CLASSES]:
-            for guidance in case.plan.guidances:
-                yield aligned_piece(case, LEARNED, guidance, k)
+        yield from aligned_pieces(case, LEARNED, case.classes[:SHOWN_CLASSES])
         if _has_samplers(case):
             yield from Samplers().pieces(case)
 
@@ -211,13 +205,10 @@ def _states(rows: Sequence[StateRow]) -> Block:
 
 
 def _to_read(case: Case, made: Made) -> Block:
-    parts = [
-        f"class {case.class_name(k)}: sample {at}\n{shown}"
-        for k in case.classes[:SHOWN_CLASSES]
-        for at, shown in to_read(case, made, LEARNED, k).items()
-    ]
-    view = Listing("\n\n".join(parts))
-    return Block("to_read", [], "Example samples", TO_READ, views=[view], group="States and samples")
+    parts: list[str] = []
+    for k in case.classes[:SHOWN_CLASSES]:
+        parts += to_read(case, made, LEARNED, k, f"class {case.class_name(k)}: sample")
+    return block_to_read(parts, group="States and samples")
 
 
 def verdict_of(rows: Sequence[ModelRow], policy: Policy | None = None) -> list[str]:

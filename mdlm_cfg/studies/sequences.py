@@ -17,12 +17,12 @@ from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, sure_of,
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_piece, symbols_of, to_read, word_in
-from mdlm_cfg.studies.common import CALLS, SAMPLER, STRENGTH, SURE, WHO, draw_pieces, samples_of
+from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_pieces, block_to_read, symbols_of, to_read, word_in
+from mdlm_cfg.studies.common import CALLS, SAMPLER, SURE, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
-from mdlm_cfg.studies.rows import ends, measured, strongest, where
+from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, measured, strongest, where
 from mdlm_cfg.support.numbers import percent
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
@@ -43,9 +43,6 @@ total variation with the class's own distribution, which is known exactly, and w
 The set "noise floor" is a second set of exact guided samples, and "class" holds samples of the class itself, \
 unguided. Every distance includes the noise of this number of samples. The distances of "noise floor" to "exact" and \
 of "class" to the class are noise alone; they are means over {draws} draws."""
-TO_READ = """\
-The same random numbers at every strength, positions in the same random order. ^ marks what differs from the first \
-strength: a change by guidance, there or earlier in the order."""
 OF_WORD = " Capital letters are the motif {word}, with at least {right} of its {letters} letters right."
 OF_ORDERS = """\
 The same guidance with other orders and fewer calls of the denoiser, with {num:,} sequences each. With {dims} calls \
@@ -80,24 +77,21 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class SetRow(Measured):
+class SetRow(Measured, AtStrength):
     """One set of samples at one strength, drawn by the plan's sampler."""
 
+    set: str = col("set", '"exact", "noise floor" (a second exact set), "learned", or "class" (unguided)', index=True)
     tv_exact_1: float | None = in_tv(
         "values to exact", "TV between the distribution of single values and that of the exact guided samples", digits=3
     )
     tv_exact_2: float | None = in_tv("pairs to exact", "the same for neighbouring pairs", digits=3)
     tv_exact_3: float | None = in_tv("triples to exact", "the same for three neighbours", digits=3)
-    w: Guidance = col("w", STRENGTH, index=True)
-    set: str = col("set", '"exact", "noise floor" (a second exact set), "learned", or "class" (unguided)', index=True)
 
 
 @dataclass(frozen=True)
-class OrderRow(Measured):
+class OrderRow(Measured, OfDenoiser):
     """A set of samples with another order or number of calls."""
 
-    w: Guidance = col("w", STRENGTH, index=True)
-    denoiser: str = col("conditionals", WHO, index=True)
     sampler: Sampler = col("sampler", SAMPLER, index=True)
     order: str = col("order", "policy, or tau_leaping")
     calls: int = col("calls", CALLS)
@@ -145,8 +139,7 @@ class Sequences(Settings):
             yield from _draws(case, guidance, who, sampler)
             yield _measuring(case, guidance, who, sampler)
         for who in case.denoisers:
-            for guidance in case.plan.guidances:
-                yield aligned_piece(case, who, guidance, z)
+            yield from aligned_pieces(case, who, [z])
 
     def _compared(self, case: Case) -> list[tuple[Guidance, str, Sampler]]:
         """Every denoiser and sampler at the weakest and the strongest strength."""
@@ -276,12 +269,11 @@ def _to_read(case: Case, made: Made) -> Block:
     z = case.one_class
     word = word_in(case.class_name(z), symbols_of(case.target.num_tokens, case.target.value_names))
     parts = [
-        f"{who} conditionals, sequence {at}\n{shown}"
+        part
         for who in case.denoisers
-        for at, shown in to_read(case, made, who, z, word=word).items()
+        for part in to_read(case, made, who, z, f"{who} conditionals, sequence", word=word)
     ]
-    text = TO_READ + (OF_WORD.format(word=word, right=len(word) - WRONG, letters=len(word)) if word else "")
-    return Block("to_read", [], "Example sequences", text, views=[Listing("\n\n".join(parts))], group="")
+    return block_to_read(parts, OF_WORD.format(word=word, right=len(word) - WRONG, letters=len(word)) if word else "")
 
 
 def _guided(case: Case, sets: Sequence[SetRow]) -> Block:

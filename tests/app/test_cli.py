@@ -66,7 +66,7 @@ def test_images_end_to_end(images: Path, tmp_path: Path) -> None:
     assert report_in(folder)["test"]["test/nelbo_mc_se"] > 0
     assert run("eval", f"runs={tmp_path}", "target_class=1", "classifier=false", f"out={tmp_path / 'out'}") == 0
     found = report_in(tmp_path / "out")
-    assert "classifier_accuracy" not in found and "diversity" in found["distances"][0]
+    assert [row["judge"] for row in found["classifiers"]] == ["nelbo"] and "diversity" in found["distances"][0]
     assert found["distances"][0]["accuracy"] is None
 
 

@@ -97,7 +97,7 @@ def test_samples_are_those_of_the_plans_generators_judged_by_hand(
     guidance = Guidance(1.5, "normalized")
     plan = Plan((guidance,), Sampler("event_leaping", 3, "linear"), 40, seed=7, classes=(2, 1))
     found = found_of(data, target().denoiser(), plan, classifier)
-    assert found.facts["nelbo_classification"] is None and found.facts["data"]["classes"] == [2, 1]
+    assert len(block_of(found, "classifiers")) == 1 and found.facts["data"]["classes"] == [2, 1]
     assert found.arrays["w1.5"].shape == (2, 40, 4, 5)
     for at, k in enumerate((2, 1)):
         generator = plan.generator("samples", guidance, k, num_dims=20)
@@ -155,7 +155,8 @@ def test_the_page_shows_everything(found: Findings, tmp_path: Path) -> None:
     assert len(plain["distances"]) == 3 and len(plain["by_class"]) == 3 * 3
     assert set(STATISTICS) <= set(plain["distances"][0])
     assert (plain["distances"][1]["w"], plain["distances"][2]["w"]) == (2, "data")
-    assert plain["nelbo_classification"]["num_images"] == 100 and plain["nelbo_classification"]["accuracy"] > 0.8
+    network = plain["classifiers"][1]
+    assert network["num_images"] == 100 and network["test_accuracy"] > 0.8
     assert found.numbers()["recall_data"] == plain["distances"][2]["recall"]
 
 
@@ -235,7 +236,7 @@ def test_without_a_classifier_its_numbers_are_absent_and_the_others_the_same(
     for name in ("distances", "by_class"):
         for full, row in zip(block_of(found, name), block_of(without, name), strict=True):
             assert vars(row) == vars(full) | dict.fromkeys(BY_CLASSIFIER)
-    assert "classifier_accuracy" not in without.facts and not [n for n in without.numbers() if "accuracy" in n]
+    assert not block_of(without, "classifiers") and not [n for n in without.numbers() if "accuracy" in n]
     assert all(sentence and "classifier" not in sentence for sentence in without.verdict)
     sections = sections_of(without, tmp_path)
     assert not any("accuracy" in column for s in sections if s.table is not None for column in s.table.columns)
