@@ -17,8 +17,8 @@ from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv, listed
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
+from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
+from mdlm_cfg.studies.rows import OfDenoiser, by, ends, tied_ends, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import percent, short
 
@@ -183,21 +183,14 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     if not departing:
         return ["With exact conditionals every rule equals the ideal guided conditionals."]
     top = max(departing, key=lambda row: (not row.w.is_schedule, row.tilted_w)).w
-    here = where(rules, denoiser=EXACT, w=top)
-    near, far = tied_ends(here, "departure", SAME)
-    worst = max(here, key=lambda row: row.departure)
-    head = f"At w = {top.label}, with exact conditionals,"
-    if not far:
-        said = [f"{head} all rules have the same path KL to the ideal: {_path(near[0], levels)}."]
-    else:
-        said = [
-            f"{head} the path KL to the ideal is smallest with {_rules(near)} ({_path(near[0], levels)}) and largest "
-            f"with {_rules(far)} ({_path(far[0], levels)})."
-        ]
+    here = where(rules, w=top)
+    worst = max(where(here, denoiser=EXACT), key=lambda row: row.departure)
     state = max((row for row in states if row.key == worst.key), key=lambda row: row.cost)
-    said.append(
-        f"For {worst.rule}, the partial state with the largest cost is {state.state}: {short(state.cost)} nats."
-    )
+    exact, *learned = (_of_rules(own, levels) for _, own in by(here, "denoiser"))
+    said = [
+        exact,
+        f"For {worst.rule}, the partial state with the largest cost is {state.state}: {short(state.cost)} nats.",
+    ]
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
     if schedules:
         nearest, _ = ends(schedules, "departure")
@@ -205,25 +198,18 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
             f"Among the schedules, {nearest.w.label} departs least from the ideal of w = {nearest.tilted_w:g}: "
             f"{nearest.departure:.3g} nats, with {nearest.rule}."
         )
-    if learned := where(rules, denoiser=LEARNED, w=top):
-        said.append(_of_learned(learned, levels))
-    return said
+    return [*said, *learned]
 
 
-def _of_learned(rows: Sequence[RuleRow], levels: Sequence[LevelRow]) -> str:
-    """What departs least with learned conditionals, and how much of it is at the last coordinate: the network's."""
+def _of_rules(rows: Sequence[RuleRow], levels: Sequence[LevelRow]) -> str:
+    """What departs least and most at one strength, with one denoiser."""
     near, far = tied_ends(rows, "departure", SAME)
-    who = _rules(near) + (" departs" if len(near) == 1 else " depart") if far else "all rules depart"
-    least = " least" if far else " equally"
-    said = f"With learned conditionals {who}{least} there: {short(near[0].departure)} nats"
-    lasts = [_by_level(row, levels)[-1] for row in near]
-    exact_lasts = [_by_level(replace(row, denoiser=EXACT), levels)[-1] for row in near]
-    differ = max(lasts) - min(lasts) > SAME or max(exact_lasts) - min(exact_lasts) > SAME
-    if differ or math.isinf(max(lasts)):
-        return f"{said}."
+    head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals,"
+    if not far:
+        return f"{head} all rules have the same path KL to the ideal: {_path(near[0], levels)}."
     return (
-        f"{said}, of which {short(lasts[0])} at the last coordinate, where exact conditionals depart by "
-        f"{short(max(exact_lasts[0], 0.0))}."
+        f"{head} the path KL to the ideal is smallest with {_rules(near)} ({_path(near[0], levels)}) and largest with "
+        f"{_rules(far)} ({_path(far[0], levels)})."
     )
 
 
@@ -231,16 +217,12 @@ def _rules(rows: Sequence[RuleRow]) -> str:
     return listed([row.rule for row in rows])
 
 
-def _by_level(row: RuleRow, levels: Sequence[LevelRow]) -> list[float]:
-    return [level.kl for level in levels if level.key == row.key]
-
-
 def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:
     if row.departure <= NOTHING:
         return "0"
     if math.isinf(row.departure):
         return "infinite"
-    share = _by_level(row, levels)[0] / row.departure
+    share = next(level.kl for level in levels if level.key == row.key) / row.departure
     return f"{short(row.departure)} nats, {percent(share)} of which at the first coordinate"
 
 

@@ -14,12 +14,12 @@ from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
-from mdlm_cfg.laws.stationary import MAX_MOVES, NotSettled, spectral_gap, stationary_law
+from mdlm_cfg.laws.stationary import NotSettled, spectral_gap, stationary_law
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_tv
 from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
@@ -104,7 +104,7 @@ class TableMoves(Moves):
     starts: Sequence[Started] = STARTS
     name: ClassVar[str] = "correction_moves"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, guided=True)
-    rows: ClassVar[Rows] = {"moves": MoveRow, "ends": EndRow, "by_moves": MoveRow}
+    rows: ClassVar[Rows] = {"moves": MoveRow, "ends": EndRow}
 
     def corrections(self, case: Case) -> list[Correction]:
         """The moves that are compared: every size, with accept/reject where that has few orders; and the plan's own."""
@@ -210,22 +210,13 @@ def _references(case: Case, guidance: Guidance, who: str) -> tuple[Tensor, Tenso
 
 
 def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> list[Block]:
-    """Curves against calls, a panel for each start; where the moves end; and tables by the number of moves."""
+    """Curves against calls, a panel for each start; and where the moves end."""
     caption = "Exact total variation to the tilted distribution, against all calls; one panel for each sampler."
     curve = Curve("calls", "tv_tilted", ["move", "denoiser"], caption, "start", log_x=True, log_y=True)
     end = Table(["denoiser", "move"], ["invariant", "calls", "gap", "tv_tilted", "tv_own"])
-    index = ["start", "move"]
-    note = "Exact total variation to the tilted distribution of the learned conditionals themselves."
-    own: dict[str, Any] = {"title": "Distance to the conditionals' own tilted distribution"}
-    tables: list[View] = [
-        Table(index, ["tv_tilted"], "moves", "Exact total variation, by the number of moves."),
-        Table(index, ["tv_own"], "moves", note, where={"denoiser": [LEARNED]}, **own),
-    ]
-    how: dict[str, Any] = {"group": "Corrections by size and number"}
     return [
         Block("moves", rows, "Corrections", text, ["w"], [curve], ["tv_tilted"], group=""),
-        Block("ends", ends, "The limit of the moves", "", ["w"], [end], ["gap"], printed=True, **how),
-        Block("by_moves", rows, "Distance by the number of moves", "", ["w", "denoiser"], tables, **how),
+        Block("ends", ends, "The limit of the moves", "", ["w"], [end], ["gap"], group="Limits", printed=True),
     ]
 
 
@@ -267,51 +258,22 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
 
 
 def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
-    """Which moves are best for their calls, those that stop elsewhere, and those that do not connect the support."""
+    """Which moves are best for their calls, and those that mix too slowly."""
     said = []
     start = next((row.start for row in rows if row.removed is not None), None)
     chain = where(rows, start=start)
-    first = where(chain, move=chain[0].move) if chain else []
-    if first:
-        last = max(first, key=lambda row: row.calls)
-        best = _nearest([row for row in chain if row.calls <= last.calls])
-        nearest = _nearest(chain)
+    if chain:
+        last = max(where(chain, move=chain[0].move), key=lambda row: row.calls)
+        near, _ = tied_ends([row for row in chain if row.calls <= last.calls], "tv_tilted", NOTHING)
+        best = min(near, key=lambda row: (row.calls, row.moves))
         said.append(
             f'After "{start}" and within {last.calls:g} calls, {phrase(best.moves, best.move)} '
-            f"{verb_of(best.moves, 'end')} nearest to the "
-            f"tilted distribution ({short(best.tv_tilted)}){_with_more_calls(best, nearest)}."
+            f"{verb_of(best.moves, 'end')} nearest to the tilted distribution ({short(best.tv_tilted)})."
         )
-    apart = [row.move for row in ends if row.gap is not None and row.gap < CONNECTED]
-    if apart:
-        said.append(
-            f"Moves of {'; '.join(apart)} do not connect all states, or only barely (spectral gap below "
-            f"{CONNECTED:.0e}): their limit depends on where they begin. Use a larger k."
-        )
-    slow = [row.move for row in ends if row.tv_tilted is None]
+    slow = [row.move for row in ends if row.tv_tilted is None or (row.gap is not None and row.gap < CONNECTED)]
     if slow:
-        said.append(
-            f"The limit of moves of {'; '.join(slow)} was not found: they did not converge in {MAX_MOVES:,} moves. "
-            "Use a larger k."
-        )
-    stop = [(row.tv_tilted or 0.0, row.move) for row in where(ends, denoiser=EXACT, invariant=False)]
-    worst, move = max(stop, default=(0.0, ""))
-    if worst > NOTHING:
-        said.append(f"Moves of {move} do not leave the tilted distribution invariant: they end {short(worst)} from it.")
+        said.append(f"Moves of {'; '.join(slow)} mix too slowly, or do not connect all states: use a larger k.")
     return said
-
-
-def _nearest(rows: Sequence[MoveRow]) -> MoveRow:
-    """The row that ends nearest to the tilted distribution; of those that end equally near the one of fewest calls."""
-    near, _ = tied_ends(rows, "tv_tilted", NOTHING)
-    return min(near, key=lambda row: (row.calls, row.moves))
-
-
-def _with_more_calls(best: MoveRow, nearest: MoveRow) -> str:
-    if nearest.tv_tilted >= best.tv_tilted - NOTHING:
-        return ""
-    moves = phrase(nearest.moves, nearest.move)
-    do = "does" if nearest.moves == 1 else "do"
-    return f"; with any number of calls, {moves} {do} ({short(nearest.tv_tilted)} with {nearest.calls:g} calls)"
 
 
 def _of_learned(ends: Sequence[EndRow]) -> list[str]:
