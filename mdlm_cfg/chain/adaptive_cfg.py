@@ -9,10 +9,13 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
+from mdlm_cfg.chain.policies import tiers
 from mdlm_cfg.chain.rules import Rule, no_tilted, powers_of, refuse_infinite_rates
 from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
+
+ROUNDING = 1e-9  # of a share of coordinates: 0.42 of 150 are 63
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -20,9 +23,9 @@ class AdaptiveCFG(Rule):
     """A-CFG (arXiv 2505.20199): the -w term sees x with its least confident known coordinates masked again.
 
     The confidence of a known coordinate is p(x_i | x without i, z), so a state needs D + 2 rows; ties are broken by
-    position. The published code reads confidences off the logits of the known tokens themselves, which denoisers
-    here do not have (a known coordinate's row is a copy), and masks the prompt in the same term; here that term has no
-    class. There is no T.
+    position, and are what policies take for ties. The published code reads confidences off the logits of the known
+    tokens themselves, which denoisers here do not have (a known coordinate's row is a copy), and masks the prompt in
+    the same term; here that term has no class. There is no T.
 
     Args:
         k: how many known coordinates are masked again, at most all; or
@@ -59,9 +62,9 @@ class AdaptiveCFG(Rule):
         mask_id = denoiser.num_tokens
         known = tokens != mask_id
         num_known = known.sum(dim=1)
-        count = num_known.clamp(max=self.k) if self.k is not None else (num_known * (self.share or 0.0)).floor().long()
         confidence = self._confidence(denoiser, tokens, target_class).masked_fill(~known, float("inf"))
-        place = confidence.argsort(dim=1, stable=True).argsort(dim=1)
+        place = tiers(-confidence).argsort(dim=1, stable=True).argsort(dim=1)
+        count = self._count(num_known)
         masked_again = tokens.masked_fill(place < count[:, None], mask_id)
         log_base = conditionals(denoiser, masked_again, None)
         # a coordinate that is masked in both is compared; others mean nothing
@@ -69,6 +72,12 @@ class AdaptiveCFG(Rule):
         log_rho = powers_of([log_cond, log_base.masked_fill(known[..., None], 0.0)], [1 + w, -w])
         refuse_infinite_rates(log_rho.masked_fill(known[..., None], 0.0), tokens, mask_id, target_class, str(self))
         return log_rho
+
+    def _count(self, num_known: Tensor) -> Tensor:
+        """How many of the known coordinates are masked again: the same shape."""
+        if self.k is not None:
+            return num_known.clamp(max=self.k)
+        return (num_known.double() * (self.share or 0.0) + ROUNDING).floor().long()
 
     def _confidence(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
         """log p(x_i | x without i, z) of known coordinates, (B, D); of masked ones it means nothing."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import Blurred, Inconsistent, Opaque, law_by_jumps, random_target
 
-from mdlm_cfg import Guidance, UserError, sample, terminal_law, tilted_law
+from mdlm_cfg import FunctionDenoiser, Guidance, UserError, sample, terminal_law, tilted_law
 from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.classifier_rule import ByClassifier
 from mdlm_cfg.chain.product_rules import Auto, Compose, Negative, Tempered
@@ -116,6 +116,40 @@ def test_rates_are_the_formula(name, who, w) -> None:
         for i in range(D):
             rates = by_formula(name, DENOISERS[who], state, i, 1, at) if state[i] == N else [0.0] * N
             assert found[row, i].tolist() == pytest.approx(rates, rel=1e-11, abs=1e-14)
+
+
+def masked_again(denoiser, rule: AdaptiveCFG, states) -> list[tuple[int, ...]]:
+    """The states that the second term of A-CFG is asked at."""
+    seen: list[tuple[int, ...]] = []
+
+    def answer(tokens: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        if bool((classes == denoiser.num_classes).all()):
+            seen.extend(map(tuple, tokens.tolist()))
+        return denoiser(tokens, classes)
+
+    space = {name: getattr(denoiser, name) for name in ("num_tokens", "num_dims", "num_classes")}
+    Guidance(2.0, rule=rule).log_rates(FunctionDenoiser(answer, **space), torch.tensor(states), 0)
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cfg_breaks_ties_by_position_and_not_by_rounding(seed) -> None:
+    """The values of a table are whole numbers, so that which confidences are equal is known exactly."""
+    values = torch.randint(1, 4, (2, 3, 3, 3), generator=torch.Generator().manual_seed(seed))
+    table = TableMixture(values / values.sum(dim=(1, 2, 3), keepdim=True).double(), torch.tensor([0.5, 0.5]).double())
+    states = [x for x in product(range(4), repeat=3) if x.count(3) == 1]
+    for state, again in zip(states, masked_again(table.denoiser(), AdaptiveCFG(k=1), states)):
+        known = [k for k in range(3) if state[k] != 3]
+        kept = {k: tuple(slice(None) if v == 3 else v for v in with_value(state, k, 3)) for k in known}
+        # p(x_i | x without i, z) is p(x | z) over p(x without i | z): the least confident has the largest of these
+        least = max(known, key=lambda k: int(values[0][kept[k]].sum()))
+        assert again == with_value(state, least, 3), state
+
+
+def test_the_share_of_a_cfg_is_not_decided_by_rounding() -> None:
+    blank = FunctionDenoiser(lambda tokens, classes: torch.full((*tokens.shape, 2), 0.5).log(), 2, 151, 1)
+    (again,) = masked_again(blank, AdaptiveCFG(share=0.42), [(*[0] * 150, 2)])
+    assert again == (*[2] * 63, *[0] * 87, 2)
 
 
 def law_by_orders(rates: Callable, next_by: str) -> torch.Tensor:
