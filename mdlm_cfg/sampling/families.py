@@ -211,7 +211,7 @@ class Options:
         return cast("Blocks | None", self.policy)
 
     def counts(self, num_dims: int) -> list[int]:
-        """How many coordinates every step of events unmasks at most; with blocks, those of one block at a time.
+        """How many coordinates every step of events unmasks at most; a decoder in blocks keeps to one block at a time.
 
         Raises:
             UserError: numbers of events that do not sum to D.
@@ -226,10 +226,11 @@ class Options:
                 )
             return list(self.events)
         each = self.events or 1
-        sizes = [len(block) for block in self.blocks.blocks] if isinstance(self.blocks, Blocks) else [num_dims]
-        if not self.family.blocks_alone:  # a policy goes on to the next block within a step
-            sizes = [num_dims]
-        return [min(each, size - done) for size in sizes for done in range(0, size, each)]
+        if self.family.blocks_alone and self.blocks is not None:
+            # a step takes as many of its block as are left: how many are known at the start is not known here
+            return [each for block in self.blocks.blocks for _ in range(0, len(block), each)]
+        # a policy goes on to the next block within a step
+        return [min(each, num_dims - done) for done in range(0, num_dims, each)]
 
 
 def _grid_name(grid: Grid) -> str:

@@ -46,8 +46,8 @@ def sample(
         policy: which coordinates come next (theory, section 10): "rate", "uniform", "fixed_order", "confidence",
             "margin", "entropy", or an object such as `FixedOrder(order)`; None is the order of the kind of guidance.
             For first_hitting and event_leaping.
-        start: partial states to start from, int64 (D,) or (n, D), the mask being N; what is unmasked stays. None is
-            all masked.
+        start: partial states to start from, int64 (D,) or (n, D), the mask being N; what is unmasked stays. Steps that
+            follow a schedule of events are those of the state with the most masks. None is all masked.
         generator: the only source of randomness, on the denoiser's device; the same seed gives the same samples.
         on_step: called with the partial states (n, D) at the start and after every step: the trajectory.
 

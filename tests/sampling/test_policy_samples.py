@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -120,6 +121,22 @@ def test_samples_start_from_partial_states(policy):
         sample(target.denoiser(), guidance, 0, 4, start=torch.tensor([0, 4, 3]))
     with pytest.raises(ValueError, match=r"start .*\(2,\).*\(3,\).*\(4, 3\)"):
         sample(target.denoiser(), guidance, 0, 4, start=torch.tensor([0, 3]))
+
+
+@pytest.mark.parametrize("events", [1, 2, 3])
+def test_every_step_in_blocks_unmasks_as_many_as_asked_for_wherever_it_starts(events):
+    blocks = ((0,), (1, 2, 3), (4, 5))
+    denoiser = Inconsistent(2, 6, 1, seed=4)
+    sampler = Sampler("sampled_confidence", events=events, policy=Blocks(blocks))
+    for known in product([False, True], repeat=4):
+        seen: list[torch.Tensor] = []
+        start = torch.tensor([*(0 if one else 2 for one in known), 2, 2])
+        generator = generator_for("blocks", events)
+        sampler.draw(denoiser, Guidance(1.0), 0, 1, generator, start=start, on_step=seen.append)
+        left = [int((x == 2).sum()) for x in seen]
+        masked = [sum(not (*known, False, False)[i] for i in block) for block in blocks]
+        steps = [min(events, m - done) for m in masked for done in range(0, m, events)]
+        assert [before - after for before, after in pairwise(left) if before > after] == steps
 
 
 @pytest.mark.parametrize("kind", ["rate", "normalized"])
