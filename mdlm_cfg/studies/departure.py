@@ -16,9 +16,9 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import OfDenoiser, by, ends, tied_ends, where
+from mdlm_cfg.studies.rows import OfDenoiser, by, ends, least_and_most, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import percent, short
 
@@ -26,6 +26,7 @@ MOST_STATES = 10  # partial states that are listed, the worst first
 NOTHING = 1e-12  # nats that are rounding
 GROUP = "Departure from the ideal"
 SAME = 1e-9  # rules whose path KL differs by less depart alike
+PATH_KL = "the path KL to the ideal"
 READING = """\
 The chain that ends in the tilted distribution without importance weights uses the conditionals of that distribution: \
 the ideal guided conditionals. At a partial state, a rule of guidance departs from them by KL(ideal || rule), \
@@ -186,7 +187,11 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     here = where(rules, w=top)
     worst = max(where(here, denoiser=EXACT), key=lambda row: row.departure)
     state = max((row for row in states if row.key == worst.key), key=lambda row: row.cost)
-    exact, *learned = (_of_rules(own, levels) for _, own in by(here, "denoiser"))
+    exact, *learned = (
+        f"At w = {top.label}, with {who} conditionals, "
+        + least_and_most(PATH_KL, own, "departure", "rule", SAME, lambda tied: _path(tied[0], levels))
+        for who, own in by(here, "denoiser")
+    )
     said = [
         exact,
         f"For {worst.rule}, the partial state with the largest cost is {state.state}: {short(state.cost)} nats.",
@@ -199,22 +204,6 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
             f"{nearest.departure:.3g} nats, with {nearest.rule}."
         )
     return [*said, *learned]
-
-
-def _of_rules(rows: Sequence[RuleRow], levels: Sequence[LevelRow]) -> str:
-    """What departs least and most at one strength, with one denoiser."""
-    near, far = tied_ends(rows, "departure", SAME)
-    head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals,"
-    if not far:
-        return f"{head} all rules have the same path KL to the ideal: {_path(near[0], levels)}."
-    return (
-        f"{head} the path KL to the ideal is smallest with {_rules(near)} ({_path(near[0], levels)}) and largest with "
-        f"{_rules(far)} ({_path(far[0], levels)})."
-    )
-
-
-def _rules(rows: Sequence[RuleRow]) -> str:
-    return listed([row.rule for row in rows])
 
 
 def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:

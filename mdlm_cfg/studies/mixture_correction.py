@@ -96,13 +96,24 @@ class Seen:
     """A set of samples, evaluated by the exact mixture.
 
     Attributes:
-        usage: shares of the class's components, (C,). class_posterior: mean of p(z | x).
-        images: a few to look at, uint8 (m, D), drawn by their weights.
+        samples: n of them. components: posterior of the class's components, (n, C).
+        class_posterior: mean of p(z | x). images: a few to look at, uint8 (m, D), drawn by their weights.
     """
 
-    usage: Tensor
+    samples: Weighted
+    components: Tensor
     class_posterior: float
     images: Tensor
+
+    @property
+    def usage(self) -> Tensor:
+        """The shares of the class's components, (C,)."""
+        return _shares(self.samples.weights, self.components)
+
+    def usage_error(self, reference: Seen) -> float:
+        """The standard error of the TV between this usage and another one, to first order."""
+        signs = (self.usage - reference.usage).sign() / 2
+        return math.hypot(*(one.samples.error_of(one.components @ signs) for one in (self, reference)))
 
 
 @dataclass(frozen=True)
@@ -179,8 +190,7 @@ class MixtureCorrection:
                 sets = self.weighted_sets(case, made, g, z)
                 name = case.class_name(z)
                 seen = {what: seen_of(case.target, found, z, case.plan.seed) for what, found in sets.items()}
-                errors = usage_errors(case.target, sets, z)
-                rows["distances"] += set_rows(g, name, seen, errors, case.plan.num_samples)
+                rows["distances"] += set_rows(g, name, seen, case.plan.num_samples)
                 rows["usage"] += usage_rows(g, name, seen)
                 for what, one in ((what, sets[what]) for what in (REFERENCE, *SETS[2:])):
                     numbers = (len(one.x), one.log_normalizer, one.relative_error, one.ess)
@@ -235,7 +245,11 @@ def _weighted_of(made: Sequence[Any]) -> Weighted:
 
 def usage_of(target: BernoulliMixture, x: Tensor, weights: Tensor, target_class: int) -> Tensor:
     """The share of each component of a class in weighted samples (B, D), (C,)."""
-    usage = weights @ _components(target, x, target_class)
+    return _shares(weights, _components(target, x, target_class))
+
+
+def _shares(weights: Tensor, components: Tensor) -> Tensor:
+    usage = weights @ components
     return usage / usage.sum()
 
 
@@ -244,46 +258,23 @@ def _components(target: BernoulliMixture, x: Tensor, target_class: int) -> Tenso
     return target.component_posterior(x, target_class).nan_to_num(0.0)
 
 
-def usage_errors(target: BernoulliMixture, sets: Mapping[str, Weighted], target_class: int) -> dict[str, float]:
-    """The standard errors of the TVs between the usage of every set and of the reference, to first order."""
-    posterior = {name: _components(target, one.x, target_class) for name, one in sets.items()}
-    usage = {name: usage_of(target, one.x, one.weights, target_class) for name, one in sets.items()}
-    found = {}
-    for name, one in sets.items():
-        signs = (usage[name] - usage[REFERENCE]).sign() / 2
-        of_reference = sets[REFERENCE].error_of(posterior[REFERENCE] @ signs)
-        found[name] = math.hypot(one.error_of(posterior[name] @ signs), of_reference)
-    return found
-
-
 def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: int) -> Seen:
     """A set of samples, evaluated by the exact mixture."""
-    x = found.x
     weights = found.weights
-    usage = usage_of(target, x, weights, target_class)
-    posterior = float(weights @ posterior_of(target)(x)[:, target_class].exp())
+    posterior = float(weights @ posterior_of(target)(found.x)[:, target_class].exp())
     shown = torch.multinomial(weights, SHOWN, replacement=True, generator=generator_for("shown", seed, target_class))
-    return Seen(usage, posterior, x[shown].to(torch.uint8))
+    return Seen(found, _components(target, found.x, target_class), posterior, found.x[shown].to(torch.uint8))
 
 
-def set_rows(
-    w: Guidance, target_class: str, seen: Mapping[str, Seen], errors: Mapping[str, float], num_samples: int
-) -> list[SetRow]:
+def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_samples: int) -> list[SetRow]:
     """Every set beside the reference."""
     reference = seen[REFERENCE]
     floor = expected_sampling_tv(reference.usage, num_samples)
-    return [
-        SetRow(
-            w=w,
-            set=what,
-            target_class=target_class,
-            usage_tv=total_variation(own.usage, reference.usage),
-            usage_se=errors[what],
-            usage_floor=floor,
-            class_posterior=own.class_posterior,
-        )
-        for what, own in seen.items()
-    ]
+    rows = []
+    for what, own in seen.items():
+        tv = total_variation(own.usage, reference.usage)
+        rows.append(SetRow(w, what, target_class, tv, own.usage_error(reference), floor, own.class_posterior))
+    return rows
 
 
 def usage_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen]) -> list[UsageRow]:

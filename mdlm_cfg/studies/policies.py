@@ -13,16 +13,16 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import CALLS, TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
+from mdlm_cfg.studies.rows import OfDenoiser, by, least_and_most, strongest, where
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import short
 
 TOGETHER = (1, 2, 4)  # coordinates per step, beside all of them at once
 SAME = 1e-9  # distances closer than this are equal, in a sentence about the nearest policy
+DISTANCE = "the total variation to the tilted distribution"
 READING = """\
 A policy chooses which coordinate is unmasked next; guidance chooses its value. All distributions are exact: nothing \
 is sampled. With several coordinates per step, the state is frozen: the policy draws the coordinates one by one \
@@ -133,20 +133,11 @@ def steps_of(num_tokens: int, num_dims: int) -> list[int]:
 def verdict_of(rows: Sequence[PolicyRow]) -> list[str]:
     """Which policy is nearest to the tilted distribution, by one coordinate per step at the strongest guidance."""
     numbers = where([row for row in rows if not row.w.is_schedule], together=1)
-    said = [_nearest(where(own, w=strongest(own))) for _, own in by(numbers, "denoiser")]
+    said = []
+    for who, own in by(numbers, "denoiser"):
+        top = strongest(own)
+        head = f"At w = {top.label}, with {who} conditionals and one coordinate per step, "
+        said.append(head + least_and_most(DISTANCE, where(own, w=top), "tv_tilted", "policy", SAME))
     if any(row.w.is_schedule for row in rows):
         said.append("A schedule has no tilted distribution, so its distances are only to the class.")
     return said
-
-
-def _nearest(rows: Sequence[PolicyRow]) -> str:
-    near, far = tied_ends(rows, "tv_tilted", SAME)
-    head = f"At w = {rows[0].w.label}, with {rows[0].denoiser} conditionals and one coordinate per step,"
-    if not far:
-        distance = short(near[0].tv_tilted)
-        return f"{head} the order does not matter: every policy ends {distance} from the tilted distribution."
-    return (
-        f"{head} {listed([row.policy for row in near])} {'ends' if len(near) == 1 else 'end'} closest to the tilted "
-        f"distribution ({short(near[0].tv_tilted)}), {listed([row.policy for row in far])} farthest from it "
-        f"({short(far[0].tv_tilted)})."
-    )

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.studies.findings import col
+from mdlm_cfg.studies.findings import col, listed
+from mdlm_cfg.support.numbers import short
 
 Row = TypeVar("Row")
 
@@ -63,6 +64,25 @@ def tied_ends(rows: Sequence[Row], name: str, same: float) -> tuple[list[Row], l
     near = [row for row, number in zip(rows, numbers) if number == least or number - least < same]
     far = [row for row, number in zip(rows, numbers) if (number == most or most - number < same) and row not in near]
     return near, far
+
+
+def least_and_most(
+    what: str, rows: Sequence[Row], name: str, index: str, same: float, shown: Callable[[list[Row]], str] | None = None
+) -> str:
+    """The end of a sentence: with which values of `index` the number in a column is smallest and largest.
+
+    Args:
+        what: the number in words. same: numbers that close are equal.
+        shown: a number in words, from the rows that share it.
+    """
+    said = []
+    for tied in tied_ends(rows, name, same):
+        if tied:
+            number = shown(tied) if shown else short(getattr(tied[0], name))
+            said.append(f"{listed([getattr(row, index) for row in tied])} ({number})")
+    if len(said) == 1:
+        return f"{what} is the same for all: {number}."
+    return f"{what} is smallest with {said[0]} and largest with {said[1]}."
 
 
 def strongest(rows: Iterable[Any]) -> Guidance:

@@ -14,10 +14,10 @@ from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import OfDenoiser, ends, tied_ends, where
+from mdlm_cfg.studies.rows import OfDenoiser, ends, least_and_most, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import is_whole
@@ -28,6 +28,7 @@ STEPPED = (*JUMPS, EVENT_LEAPING)
 COST = 2.5  # of one strength and denoiser, beside the samples of one strength
 AFFORDED = 16  # calls, within which the verdict compares the methods
 NOTHING = 1e-13
+ERROR = "the discretisation error"
 
 
 @dataclass(frozen=True)
@@ -133,26 +134,15 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     said = [_of_own(row, here) for row in here if own is not None and row.sampler == own]
     afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs no more than there are coordinates
     nearest = {row.method: row for row in sorted(afforded, key=lambda row: row.tv, reverse=True)}.values()
-    if not nearest:
+    if max((row.tv for row in nearest), default=0.0) <= NOTHING:
         return said
-    near, far = tied_ends(list(nearest), "tv", NOTHING)
-    if max(row.tv for row in nearest) <= NOTHING:
-        return said
-    head = f"At w = {top.label} and with at most {AFFORDED} calls,"
-    if not far:
-        return [*said, f"{head} all samplers have the same discretisation error ({short(near[0].tv)})."]
-    best, worst = (listed([row.method for row in rows]) for rows in (near, far))
-    has = "has" if len(near) == 1 else "have"
-    return [
-        *said,
-        f"{head} {best} {has} the smallest discretisation error ({_with_calls(near)}) and {worst} the largest "
-        f"({_with_calls(far)}).",
-    ]
+    head = f"At w = {top.label} and with at most {AFFORDED} calls, "
+    return [*said, head + least_and_most(ERROR, list(nearest), "tv", "method", NOTHING, _with_calls)]
 
 
 def _with_calls(rows: Sequence[SamplerRow]) -> str:
     """The error that some rows share, and the calls that they make."""
-    return f"{short(rows[0].tv)} with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))}"
+    return f"{short(rows[0].tv)} with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))} calls"
 
 
 def _of_own(own: SamplerRow, rows: Sequence[SamplerRow]) -> str:
