@@ -19,7 +19,7 @@ from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.aligned import listing, symbols_of, with_word, word_in
 from mdlm_cfg.studies.common import LONGER
-from mdlm_cfg.studies.corpus import SEQUENCE, STATISTICS, Corpus
+from mdlm_cfg.studies.corpus import SEQUENCE, STATISTICS, Corpus, verdict_of
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.simple_models import of_recognised
@@ -188,6 +188,16 @@ def test_one_strength_is_said_once_and_a_bad_judge_is_named(
         for share in (0.5, 0.1, 0.9)
     ]
     assert conclusion(said[2]) == conclusion(changes[0]) and len(set(map(conclusion, changes))) == 3
+
+
+@pytest.mark.parametrize(("share", "copied"), [(0.4, True), (0.6, False)])
+def test_samples_far_nearer_to_the_training_sequences_than_held_out_ones_are_copies(
+    findings: Findings, share: float, copied: bool
+) -> None:
+    weak, strong, held = (row_of(findings, of) for of in (0.0, 2.0, "data"))
+    near = replace(strong, nearest_train=share * held.nearest_train)
+    said = verdict_of([weak, near, held], 2)
+    assert (f"{100 * near.nearest_train:.1f}" in decimals(said[-1])) == copied
 
 
 def test_letters_and_words_stand_below_each_other() -> None:
