@@ -32,9 +32,6 @@ class PixelPicture:
         log_ratio: log p(x_i = v | z) / p(x_i = v) in nats, of M pairs (i, v), (M,).
         change: of P(x_i = v), guided less class, (M,).
         correlation: Pearson's, of the two.
-        tilt_correlation: of change and p(v | z) (log_ratio - E log_ratio): what tilting each pixel's own marginal, as
-            in one dimension, would change at first order in w. Values that the class hardly takes cannot lose.
-        slope: of change on log-ratio, per nat.
         groups: mean change of private, shared and foreign values.
         errors: the standard errors of those, by the choice of the samples.
     """
@@ -42,8 +39,6 @@ class PixelPicture:
     log_ratio: Tensor
     change: Tensor
     correlation: float
-    tilt_correlation: float
-    slope: float
     groups: dict[str, float]
     errors: dict[str, float]
 
@@ -93,23 +88,18 @@ def pixel_picture(target: BernoulliMixture, classes: list[int], samples: Tensor)
     open_pixels = uncertain_pixels(target)
     ratios = []
     changes = []
-    tilts = []
     for k, mean in zip(classes, samples.double().mean(dim=1)):
         own = target.mean(k)[open_pixels]
         ratio = pixel_log_ratios(target, k)[open_pixels]
         change = mean[open_pixels] - own
-        tilt = own * (1 - own) * (ratio[:, 1] - ratio[:, 0])
         ratios.append(ratio.flatten())
         changes.append(torch.stack([-change, change], dim=1).flatten())
-        tilts.append(torch.stack([-tilt, tilt], dim=1).flatten())
     log_ratio = torch.cat(ratios)
     change = torch.cat(changes)
     return PixelPicture(
         log_ratio,
         change,
         correlation(log_ratio, change),
-        correlation(torch.cat(tilts), change),
-        float((log_ratio - log_ratio.mean()) @ change / (log_ratio - log_ratio.mean()).square().sum()),
         {name: float(change[inside].mean()) for name, inside in _groups(log_ratio).items()},
         _group_errors(torch.stack(ratios), samples[..., open_pixels].double()),
     )

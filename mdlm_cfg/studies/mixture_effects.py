@@ -21,8 +21,7 @@ A value of a pixel is private to a class where it is more than 1.5 times as prob
 mixture, foreign where it is less than 1 / 1.5 times as probable, and shared in between. If guidance acts as in two \
 dimensions, it makes private values more probable, and more so the stronger it is."""
 PIXEL_NOTE = """\
-Mean changes in the probability of a pixel's value, guided samples minus the class. At w = 0 all changes are noise. \
-The tilt is the change that tilting each pixel alone would make at first order."""
+Mean changes in the probability of a pixel's value, guided samples minus the class. At w = 0 all changes are noise."""
 COMPONENT_TEXT = """\
 The more reliably its images identify the class, the more distinct a component is: E log p(x | z) / p(x), for partial \
 images of every size, on which guidance acts. If distinct components gain weight under guidance, gain and \
@@ -40,10 +39,6 @@ class PixelRow(AtStrength):
     correlation: float | None = col(
         "correlation", "correlation between the log-ratio of class to mixture and the change", digits=3
     )
-    tilt_correlation: float | None = col(
-        "with the tilt", "correlation between the change and the effect of tilting each pixel alone", digits=3
-    )
-    slope: float | None = col("slope", "slope of the change against the log-ratio, per nat")
     change_private: float | None = col(
         "private", ("mean change in the probability of private values; absent if there are none")
     )
@@ -77,9 +72,8 @@ def _known(value: float) -> float | None:
 def pixel_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> PixelRow:
     """A row of what `mdlm_cfg.compare.mixtures.pixel_picture` found."""
     changes = {f"change_{group}": _known(value) for group, value in found["groups"].items()}
-    correlation, tilt, slope = (_known(found[key]) for key in ("correlation", "tilt_correlation", "slope"))
     errors = {f"{group}_se": _known(found["errors"][group]) for group in ("private", "foreign")}
-    return PixelRow(guidance, name, correlation, tilt, slope, **changes, **errors)
+    return PixelRow(guidance, name, _known(found["correlation"]), **changes, **errors)
 
 
 def component_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> ComponentRow:
@@ -106,7 +100,7 @@ def pixel_block(
     }
     labels = ("log-ratio of the value, class to mixture (nats)", "change of its probability")
     means = {g: own[EXACT].double().mean(dim=1) for g, own in samples.items()}
-    numbers = ["correlation", "tilt_correlation", "slope", "change_private", "change_shared", "change_foreign"]
+    numbers = ["correlation", "change_private", "change_shared", "change_foreign"]
     views: list[View] = [
         Table(["w", "set"], numbers, note=PIXEL_NOTE),
         Cloud(points, labels, "One point for each class, pixel and value: exact guided samples minus the class."),

@@ -100,7 +100,7 @@ def test_independent_values_have_the_frequencies_of_the_images(blurred: Findings
 def test_private_values_and_distinct_components_gain(blurred: Findings) -> None:
     noise, guided = (one(blurred, "pixels", w, "exact") for w in (0.0, 3.0))
     assert abs(noise.correlation) < 0.35
-    assert guided.correlation > 0.5 and guided.tilt_correlation > guided.correlation - 0.2
+    assert guided.correlation > 0.5
     assert guided.change_private > 0.02 and guided.change_foreign < -0.02
     unused, used = (one(blurred, "components", w, "exact") for w in (0.0, 3.0))
     assert used.rank_correlation_partial > 0.3
