@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.data import DiffusionData, TableData
+from mdlm_cfg.training.lean import LeanTrainer
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.saving import Checkpoints, WholeFiles
 
@@ -61,7 +61,7 @@ def small_module(data: Any, kind: str = "averaged", **changes: Any) -> MaskedDif
     return build_module(config, data.describe())
 
 
-def small_trainer(folder: Path, epochs: int = 2, **changes: Any) -> Trainer:
+def small_trainer(folder: Path, epochs: int = 2, **changes: Any) -> LeanTrainer:
     settings: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
@@ -73,4 +73,4 @@ def small_trainer(folder: Path, epochs: int = 2, **changes: Any) -> Trainer:
         "callbacks": [AveragedWeights(0.9), Checkpoints(folder / "checkpoints")],
         "plugins": [WholeFiles()],
     }
-    return Trainer(**(settings | changes))
+    return LeanTrainer(**(settings | changes))

@@ -18,7 +18,7 @@ def seed_for(*key: int | float | str) -> int:
     Args:
         key: numbers and strings; keep the words first, so that no two uses can meet.
     """
-    plain = tuple(int(part) if isinstance(part, float) and part.is_integer() else part for part in key)
+    plain = tuple([int(part) if isinstance(part, float) and part.is_integer() else part for part in key])
     digest = hashlib.sha256(repr(plain).encode()).digest()
     return int.from_bytes(digest[:4], "little")  # a CPU generator uses 32 bits of its seed
 

@@ -23,18 +23,18 @@ from mdlm_cfg.training.module import MaskedDiffusion
 WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 
 
-@torch.no_grad()
 def average_(averaged: list[Tensor], current: list[Tensor], decay: float, count: int) -> None:
     """Update averages of `count` values in place, with decay min(decay, (1 + t) / (10 + t)); the first is a copy.
 
     The averages keep their own type: in half precision a small step towards a weight would be rounded away.
     """
-    if averaged and averaged[0].dtype != current[0].dtype:
-        current = [weight.to(average.dtype) for average, weight in zip(averaged, current, strict=True)]
-    if count == 0:
-        torch._foreach_copy_(averaged, current)
-    else:
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + count) / (WARM_UP + count)))
+    with torch.no_grad():  # around a function it takes longer
+        if averaged and averaged[0].dtype != current[0].dtype:
+            current = [weight.to(average.dtype) for average, weight in zip(averaged, current, strict=True)]
+        if count == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + count) / (WARM_UP + count)))
 
 
 class AveragedWeights(WeightAveraging):

@@ -6,17 +6,46 @@ A step of a small network takes a few milliseconds, and what surrounds it counts
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import RunningStage
 from torch.optim import Optimizer
 
 PLAIN = frozenset((type(None), bool, int, float, str, dict))  # types of what no module registers
 SHORT = 0.99  # of the largest norm: gradients up to it are certain to stay as they are, whatever is rounded
 NOTHING: AbstractContextManager[Any] = nullcontext()
+HOOKS = (  # of a step
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+
+
+class LeanTrainer(Trainer):
+    """Lightning's trainer; in a step it is asked 67 times for its strategy and 13 times whether it is training."""
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        """The one that it was made with."""
+        return super().strategy
+
+    @property
+    def training(self) -> bool:
+        """See `Trainer`, which compares the names of the stages in lower case."""
+        return self.state.stage is RunningStage.TRAINING
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        Trainer.training.fset(self, value)  # type: ignore[attr-defined]
 
 
 class Unprofiled(PassThroughProfiler):
@@ -29,6 +58,11 @@ class Unprofiled(PassThroughProfiler):
 
 class LeanModule(LightningModule):
     """A module whose attributes are set, and whose gradients are reset and clipped, in less time."""
+
+    def on_train_start(self) -> None:
+        """Leave hooks of a step out that nobody has filled, its own and those of all callbacks."""
+        for one in (self, *self.trainer.callbacks):  # type: ignore[attr-defined]
+            leave_empty_hooks_out(one)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As any module, which looks whether a value is a parameter, a buffer or a module: a plain one is none.
@@ -62,11 +96,21 @@ class LeanModule(LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
 
-@torch.no_grad()
+def leave_empty_hooks_out(one: Callback | LightningModule) -> None:
+    """Set the hooks of a step that are as Lightning has them, which is empty, to None: Lightning passes over those.
+
+    It calls every other, with all that surrounds a call: its name is noted, a profiler begins and ends.
+    """
+    kind = Callback if isinstance(one, Callback) else LightningModule
+    for name in HOOKS:
+        if name not in vars(one) and getattr(type(one), name) is getattr(kind, name):
+            setattr(one, name, None)
+
+
 def _are_short(optimizer: Optimizer, longest: float) -> bool:
     """Whether the norm of all gradients together is below `longest`; elsewhere than on a CPU that is not looked at."""
-    weights = (weight for group in optimizer.param_groups for weight in group["params"])
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    gradients = [gradient for weight in weights if (gradient := weight.grad) is not None]
     if not gradients or gradients[0].device.type != "cpu":
         return False
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item() < longest

@@ -95,6 +95,7 @@ class MaskedDiffusion(LeanModule):
         self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as configured
         self._first_bad = torch.tensor(NEVER)
         self._batches = 0  # of the epoch, done
+        self._is_checked = True  # whether batches of training may hold anything
         self._losses: dict[str, float] = {}  # of the step at hand, where it is logged
         self._step = 0  # the steps before that one
 
@@ -102,13 +103,16 @@ class MaskedDiffusion(LeanModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, classes = batch
-        check_batch(batch, *self._counts())
-        step = self._step = self.global_step
-        generator = self._generator(x.device, "mask", step, batch_idx)
-        self._seed_torch(x.device, step, batch_idx)
+        if self._is_checked:
+            check_batch(batch, *self._counts())
+        trainer = self.trainer
+        step = self._step = trainer.global_step
+        key = (step, batch_idx, self.seed, trainer.global_rank)
+        generator = generator_for("mask", *key, device=x.device)
+        _seed_torch(x.device, seed_for("step", *key))
         with calling("objective"):
             losses = self.objective.loss(*self._asked, x, classes, generator)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_logged = every > 0 and (step + 1) % every == 0
         loss = losses["loss"].detach()
         if loss.device.type != "cpu" or not math.isfinite(loss.item()):
@@ -121,8 +125,8 @@ class MaskedDiffusion(LeanModule):
             self.shown = {name: self._losses[name]}
         return losses["loss"]
 
-    # Lightning asks in every step which arguments it takes
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+    # Lightning asks in every step which arguments it takes, and looks at each of them: this is one, for all
+    training_step.__signature__ = inspect.signature(lambda *_: None)  # type: ignore[attr-defined]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """See `LightningModule`."""
@@ -150,18 +154,6 @@ class MaskedDiffusion(LeanModule):
         """Whether no weight is NaN or infinite."""
         return all(bool(parameter.isfinite().all()) for parameter in self.net.parameters())
 
-    def _generator(self, device: torch.device, *key: int | str) -> torch.Generator:
-        """Of the key, the seed and the rank alone: a resumed run draws what it would have drawn."""
-        return generator_for(*key, self.seed, self.global_rank, device=device)
-
-    def _seed_torch(self, device: torch.device, step: int, batch_idx: int) -> None:
-        """Dropout, and own optimizers, draw from torch's own generators, whose states no checkpoint holds."""
-        seed = seed_for("step", step, batch_idx, self.seed, self.global_rank)
-        if device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes a hundred times as long
-        else:
-            torch.manual_seed(seed)
-
     # optimisation
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -178,6 +170,8 @@ class MaskedDiffusion(LeanModule):
         """
         if self.is_compiled:
             self._asked = (compiled(self.net),)
+        super().on_train_start()
+        self._is_checked = not getattr(self.trainer.train_dataloader, "are_valid", False)
         self._started = time.monotonic()
         self._first_bad = torch.tensor(NEVER, device=self.device)
         self._batches = 0
@@ -189,8 +183,9 @@ class MaskedDiffusion(LeanModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate: a function of the progress, not of a scheduler's own memory."""
         self._batches = batch_idx
-        factor = self.annealing.factor(self.global_step, self.progress())
-        for group, options in zip(self.trainer.optimizers[0].param_groups, self._options, strict=True):
+        trainer = self.trainer
+        factor = self.annealing.factor(trainer.global_step, self.progress())
+        for group, options in zip(trainer.optimizers[0].param_groups, self._options, strict=True):
             group["lr"] = options["lr"] * factor
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -310,3 +305,11 @@ class MaskedDiffusion(LeanModule):
         target = getattr(self.trainer.datamodule, "target", None)  # type: ignore[attr-defined]
         self._watch = watch_for(target, self._watch, self.kind)
         return {} if self._watch is None else self._watch.numbers(self.net)
+
+
+def _seed_torch(device: torch.device, seed: int) -> None:
+    """Dropout, and own optimizers, draw from torch's own generators, whose states no checkpoint holds."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes a hundred times as long
+    else:
+        torch.manual_seed(seed)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from harness import small_data, small_module, small_trainer
-from lightning.pytorch import Callback, LightningModule
+from harness import small_data, small_module, small_target, small_trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
@@ -17,12 +18,16 @@ from torch import nn
 
 from mdlm_cfg.app.build import build_trainer
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.lean import LeanModule, Unprofiled
+from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.training.data import TableData
+from mdlm_cfg.training.lean import HOOKS, LeanModule, LeanTrainer, Unprofiled
+from mdlm_cfg.training.module import MaskedDiffusion
 
 NONE = {"gradient_clip_val": None}
 NORM = {"gradient_clip_val": 0.3}
 VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
 LONGEST = 0.3
+LIGHTNINGS = ("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__", "on_train_start")
 AVERAGES: dict[str, dict[str, float]] = {"EMAWeightAveraging": {}, "StochasticWeightAveraging": {"swa_lrs": 0.1}}
 TRAINER = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -56,8 +61,9 @@ def trained(folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("settings", [NORM, NORM | {"accumulate_grad_batches": 2}, NORM | {"precision": "bf16-mixed"}])
 def test_training_is_lightnings_own(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lean = trained(tmp_path / "lean", settings)
-    for name in ("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__"):
-        monkeypatch.delattr(LeanModule, name)
+    for kind, names in ((LeanModule, LIGHTNINGS), (LeanTrainer, ("strategy", "training"))):
+        for name in names:
+            monkeypatch.delattr(kind, name)
     own = trained(tmp_path / "own", settings)
     assert own.keys() == lean.keys() and all(torch.equal(own[name], lean[name]) for name in own)
 
@@ -82,6 +88,105 @@ def test_attributes_are_any_modules(first: Any, second: Any, is_buffer: bool) ->
         outcomes.append((error, [place.get("x", "nowhere") for place in places]))
     ((error, there), (lean_error, lean_there)) = outcomes
     assert error == lean_error and all(a is b for a, b in zip(there, lean_there, strict=True))
+
+
+class Counting(Callback):
+    """Counts the calls of the hooks that it has."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}
+
+    def count(self, name: str) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+
+
+class CountingOnce(Counting):
+    def on_before_zero_grad(self, *_: Any) -> None:
+        super().on_before_zero_grad(*_)
+        self.count("on_before_zero_grad")
+
+
+def counting(name: str) -> Callable[..., None]:
+    return lambda self, *_: self.count(name)
+
+
+CountingAll = type("CountingAll", (CountingOnce,), {name: counting(name) for name in HOOKS})
+
+
+class CountingModule(MaskedDiffusion):
+    calls = 0
+
+    def on_after_backward(self) -> None:
+        super().on_after_backward()
+        self.calls += 1
+
+
+def test_hooks_that_somebody_has_filled_are_called_in_every_step(tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    module.__class__ = CountingModule
+    callbacks = [Counting(), CountingOnce(), CountingAll()]
+    trainer = small_trainer(tmp_path, callbacks=callbacks, enable_checkpointing=False)
+    for _ in range(2):  # callbacks may be of several trainings
+        trainer.fit(module, datamodule=data)
+    steps = trainer.global_step
+    assert steps > 0 and cast(CountingModule, module).calls == steps
+    names = ((), ("on_before_zero_grad",), HOOKS)
+    assert [one.calls for one in callbacks] == [dict.fromkeys(hooks, steps) for hooks in names]
+
+
+class Comparing(Callback):
+    """Holds what the trainer says of itself against what Lightning's says, wherever it is asked."""
+
+    def __init__(self) -> None:
+        self.found: set[bool] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("on_") and name.endswith(("_start", "_end")):
+            return lambda trainer, *_: self.compare(trainer)
+        return super().__getattribute__(name)
+
+    def compare(self, trainer: LeanTrainer) -> None:
+        assert trainer.training == Trainer.training.fget(trainer)  # type: ignore[attr-defined]
+        assert trainer.strategy is Trainer.strategy.fget(trainer)  # type: ignore[attr-defined]
+        self.found.add(trainer.training)
+
+
+def test_a_trainer_says_of_itself_what_lightnings_does(tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    compared = Comparing()
+    trainer = small_trainer(tmp_path, callbacks=[compared], enable_checkpointing=False)
+    trainer.fit(module, datamodule=data)
+    trainer.validate(module, datamodule=data, verbose=False)
+    trainer.test(module, datamodule=data, verbose=False)
+    assert compared.found == {True, False} and isinstance(build_trainer(TRAINER, [], []), Trainer)
+
+
+class OddTable(TableMixture):
+    def sample(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        x, classes = super().sample(*args, **kwargs)
+        return x + self.num_tokens, classes
+
+
+class OddData(TableData):
+    def _batch(self, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        x, classes = super()._batch(*args)
+        return x, classes + self.num_classes
+
+
+@pytest.mark.parametrize("odd", [OddTable, OddData])
+def test_only_batches_of_our_own_tables_are_not_checked(odd: type, tmp_path: Path) -> None:
+    plain = small_data()
+    assert plain.draws_valid_batches
+    target = small_target()
+    given = OddTable(target.class_pmfs, target.class_weights) if odd is OddTable else target
+    data = (OddData if odd is OddData else TableData)(given, "small", batch_size=64, steps_per_epoch=1)
+    data.setup("fit")
+    trainer = small_trainer(tmp_path, limit_val_batches=0)
+    with pytest.raises(UserError):
+        trainer.fit(small_module(plain), datamodule=data)
+    assert trainer.global_step == 0
 
 
 class Resetting(torch.optim.SGD):
