@@ -44,7 +44,8 @@ def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -
     errors = [line for line in lines if line.startswith(("error: ", "error in job "))]
     assert len(errors) == 1 and errors == lines[-1:], lines
     assert not any(line.startswith(("Traceback", "Error executing")) for line in lines), lines
-    assert not any(text in lines[-1] for text in ("of type '", "<class", "collections.abc", "typing.")), lines[-1]
+    internal = ("of type '", "<class", " at 0x", "collections.abc", "typing.")
+    assert not any(text in lines[-1] for text in internal), lines[-1]
     return lines[-1]
 
 

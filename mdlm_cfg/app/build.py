@@ -26,6 +26,7 @@ from lightning.pytorch.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.app.places import with_text_path
@@ -33,7 +34,7 @@ from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run,
 from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.instantiate import TARGET, locate, make, names_in
+from mdlm_cfg.support.instantiate import ADDED, TARGET, locate, make, names_in
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.callbacks import RunProgress
@@ -46,7 +47,7 @@ from mdlm_cfg.training.saving import WholeFiles
 
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}  # of the trainer
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
-REFUSALS = (ValueError, TypeError, AttributeError, MisconfigurationException)  # of Lightning, for any setting
+REFUSALS = (ValueError, TypeError, AttributeError, ImportError, MisconfigurationException)  # of Lightning
 DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
 ELSEWHERE = {  # what callbacks of Lightning would do again, or for settings that are elsewhere
     WeightAveraging: "ema_decay",
@@ -54,6 +55,7 @@ ELSEWHERE = {  # what callbacks of Lightning would do again, or for settings tha
     LearningRateFinder: "optimizer.lr",
     BatchSizeFinder: "data.batch_size",
 }
+UNSAVED = {"enable_checkpointing": False, "barebones": True}  # settings of the trainer under which nothing is saved
 LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 
 
@@ -165,7 +167,9 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     filled: dict[str, Any] = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
     for key in ("logger", "callbacks", "plugins"):  # the user's own: beside ours, which save what a run needs
         own = settings.get(key) or []
-        made = [make(one, f"trainer.{key}", (), names_in(one)) for one in (own if isinstance(own, list) else [own])]
+        own = own if isinstance(own, list) else [own]
+        made = [make(one, f"trainer.{key}", (), names_in(one)) for one in own]
+        ADDED.update((str(one[TARGET]), type(thing)) for one, thing in zip(own, made))
         for kind, instead in ELSEWHERE.items():
             if any(isinstance(one, kind) for one in made):
                 raise UserError(f"trainer.{key} holds a {kind.__name__}, which runs here cannot have: give {instead}")
@@ -176,11 +180,14 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     try:
         trainer = make(settings, "trainer", (), names_in(settings), **filled)
     except REFUSALS as error:
-        raise UserError(f"the trainer cannot be made: {error}") from error
+        said = re.sub(r" object at 0x\w+", "", str(error))
+        raise UserError(f"the trainer cannot be made: {said}") from error
     if not isinstance(trainer, Trainer):
         raise UserError(
             f"trainer._target_={settings[TARGET]} makes a {type(trainer).__name__}, not a trainer of Lightning"
         )
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # nothing that those learn comes back
+        raise UserError(f"trainer.strategy = {settings.get('strategy')} trains in copies of this process: give ddp")
     trainer.loggers = filled["logger"]  # `fast_dev_run` takes them away, and a run has its metrics.csv
     return trainer
 
@@ -225,6 +232,9 @@ def check_trainer(settings: Mapping[str, Any] | None) -> None:
     for key, least in LEAST.items():
         if isinstance(value := settings.get(key), int | float) and not value >= least:
             raise UserError(f"trainer.{key} = {value} is not allowed: it must be at least {least}")
+    for key, value in UNSAVED.items():
+        if settings.get(key) is value:
+            raise UserError(f"trainer.{key} = {value} is not possible: a run saves checkpoints, so leave it out")
     if settings.get("val_check_interval") == 0:
         raise UserError("trainer.val_check_interval = 0 is not allowed: give a number of batches or a part of an epoch")
     limit = settings.get("max_time")

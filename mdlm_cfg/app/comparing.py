@@ -38,6 +38,7 @@ def _run(given: Sequence[str]) -> None:
     try:
         _compare([item for item in given if not item.startswith("out=")], [i for i in given if i.startswith("out=")])
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         exit_with([Failure("", error)], False)

@@ -23,7 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 
 from mdlm_cfg.app.quoting import comma_outside_brackets, why_unreadable
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import OWN, called_in, in_words
+from mdlm_cfg.support.instantiate import ADDED, OWN, called_in, in_words
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
 
@@ -185,6 +185,7 @@ def in_own_code(error: BaseException) -> str | None:
             line = inspect.getsourcelines(found)[1]
             return f"{said}; {name} is your own code: {inspect.getsourcefile(found)}, line {line}"
     places = own_places()
+    added = {_file_of(kind): name for name, kind in ADDED.items()}
     libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.startswith("<"):  # such as exit(), or code that is made of text
@@ -192,12 +193,20 @@ def in_own_code(error: BaseException) -> str | None:
         path = Path(frame.filename).resolve()
         if any(path.is_relative_to(place) for place in places):
             return f"{said}; it was raised by your own code: {path}, line {frame.lineno} ({frame.name})"
+        if path in added:
+            return f"{said}; it was raised by {added[path]}, which a setting names"
         if path.is_relative_to(PACKAGE) or not any(path.is_relative_to(folder) for folder in libraries):
             break
     called = called_in(error)
     if called is not None:
         return f"{said}; it was raised by {called}, which a setting names"
     return _device_of_own_code()
+
+
+def _file_of(kind: type) -> Path | None:
+    """The file of a class; None of one that is built in."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return Path(file).resolve() if file else None
 
 
 def _device_of_own_code() -> str | None:
@@ -257,6 +266,8 @@ def _instantiation(error: InstantiationException) -> str | None:
     key = where[1] if where else "the configuration"
     if cause is None:
         return _hydra_line(str(error))
+    if str(error).startswith("Error locating target"):
+        return f"{key}: {_line(str(cause))}"
     if isinstance(cause, TypeError) and re.search(r"argument|missing", str(cause)):
         return f"{key}: {_line(str(cause))}"
     if isinstance(cause, ValueError) and not isinstance(cause, UserError) and not _is_ours(cause):

@@ -144,7 +144,7 @@ def _evaluated(
         report = replace(report, metrics=out.parent / METRICS)
     loggers: list[Logger] = []
     with made.taken_back():
-        check_place(out, "out")
+        check_place(out, "out" if job is None else "hydra.sweep.dir")
         if config.logger:
             settings = (subject.settings, made, ALL_STEPS)
             loggers = build_loggers(config.logger, out, subject.run_name, "eval", *settings)

@@ -74,7 +74,7 @@ def run_folder(
             stack.enter_context(working_on(folder, made))
             remove_parts(folder)
             made.folder((folder / CHECKPOINT).parent)
-            check_place((folder / CHECKPOINT).parent, "runs")
+            check_place((folder / CHECKPOINT).parent, "runs" if job is None else "hydra.sweep.dir")
             write_config(plain(config), folder, made)
         yield folder, made
 

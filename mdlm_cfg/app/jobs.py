@@ -26,7 +26,6 @@ RUNNING = "running"
 DONE = "done"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
-WAY_OUT = "hydra.sweep.dir=FOLDER"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Job:
         before = read_record(self.folder)
         for name in (RECORD, CONFIG):
             if "state" not in before and os.path.lexists(self.folder / name):
-                raise not_ours(self.folder / name, WAY_OUT)
+                raise not_ours(self.folder / name)
         if before.get("state") not in (DONE, RUNNING, INTERRUPTED):
             return decided
         found = list(differences(before.get("decided_by") or {}, decided))

@@ -70,7 +70,7 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     made = Made()
     out = out_folder(config.out, made) or job or folder_below(run.folder, "samples", overrides, made)
     with made.taken_back():
-        check_place(out, "out")
+        check_place(out, "out" if job is None else "hydra.sweep.dir")
         check_places_for(FILES, out, files_of(out, RECORD))
     if is_first_process():
         print(f"sampling from {run.path}", file=sys.stderr)

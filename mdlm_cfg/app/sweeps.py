@@ -10,11 +10,14 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mdlm_cfg.app.errors import Account
-from mdlm_cfg.app.jobs import DONE, FAILED, INTERRUPTED, RECORD, RUNNING, WAY_OUT, Job, records_of
+from mdlm_cfg.app.jobs import DONE, FAILED, INTERRUPTED, RECORD, RUNNING, Job, records_of
 from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import remove_parts
@@ -26,6 +29,7 @@ MULTIRUN = ("-m", "--multirun")
 SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
 INDEX = ("index.csv", "index.md")
 HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
+OF_ALL_JOBS = ("hydra.sweep.dir", "runs", "name")  # settings that say where a sweep is
 BEST = "optimization_results.yaml"  # what hydra's optuna sweeper leaves at the end
 
 
@@ -88,8 +92,10 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
             f"out={fixed['out']} is one folder for all jobs of a sweep: leave it out, because each has its own"
         )
     for key, value in fixed.items():
+        if key in OF_ALL_JOBS:
+            fixed[key] = _resolved(key, value)
         if key == "hydra.sweep.dir" or role_of(key) == "place":
-            check_path(key, value)
+            check_path(key, fixed[key])
     made = Made()
     if "hydra.sweep.dir" in fixed:
         with naming_way_out("hydra.sweep.dir"):
@@ -107,6 +113,20 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     return Sweep(folder, swept, "hydra.sweep.dir" not in fixed, lines, made, _state(folder))
 
 
+def _resolved(key: str, value: Any) -> Any:
+    """A value of `OF_ALL_JOBS` with what it refers to, such as ${oc.env:HOME}.
+
+    Raises:
+        UserError: it refers to what is known within the jobs alone.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return OmegaConf.create({"value": value}).value
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}={value} is for all jobs of a sweep: write it without ${...}") from error
+
+
 def _state(sweep: Path) -> frozenset[tuple[Path, int]]:
     """The records of all jobs of a sweep, with the time of each."""
     return frozenset((path, path.stat().st_mtime_ns) for path in sweep.glob(f"*/{RECORD}"))
@@ -119,7 +139,7 @@ def _check_files(folder: Path) -> None:
     for name in (HYDRAS, *INDEX):
         path = folder / name
         if os.path.lexists(path) and not (name == HYDRAS and path.is_file() and _is_of_a_sweep(path)):
-            raise not_ours(path, WAY_OUT)
+            raise not_ours(path)
 
 
 def _is_of_a_sweep(path: Path) -> bool:

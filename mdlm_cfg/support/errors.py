@@ -18,9 +18,9 @@ class UserError(ValueError):
     """
 
 
-def not_ours(path: Path, way: str = "out=FOLDER") -> UserError:
-    """The error of a command that would replace a file which mdlm_cfg did not write; `way` gives another folder."""
-    return UserError(f"{path} is not a file that mdlm_cfg wrote there: move it, or give another folder, {way}")
+def not_ours(path: Path) -> UserError:
+    """The error of a command that would replace a file which mdlm_cfg did not write."""
+    return UserError(f"{path} is not a file that mdlm_cfg wrote there: move it, or give another folder")
 
 
 def shown(value: Any) -> str:

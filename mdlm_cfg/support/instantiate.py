@@ -25,6 +25,7 @@ from mdlm_cfg.support.annotations import annotations_of, parameters_of
 from mdlm_cfg.support.errors import UserError
 
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
+ADDED: dict[str, type] = {}  # what a user has added to Lightning's trainer, such as callbacks, by name
 CODE: dict[str, str] = {}  # digests of the modules that came with what a user named, as they were then, by name
 SEEN: set[str] = set()  # modules that were there before, or whose code was noted
 TARGET = "_target_"
@@ -212,6 +213,8 @@ def make(
     Raises:
         UserError: no `_target_`, one that `locate` refuses, or arguments that it does not take.
     """
+    if not isinstance(settings, Mapping):  # a list of what is to be made may hold anything
+        raise UserError(f"{what} = {settings} is not allowed: give settings with _target_=module.Name")
     if settings.get(TARGET) is None:
         raise UserError(f"{what}._target_ is missing: give {what}._target_=module.Name")
     maker = locate(str(settings[TARGET]), what, offered, trusted)

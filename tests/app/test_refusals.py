@@ -59,6 +59,13 @@ max_time=00:00:00:00
 trainer.max_time={}
 trainer.max_time={seconds:1e-9}
 trainer.limit_train_batches=1e-9
+trainer.strategy=ddp_spawn
+trainer.precision=transformer-engine
++trainer.barebones=true
++trainer.enable_checkpointing=false
++trainer.callbacks=[3]
++trainer.logger=true
++trainer.plugins={_target_:lightning.pytorch.plugins.precision.DoublePrecision}
 save_minutes=0
 save_minutes=-1
 =3
@@ -80,6 +87,8 @@ w=[0,calibrated(2)]
 schedule=profile sampler=event_leaping
 -m trainer=ddp seed=0,1
 -m trainer.devices=2 seed=0,1
+-m name=${seed} seed=0,1
++hydra.callbacks.mine={_target_:nowhere.Mine}
 """
 OF_BOTH = """
 paper=1d_overlap data=toy_2d_overlap w=[0,1]

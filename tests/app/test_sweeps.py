@@ -23,6 +23,7 @@ from mdlm_cfg import UserError
 from mdlm_cfg.app import eval_command, train_command
 from mdlm_cfg.app.jobs import LOCK, RECORD, Outcome
 from mdlm_cfg.app.refusals import check_hydras
+from mdlm_cfg.app.sweeps import sweep_of
 from mdlm_cfg.support import instantiate
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG
@@ -343,6 +344,14 @@ def test_the_folder_of_a_sweep_needs_a_sweep(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert "-m" in refusal(capsys, "eval", *EXACT, "hydra.sweep.dir=x") and list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_sweep_may_name_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.chdir(tmp_path)
+    for given in (["runs=${oc.env:SCRATCH}/runs", "name=mine"], ["hydra.sweep.dir=${oc.env:SCRATCH}/swept"]):
+        sweep = sweep_of(["-m", "seed=0,1", *given])
+        assert sweep is not None and sweep.folder.is_dir() and sweep.folder.is_relative_to(tmp_path / "scratch")
 
 
 def test_a_sweep_that_was_killed_before_its_first_job_is_begun_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
 
 from mdlm_cfg.app.build import build_trainer
+from mdlm_cfg.app.errors import USER_ERROR, Failure, account_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.data import TableData
@@ -234,3 +235,13 @@ def test_callbacks_that_do_again_what_a_run_does_are_refused(name: str) -> None:
     with pytest.raises(UserError):
         callback = {"_target_": f"lightning.pytorch.callbacks.{name}", **AVERAGES.get(name, {})}
         build_trainer(TRAINER | {"callbacks": [callback]}, [], [])
+
+
+def test_an_error_of_a_callback_that_a_setting_names_is_no_fault_of_ours() -> None:
+    data = small_data()
+    callback = {"_target_": "lightning.pytorch.callbacks.BackboneFinetuning"}  # which asks for a module's backbone
+    trainer = build_trainer(TRAINER | {"callbacks": [callback]}, [], [])
+    with pytest.raises(AttributeError) as raised:
+        trainer.fit(small_module(data), datamodule=data)
+    account = account_of(Failure("", raised.value))
+    assert account.code == USER_ERROR and callback["_target_"] in account.said

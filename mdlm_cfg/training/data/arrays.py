@@ -29,10 +29,11 @@ def load_arrays(path: Path, what: str, relabel: bool = False) -> Examples:
     names = ("class_names", "value_names")
     arrays = read_npz(path, (what, "labels"), (*tests, *names))
     classes, values = (names_in(path, name, arrays) for name in names)
-    train = checked(str(path), (what, arrays[what]), ("labels", arrays["labels"]))
+    most = WHITE if what == "images" else MOST_TOKENS - 1
+    train = checked(str(path), (what, arrays[what]), ("labels", arrays["labels"]), most)
     if len(held := [name for name in tests if name in arrays]) == 1:
         raise UserError(f"{path} holds one of {tests[0]} and {tests[1]}; give both or neither")
-    test = checked(str(path), *((name, arrays[name]) for name in tests)) if held else None
+    test = checked(str(path), *((name, arrays[name]) for name in tests), most) if held else None
     return assembled(str(path), train, test, (classes, values), relabel)
 
 
@@ -70,17 +71,21 @@ def count_tokens(found: Examples) -> int:
     return max(int(found.train.max()), int(found.test.max())) + 1
 
 
-def checked(where: str, examples: tuple[str, np.ndarray], labels: tuple[str, np.ndarray]) -> Part:
-    """Both, by their names, in int64; raises UserError for other than whole numbers from 0, or shapes that disagree."""
-    for name, array in (examples, labels):
+def checked(
+    where: str, examples: tuple[str, np.ndarray], labels: tuple[str, np.ndarray], most: int = MOST_TOKENS - 1
+) -> Part:
+    """Both, by their names, in int64; raises UserError for other than whole numbers from 0, or shapes that disagree.
+
+    Args:
+        most: the largest value of an example.
+    """
+    for (name, array), last in ((examples, most), (labels, MOST_TOKENS - 1)):
         if array.size == 0:
             raise UserError(f"{where}: {name} has shape {array.shape}, so it holds nothing; give at least one value")
         if array.dtype.kind not in "iu":
             raise UserError(f"{where}: {name} must be whole numbers, and is {array.dtype} of shape {array.shape}")
-        if int(array.min()) < 0 or int(array.max()) >= MOST_TOKENS:
-            raise UserError(
-                f"{where}: {name} run from {array.min()} to {array.max()}, and must lie within 0 to {MOST_TOKENS - 1}"
-            )
+        if int(array.min()) < 0 or int(array.max()) > last:
+            raise UserError(f"{where}: {name} run from {array.min()} to {array.max()}, and must lie within 0 to {last}")
     (name, x) = examples
     (label_name, y) = labels
     if x.ndim < 2 or y.shape != x.shape[:1]:

@@ -119,6 +119,7 @@ def test_images_in_a_file_come_back(tmp_path: Path) -> None:
         ({"labels": LABELS}, r"images\b.*\blabels$"),
         ({"images": GREY, "labels": LABELS[:9]}, r"images.*\(30, 4, 6\).*\(9,\)"),
         ({"images": GREY / 255, "labels": LABELS}, r"images.*float64.*\(30, 4, 6\)"),
+        ({"images": GREY - 1, "labels": LABELS}, r"images\D*-1\b.* 0 to 255\b"),
         ({"images": GREY[..., None], "labels": LABELS}, r"images.*\(27, 4, 6, 1\)"),
         ({"images": GREY.astype(int) * 2, "labels": LABELS}, r"images.*\(27, 4, 6\).*\b510\b"),
         ({"images": GREY, "labels": LABELS, "class_names": ["a"]}, r"class_names.*\b3\b.*\b1\b.*\b1\b"),
