@@ -15,7 +15,7 @@ from mdlm_cfg.support.errors import UserError, one_of
 
 WANDB_MODES = ("online", "offline", "disabled", "shared")
 NOT_IN_PROJECTS = "/\\#?%:"  # characters that wandb does not allow in the name of a project
-LONGEST_PROJECT = 128
+LONGEST = 128  # name of a project, in characters; id of a run, in bytes, since files are named after it
 MOST_WAIT = 60  # seconds at the end of a run; wandb's own limit is none
 
 
@@ -33,11 +33,14 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
         ("WANDB_PROJECT", os.environ.get("WANDB_PROJECT")),
     ):
         project = str(value or "")
-        if set(project) & set(NOT_IN_PROJECTS) or len(project) > LONGEST_PROJECT:
+        if set(project) & set(NOT_IN_PROJECTS) or len(project) > LONGEST:
             raise UserError(
                 f"{name}={project} is not allowed: the name of a project on wandb contains none of "
-                f"{' '.join(NOT_IN_PROJECTS)} and has at most {LONGEST_PROJECT} characters"
+                f"{' '.join(NOT_IN_PROJECTS)} and has at most {LONGEST} characters"
             )
+    for name, value in (("logger.id", settings.get("id")), ("WANDB_RUN_ID", os.environ.get("WANDB_RUN_ID"))):
+        if len(os.fsencode(str(value or ""))) > LONGEST:
+            raise UserError(f"{name}={value} is not allowed: the id of a run on wandb has at most {LONGEST} bytes")
     _check_variables()
     if mode == "online":
         _check_login()

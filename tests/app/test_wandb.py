@@ -117,6 +117,15 @@ def test_names_that_wandb_does_not_take_are_refused(name: str, monkeypatch: pyte
         check_wandb({"project": "mine"})
 
 
+@pytest.mark.parametrize("run_id", ["x" * 129, "é" * 65])
+def test_an_id_too_long_for_the_name_of_a_file_is_refused(run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"logger\.id"):
+        check_wandb({"id": run_id})
+    monkeypatch.setenv("WANDB_RUN_ID", run_id)
+    with pytest.raises(UserError, match="WANDB_RUN_ID"):
+        check_wandb({})
+
+
 VARIABLES = {"RUN_ID": "a/b", "CONSOLE": "bogus", "TAGS": "x" * 200, "RESUME": "maybe", "BASE_URL": "nowhere"}
 
 
