@@ -57,7 +57,7 @@ def no_network() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
     """A test fails after which a signal would find another handler than before: the next Ctrl-C could go unheard."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     after = [signal.getsignal(number) for number in numbers]

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last is of a terminal that is closed
 
 
 @contextmanager
 def interrupts_given_back() -> Iterator[None]:
-    """Restores the handlers of SIGINT and SIGTERM at the end.
+    """Restores the handlers of `INTERRUPTS` at the end.
 
     Lightning ignores SIGINT while it shuts down after an interrupt, and leaves it so where training had not begun or
     had ended: the next Ctrl-C of the same process would go unheard. Only the main thread can set handlers.

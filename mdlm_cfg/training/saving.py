@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from math import inf
 from pathlib import Path
 from types import FrameType
@@ -56,7 +57,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Interrupts:
-    """SIGINT and SIGTERM wait for a moment at which all that is trained belongs together; a second one does not wait.
+    """SIGINT, SIGTERM and SIGHUP wait for a moment at which all that is trained belongs together; a second one does not wait.
 
     Attributes:
         pending: one has come, and waits.
@@ -84,7 +85,9 @@ class Interrupts:
             self.abandoned = True
             raise KeyboardInterrupt
         self.pending = True
-        os.write(2, WAITING)  # a handler cannot print: it may have come in the middle of a print
+        if sys.__stderr__ is not None:  # else 2 may be any file
+            with suppress(OSError):  # nobody reads any more
+                os.write(2, WAITING)  # a handler cannot print: it may have come in the middle of a print
 
 
 class Checkpoints(Checkpoint):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import os
 import shutil
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.fit import train
 from mdlm_cfg.training.metrics import MetricsLog
-from mdlm_cfg.training.saving import BEST, LAST, Checkpoints
+from mdlm_cfg.training.saving import BEST, LAST, Checkpoints, Interrupts
 
 NOISY = "noisy"  # averaged, by a network that draws random numbers in training
 ALWAYS = 1e-9  # minutes: a checkpoint after every step
@@ -248,6 +251,35 @@ def test_an_interrupt_outside_training_leaves_the_checkpoint_as_it_is(
     assert found["global_step"] == before["global_step"] and found["epoch"] == before["epoch"]
     assert_same_weights(found, before)
     assert str(found["optimizer_states"]) == str(before["optimizer_states"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_an_interrupt_waits_for_its_moment_when_nobody_reads(
+    number: signal.Signals, is_closed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader may have gone; and of a stream that was closed the number may be that of any other file."""
+    if is_closed:
+        monkeypatch.setattr(sys, "__stderr__", None)
+        other = os.open(tmp_path / "other", os.O_CREAT | os.O_WRONLY)
+    else:
+        reader, other = os.pipe()
+        os.close(reader)
+    before = signal.signal(number, lambda *_: None)
+    kept = os.dup(2)
+    os.dup2(other, 2)
+    interrupts = Interrupts()
+    try:
+        interrupts.watch()
+        signal.raise_signal(number)
+    finally:
+        interrupts.release()
+        os.dup2(kept, 2)
+        signal.signal(number, before)
+        for file in (kept, other):
+            os.close(file)
+    assert interrupts.pending and not interrupts.abandoned
+    assert not is_closed or (tmp_path / "other").read_bytes() == b""
 
 
 def test_without_minutes_there_are_checkpoints_at_the_ends_of_epochs_alone(tmp_path: Path) -> None:
