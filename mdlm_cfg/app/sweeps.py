@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mdlm_cfg.app.errors import Account
-from mdlm_cfg.app.jobs import DONE, FAILED, INTERRUPTED, RECORD, RUNNING, Job, records_of
+from mdlm_cfg.app.jobs import FAILED, INTERRUPTED, RECORD, RUNNING, Job, records_of
 from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import remove_parts
@@ -187,8 +187,7 @@ def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
         print(f"best: {best}, with {found.get('best_value')} (validation NELBO with the class, in nats)")
     states = [record["state"] for record in records]
     if INTERRUPTED in states or RUNNING in states:
-        left = len(states) - states.count(DONE)
-        print(f"{left} jobs remain: the same command with hydra.sweep.dir={sweep.folder} runs them", file=sys.stderr)
+        print(f"jobs remain: the same command with hydra.sweep.dir={sweep.folder} runs them", file=sys.stderr)
     elif sum(record["report"] is not None and not Path(record["report"]).is_absolute() for record in records) > 1:
         print(f"side by side: python compare.py {sweep.folder}")
     own = {path.parent.name for path, _ in _state(sweep.folder) - sweep.records}

@@ -57,7 +57,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Interrupts:
-    """SIGINT, SIGTERM and SIGHUP wait for a moment at which all that is trained belongs together; a second one does not wait.
+    """`INTERRUPTS` wait for a moment at which all that is trained belongs together; a second one does not wait.
 
     Attributes:
         pending: one has come, and waits.
