@@ -95,7 +95,10 @@ def suggestion(message: str, configs: Path, name: str) -> str:
         return did_you_mean(unknown_option[2], options_of(unknown_option[1], configs))
     if unknown_key:
         word = next(word for word in unknown_key.groups() if word)
-        return did_you_mean(word, known_keys(configs, name) - {word, word.rpartition(".")[2]})
+        near = did_you_mean(word, known_keys(configs, name) - {word, word.rpartition(".")[2]})
+        if word.startswith("trainer."):  # the files hold a few of those that Lightning's takes
+            near += f"; another argument of Lightning's Trainer has a plus: +{word}=VALUE"
+        return near
     return ""
 
 

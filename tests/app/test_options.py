@@ -90,6 +90,7 @@ def test_typos_are_answered_by_what_is_near() -> None:
     assert "trainer" in suggestion(
         "Could not override 'traner.max_epochs'.\nKey 'traner' is not in struct", CONFIGS, "train"
     )
+    assert "+trainer.profiler=" in suggestion("Could not override 'trainer.profiler'.", CONFIGS, "train")
     assert "toy_2d_overlap" in suggestion("Could not find 'data/toy_2d_overlp'", CONFIGS, "train")
     assert "num_samples" in suggestion("Key 'num_sample' is not in struct", CONFIGS, "eval")
     assert suggestion("Key 'zzzz' is not in struct", CONFIGS, "train") == ""
