@@ -33,7 +33,10 @@ def load_arrays(path: Path, what: str, relabel: bool = False) -> Examples:
     train = checked(str(path), (what, arrays[what]), ("labels", arrays["labels"]), most)
     if len(held := [name for name in tests if name in arrays]) == 1:
         raise UserError(f"{path} holds one of {tests[0]} and {tests[1]}; give both or neither")
-    test = checked(str(path), *((name, arrays[name]) for name in tests), most) if held else None
+    test = None
+    if held:
+        of_examples, of_labels = ((name, arrays[name]) for name in tests)
+        test = checked(str(path), of_examples, of_labels, most)
     return assembled(str(path), train, test, (classes, values), relabel)
 
 
