@@ -300,6 +300,6 @@ def predicted_sample_tv(
     for done in range(0, num_draws, at_once):
         counts = multinomial_counts(p, num_samples, min(at_once, num_draws - done), generator)
         tv.append(0.5 * (counts.div_(num_samples).sub_(q)).abs_().sum(dim=1))
-    found = torch.cat(tv).sort().values
+    found = torch.cat(tv).sort().values.clamp_(max=1.0)  # as `total_variation`: rounding alone may exceed 1
     outside = max(1, int(OUTSIDE / 2 * (num_draws + 1)))  # on either side
     return Estimate(float(found.mean()), float(found[outside - 1]), float(found[-outside]))

@@ -46,6 +46,15 @@ def test_the_interval_misses_one_in_a_hundred_however_few_draws_it_is_made_of():
     assert missed <= binom.ppf(1 - 1e-5, repeats, 0.01), missed
 
 
+@pytest.mark.parametrize("excess", [0, 1e-15, 1e-14])
+def test_the_interval_of_disjoint_laws_holds_their_distance(excess: float) -> None:
+    """Where a law's rounded sum exceeds 1, so does half of the sum of differences: TV is 1 all the same."""
+    reference = torch.tensor([0.25, 0.75 + excess, 0.0], dtype=torch.float64)
+    law = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    predicted = predicted_sample_tv(reference, law, 9, generator=generator_for("disjoint"))
+    assert predicted.low <= total_variation(reference, law) <= predicted.high <= 1
+
+
 @pytest.mark.parametrize("policy", [None, Confidence()], ids=str)
 @pytest.mark.parametrize("strength", [2.0, LinearRamp(0, 2)], ids=str)
 def test_the_targets_own_denoiser_is_judged_without_a_conditionals_error(strength, policy):
