@@ -97,7 +97,7 @@ def suggestion(message: str, configs: Path, name: str) -> str:
         word = next(word for word in unknown_key.groups() if word)
         near = did_you_mean(word, known_keys(configs, name) - {word, word.rpartition(".")[2]})
         if word.startswith("trainer."):  # the files hold a few of those that Lightning's takes
-            near += f"; another argument of Lightning's Trainer has a plus: +{word}=VALUE"
+            return f"; another argument of Lightning's Trainer has a plus, +{word}=VALUE{near}"
         return near
     return ""
 

@@ -124,7 +124,7 @@ def _resolved(key: str, value: Any) -> Any:
     try:
         return OmegaConf.create({"value": value}).value
     except OmegaConfBaseException as error:
-        raise UserError(f"{key}={value} is for all jobs of a sweep: write it without ${...}") from error
+        raise UserError(f"{key}={value} is for all jobs of a sweep: write it without ${{...}}") from error
 
 
 def _state(sweep: Path) -> frozenset[tuple[Path, int]]:
