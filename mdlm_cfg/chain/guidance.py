@@ -43,8 +43,8 @@ class Guidance:
             unmasked: 0, 1/(D-1), ..., 1; a list gives it for 0, 1, ..., D - 1 unmasked coordinates (`PerCount`).
         kind: "rate", "normalized", or a `Kind` of your own.
         temperature, top_p: applied to the values (theory, section 10): r_i = rho_i / Z_i is sharpened to
-            r_i^(1/temperature), and then cut to its most probable values, the fewest that hold the share top_p; Z_i
-            stays as it is.
+            r_i^(1/temperature), with a temperature of at least 1e-4, and then cut to its most probable values, the
+            fewest that hold the share top_p; Z_i stays as it is.
         rule: how w combines which conditionals (theory, section 20): `CFG()` as above, `Negative`, `Compose`, `Auto`,
             `Tempered`, `ByClassifier`, `AdaptiveCFG`, or a `Rule` of your own.
 

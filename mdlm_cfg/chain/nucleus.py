@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import number
 
 NEG_INF = float("-inf")
 TIE = 1e-9  # log-probabilities closer than this are equal: rounding must not decide which of them is cut
 ROUNDING = 1e-12  # of a log-ratio of conditionals; the strength and the temperature multiply it
+LEAST_TEMPERATURE = 1e-4  # it divides the rounding of a log-probability, which then stays below 1e-10
 
 
 def check_filter(temperature: float, top_p: float) -> None:
-    """Raise UserError unless temperature > 0, finite, and 0 < top_p <= 1; 1 changes nothing."""
-    number("temperature", temperature, 0, above=True)
+    """Raise UserError unless temperature >= `LEAST_TEMPERATURE`, finite, and 0 < top_p <= 1; 1 changes nothing."""
+    number("temperature", temperature, LEAST_TEMPERATURE)
     number("top_p", top_p, 0, 1, above=True)
+
+
+def noise_temperature(what: str, value: Any) -> float:
+    """A temperature of Gumbel noise as Python's float; 0 is no noise, where equals are shared.
+
+    Raises:
+        UserError: it is negative, or so low that rounding would decide between equals.
+    """
+    found = number(what, value, 0)
+    if 0 < found < LEAST_TEMPERATURE:
+        raise UserError(
+            f"{what} = {shown(value)} is not allowed: it must be at least {LEAST_TEMPERATURE:g}, below which rounding "
+            "would decide between equals, or 0 for no noise"
+        )
+    return found
 
 
 def filter_values(log_rho: Tensor, temperature: float, top_p: float, strength: float = 0.0) -> Tensor:

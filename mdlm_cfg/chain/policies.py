@@ -22,11 +22,12 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on, raise_where
 from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.chain.nucleus import noise_temperature
 from mdlm_cfg.support.arguments import check_fields
 from mdlm_cfg.support.by_value import ByValue, exact_number
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.instantiate import is_ours
-from mdlm_cfg.support.numeric import number, whole_number
+from mdlm_cfg.support.numeric import whole_number
 
 NEG_INF = float("-inf")
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
@@ -268,7 +269,7 @@ class _Best(Policy):
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperature", number("a policy's temperature", self.temperature, 0))
+        object.__setattr__(self, "temperature", noise_temperature("a policy's temperature", self.temperature))
 
     @abstractmethod
     def score(self, log_r: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from mdlm_cfg.chain.decoders import (
     MostConfident,
     as_blocks,
 )
+from mdlm_cfg.chain.nucleus import noise_temperature
 from mdlm_cfg.chain.policies import Blocks, Policy, RatePolicy
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.remasking import Cap, Remasking, parse_remasking
@@ -339,7 +340,7 @@ READ: dict[str, Callable[[Any], Any]] = {
     "policy": parse_policy,
     "schedule": schedule_of,
     "events": _read_events,
-    "choice_temperature": partial(number, "choice_temperature", least=0),
+    "choice_temperature": partial(noise_temperature, "choice_temperature"),
     "annealed": _read_annealed,
     "threshold": partial(number, "threshold", least=0, most=1, above=True),
     "factor": partial(number, "factor", least=0, above=True),

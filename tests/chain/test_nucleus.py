@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import pytest
 import torch
 
+from mdlm_cfg import Confidence, Guidance, Sampler, UserError
+from mdlm_cfg.chain.decoders import DrawFirstStep
 from mdlm_cfg.chain.nucleus import check_filter, filter_values
 
 NEG_INF = -math.inf
@@ -63,3 +66,33 @@ def test_what_is_out_of_range_is_refused(temperature: float, top_p: float) -> No
     with pytest.raises(ValueError, match=f"temperature = {temperature} " if temperature != 1 else f"top_p = {top_p} "):
         check_filter(temperature, top_p)
     check_filter(1e-3, 1.0)
+
+
+EQUALS = torch.tensor([0.1 + 0.2, 0.3, 0.4], dtype=torch.float64).log()  # the first two, up to rounding
+
+
+def by_values(temperature: float) -> torch.Tensor:
+    return filter_values(EQUALS, Guidance(1.0, temperature=temperature).temperature, 1.0)[:2]
+
+
+def by_policy(temperature: float) -> torch.Tensor:
+    policy = Confidence(temperature)
+    return policy.log_choice(torch.zeros(2).double(), lambda: EQUALS[:2, None], torch.arange(2))
+
+
+def by_draws(temperature: float) -> torch.Tensor:
+    (step, _) = Sampler("sampled_confidence", events=1, choice_temperature=temperature).plan(2)
+    assert isinstance(step, DrawFirstStep)
+    return step.keeping.selection(EQUALS[:2]).log_weight
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-5, 1e-9, 1e-15, 5e-324])
+@pytest.mark.parametrize("choice", [by_values, by_policy, by_draws])
+def test_rounding_decides_between_equals_at_no_temperature(choice: Callable, temperature: float) -> None:
+    """It is divided by the temperature."""
+    if temperature < 1e-4:
+        with pytest.raises(UserError, match=r"temperature = .*0\.0001"):
+            choice(temperature)
+    else:
+        one, other = choice(temperature).tolist()
+        assert one == pytest.approx(other, abs=1e-10)
