@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shlex
+from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -83,6 +84,7 @@ def judged(out: Path, study: Any, plan: Plan, *asked: str) -> None:
     assert run("eval", *given, *asked, f"out={out}") == 0
     expected = found_by(study, KnownData(TARGET, "table", num_test=50), None, plan)
     found = report_in(out)
+    expected = replace(expected, verdict=[with_commands(sentence, found["run"]) for sentence in expected.verdict])
     found["data"] = {key: found["data"][key] for key in expected.facts.get("data", {})}  # more is said of them
     for name, values in expected.to_dict().items():
         assert flat(found[name]) == pytest.approx(flat(values), abs=1e-12), name
