@@ -7,6 +7,7 @@ improved by a search without gradients. No method guarantees the least value, so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,7 @@ from mdlm_cfg.support.numeric import number, numbers
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
+LEAST = 1e-300  # a probability that stands for 0 in functions to descend from
 Objective = Callable[[Tensor], Tensor]  # a law, (N,)*D -> a number, the smaller the better
 ITERATIONS = 200
 LARGE = 100.0  # a strength that some starts have once
@@ -141,10 +143,10 @@ def rises(strengths: Sequence[float]) -> bool:
 
 
 def kl_to(reference: Tensor) -> Objective:
-    """KL(reference || law), in nats; a law of 0 counts as 1e-300, to descend from."""
+    """KL(reference || law), in nats; a law of 0 counts as `LEAST`, to descend from."""
     inside = reference > 0
     p = reference[inside]
-    return lambda law: (p * (p.log() - law[inside].clamp(min=1e-300).log())).sum()
+    return lambda law: (p * (p.log() - law[inside].clamp(min=LEAST).log())).sum()
 
 
 def tv_to(reference: Tensor) -> Objective:
@@ -152,19 +154,37 @@ def tv_to(reference: Tensor) -> Objective:
     return lambda law: 0.5 * (reference - law).abs().sum()
 
 
+@dataclass(frozen=True)
+class TradeOff:
+    """-E ln p(z | x) - entropy_weight * H(law), in nats.
+
+    Called, it is a function to descend from: probabilities of 0 count as `LEAST`.
+
+    Attributes:
+        log_posterior: ln p(z | x), float64 (N,)*D; -inf where the class has no probability.
+    """
+
+    log_posterior: Tensor
+    entropy_weight: float
+
+    def __call__(self, law: Tensor) -> Tensor:
+        log_posterior = self.log_posterior.clamp(min=math.log(LEAST))
+        return (law * (self.entropy_weight * law.clamp(min=LEAST).log() - log_posterior)).sum()
+
+    def value(self, law: Tensor) -> float:
+        """The number itself: infinite where the law has states that the class does not have."""
+        p = law[law > 0]
+        return float((p * (self.entropy_weight * p.log() - self.log_posterior[law > 0])).sum())
+
+
 @checked
-def trade_off(target: TableMixture, target_class: int, entropy_weight: float) -> Objective:
-    """-E log p(z | x) - entropy_weight * H(law), in nats: samples that are certain of their class, and diverse."""
+def trade_off(target: TableMixture, target_class: int, entropy_weight: float) -> TradeOff:
+    """-E ln p(z | x) - entropy_weight * H(law), in nats: samples that are certain of their class, and diverse."""
     check_class(target_class, target.num_classes)
     entropy_weight = number("entropy_weight", entropy_weight)
     joint = target.class_weights[target_class] * target.class_pmf(target_class)
-    posterior = torch.where(target.pmf > 0, joint / target.pmf, 0.0).clamp(min=1e-300)
-
-    def objective(law: Tensor) -> Tensor:
-        entropy = -(law * law.clamp(min=1e-300).log()).sum()
-        return -(law * posterior.log()).sum() - entropy_weight * entropy
-
-    return objective
+    log_posterior = torch.where(joint > 0, joint.log() - target.pmf.log(), NEG_INF)
+    return TradeOff(log_posterior, entropy_weight)
 
 
 @checked
@@ -226,9 +246,9 @@ def best_schedule(
     best = min((_allowed(strengths) for strengths in [*starts, *ends]), key=steady)
     if value(best) > value(constant):
         best = constant
-    values = [value(best), value(constant)]
     with torch.no_grad():
         laws = [push(best), push(constant)]
+    values = [goal.value(law) if isinstance(goal, TradeOff) else float(goal(law)) for law in laws]
     if objective == "kl":  # the descent's is finite everywhere
         chains = [Guidance(PerCount(strengths.tolist()), kind_of(kind)) for strengths in (best, constant)]
         asked = denoiser or target.denoiser()

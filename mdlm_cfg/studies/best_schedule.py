@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance, LinearRamp
 from mdlm_cfg.chain.guidance_schedules import PerCount
-from mdlm_cfg.compare.best_schedule import Objective, best_schedule, trade_off
+from mdlm_cfg.compare.best_schedule import TradeOff, best_schedule, trade_off
 from mdlm_cfg.compare.divergence import divergence_from_chain
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
@@ -125,7 +125,7 @@ class BestScheduleStudy:
             label = f"the best strengths for {who} conditionals at w = {g.label}"
             yield case.piece(self._reached, g, who, label=label)
 
-    def _goal(self, case: Case) -> str | Objective:
+    def _goal(self, case: Case) -> str | TradeOff:
         if self.objective == "trade_off":
             return trade_off(case.target, case.one_class, self.entropy_weight)
         return self.objective
@@ -174,7 +174,7 @@ class BestScheduleStudy:
 
     def _value(self, case: Case, law: Tensor, tv: float, kl: float) -> float:
         goal = self._goal(case)
-        return float(goal(law)) if callable(goal) else {"tv": tv, "kl": kl}[goal]
+        return goal.value(law) if isinstance(goal, TradeOff) else {"tv": tv, "kl": kl}[goal]
 
     def _main(self, case: Case, schedules: Sequence[ScheduleRow], strengths: Sequence[StrengthRow]) -> list[Block]:
         policy = case.plan.sampler.policy

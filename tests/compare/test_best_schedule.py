@@ -205,15 +205,24 @@ def test_a_stated_trade_off_moves_between_its_ends():
     assert many.value == pytest.approx(-posterior(many.law) - 3.0 * entropy(many.law))
 
 
-def test_a_trade_off_is_the_formula_and_counts_what_nothing_gives_as_impossible():
+def test_a_trade_off_is_the_formula_and_infinite_where_the_class_is_impossible():
     target = random_target(2, 2, k=3, seed=5)
     law = random_target(2, 2, seed=6).class_pmf(0)
     cells = list(product(range(2), repeat=2))
     doubt = {x: float(target.class_weights[1] * target.class_pmfs[1][x] / target.pmf[x]) for x in cells}
     expected = sum(float(law[x]) * (-math.log(doubt[x]) + 0.3 * math.log(float(law[x]))) for x in cells)
-    assert float(trade_off(target, 1, 0.3)(law)) == pytest.approx(expected, rel=1e-12)
-    nowhere = TableMixture([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]], [0.5, 0.5])
-    assert float(trade_off(nowhere, 0, 0.0)(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))) > 600
+    both = (float(trade_off(target, 1, 0.3)(law)), trade_off(target, 1, 0.3).value(law))
+    assert both == pytest.approx((expected, expected), rel=1e-12)
+    apart = TableMixture([[0.5, 0.5, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0]], [0.5, 0.5])
+    for state in range(4):  # of the other class alone, and of neither
+        value = trade_off(apart, 0, 0.0).value(torch.eye(4, dtype=torch.float64)[state])
+        assert value == pytest.approx([math.log(2), 0.0, math.inf, math.inf][state], abs=1e-15)
+
+
+def test_the_value_of_a_trade_off_is_infinite_for_conditionals_that_give_what_the_class_does_not_have():
+    target = TableMixture([[[0.4, 0.1], [0.5, 0.0]], [[0.1, 0.2], [0.3, 0.4]]], [0.5, 0.5])
+    best = best_schedule(target, 1.0, 0, trade_off(target, 0, 0.5), denoiser=Inconsistent(2, 2, 2))
+    assert best.value == best.constant_value == math.inf
 
 
 def test_strengths_rise_where_none_falls_and_the_last_is_above_the_first() -> None:
