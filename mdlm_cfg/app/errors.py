@@ -22,8 +22,9 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from mdlm_cfg.app.quoting import comma_outside_brackets, why_unreadable
+from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import ADDED, OWN, called_in, in_words
+from mdlm_cfg.support.instantiate import ADDED, OWN, called_in
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
 

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.app.sweeps import MULTIRUN
+from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.errors import UserError, did_you_mean
-from mdlm_cfg.support.instantiate import TARGET, in_words
+from mdlm_cfg.support.instantiate import TARGET
 from mdlm_cfg.support.schema import HYDRA, SCHEMAS, TYPES, keys_of
 
 OPTIONS = ("cfg", "package", "info")  # of hydra, with a value, and without a dash within the name

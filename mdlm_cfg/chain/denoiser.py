@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mdlm_cfg.chain.checks import Promise, constant_on, is_on_cpu, known_within, raise_where
 from mdlm_cfg.chain.reductions import in_planes, unrolled_sum_exp
-from mdlm_cfg.support.arguments import checked_by
+from mdlm_cfg.support.arguments import CHECKS
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.instantiate import calling
 from mdlm_cfg.support.numeric import is_whole, whole_number
@@ -116,12 +116,11 @@ def _in_training(net: nn.Module) -> list[nn.Module]:
     return [module for module in found if module is not None and module.training]
 
 
-@checked_by(Denoiser)
-def check_denoiser(denoiser: Any) -> None:
-    """Raise UserError, with advice, for anything that is not a denoiser; it need not have a device."""
+def check_denoiser(denoiser: Any) -> Denoiser:
+    """The denoiser itself, which need not have a device; raises UserError, with advice, for anything else."""
     is_one = callable(denoiser) and not isinstance(denoiser, type)
     if is_one and all(is_whole(getattr(denoiser, name, None)) for name in ("num_tokens", "num_dims", "num_classes")):
-        return
+        return denoiser
     what = f"an object of type {type(denoiser).__name__} is not a denoiser"
     own = getattr(denoiser, "denoiser", None)
     if own is not None:
@@ -129,6 +128,9 @@ def check_denoiser(denoiser: Any) -> None:
     if callable(denoiser):
         raise UserError(f"{what}: wrap it in FunctionDenoiser(..., num_tokens=N, num_dims=D, num_classes=K)")
     raise UserError(f"{what}: give a FunctionDenoiser, or load_run(...).denoiser")
+
+
+CHECKS[Denoiser] = check_denoiser
 
 
 def check_steady(denoiser: Denoiser) -> None:

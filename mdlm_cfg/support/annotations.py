@@ -4,8 +4,33 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+UNIONS = (typing.Union, types.UnionType)
+LISTS = (list, tuple, Sequence, Collection)
+WORDS: Mapping[Any, tuple[str, str]] = {  # one, several
+    Any: ("a value", "values"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("a text", "texts"),
+    dict: ("settings", "settings"),
+    Mapping: ("settings", "settings"),
+    Path: ("a path", "paths"),
+    Callable: ("a function", "functions"),
+}
+SUCH_AS = {  # how to make one
+    "Guidance": "Guidance(2.0)",
+    "Sampler": "Sampler('event_leaping', steps=16)",
+    "Correction": "Correction(size=1, moves=10)",
+    "Schedule": "Schedule('cosine')",
+    "Generator": "torch.Generator().manual_seed(0)",
+    "TableMixture": "TableMixture(class_pmfs, class_weights)",
+}
 
 OF_SIGNATURE: dict[str, Any] = {}
 OF_ANNOTATIONS: dict[str, Any] = {}
@@ -33,3 +58,37 @@ def needs_alone(thing: Any, names: tuple[str, ...]) -> bool:
 def annotations_of(source: Any) -> Mapping[str, Any]:
     """The annotations of a function or class itself; texts and forward references are as they are."""
     return inspect.get_annotations(source, **OF_ANNOTATIONS)
+
+
+def is_list(hint: Any) -> bool:
+    """Whether a type is that of a list: its elements, of any number, are all of one type."""
+    kind = typing.get_origin(hint) or hint
+    return kind in LISTS and (kind is not tuple or hint is tuple or ... in typing.get_args(hint))
+
+
+def in_words(hint: Any, several: bool = False, python: bool = False) -> str:
+    """What values a type has, such as "a list of whole numbers, or null"; several of them: "whole numbers".
+
+    Args:
+        python: said of an argument in Python, and not of a setting.
+    """
+    kind = typing.get_origin(hint) or hint
+    parts = typing.get_args(hint)
+    if kind is type(None):
+        return "None" if python else "null"
+    if kind is Mapping and parts and python:
+        each = " to ".join(in_words(part, True, python) for part in parts)
+        return f"{'mappings' if several else 'a mapping'} of {each}"
+    if kind in WORDS:
+        return WORDS[kind][several]
+    if kind is Annotated:
+        return parts[1]
+    if is_list(hint):
+        each = in_words(parts[0] if parts else Any, True, python)
+        return f"{'lists' if several else 'a list'} of {each}"
+    if kind in (*UNIONS, tuple):
+        one = (" and " if kind is tuple else ", or ").join(in_words(part, False, python) for part in parts)
+        return f"values that are each {one}" if several else one
+    name = getattr(kind, "__name__", str(kind))
+    such_as = f", such as {SUCH_AS[name]}" if python and name in SUCH_AS else ""
+    return f"{'objects of type' if several else 'a'} {name}{such_as}"

@@ -3,57 +3,32 @@
 from __future__ import annotations
 
 import os
-import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from functools import cache, wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mdlm_cfg.support.annotations import LISTS, UNIONS, in_words, is_list
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.numeric import is_number, is_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
 # what an annotation says of a tensor: integers of any width become int64, and integers float64 where reals are taken
-Integers = Annotated[Tensor, "integers"]
-Reals = Annotated[Tensor, "reals"]
+Integers = Annotated[Tensor, "a tensor of whole numbers"]
+Reals = Annotated[Tensor, "a tensor of numbers"]
 INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+PLAIN = (int, float, bool, str, type(None), *UNIONS, *LISTS)  # what a setting may be told to be
 Check = Callable[[Any], Any]  # hands an argument back as the function takes it, or raises Unfit
-
-SUCH_AS = {  # how to make one
-    "Guidance": "Guidance(2.0)",
-    "Sampler": "Sampler('event_leaping', steps=16)",
-    "Correction": "Correction(size=1, moves=10)",
-    "Schedule": "Schedule('cosine')",
-    "Generator": "torch.Generator().manual_seed(0)",
-    "TableMixture": "TableMixture(class_pmfs, class_weights)",
-}
-ACCEPTED = {
-    bool: (lambda value: isinstance(value, bool | np.bool_), "true or false"),
-    str: (lambda value: isinstance(value, str), "a text"),
-    Path: (lambda value: isinstance(value, os.PathLike), "a path"),
-    type(None): (lambda value: value is None, "None"),
-}
-REFUSALS: dict[Any, Callable[[Any], None]] = {}  # what refuses a kind in words of its own: see `checked_by`
 
 
 class Unfit(Exception):
-    """An argument is not of a kind; it says what it should be."""
-
-
-def checked_by(kind: Any) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Makes a function that raises UserError the check of every argument that is annotated with `kind`."""
-
-    def register(check: Callable[[Any], None]) -> Callable[[Any], None]:
-        REFUSALS[kind] = check
-        return check
-
-    return register
+    """An argument is not of a kind."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -87,125 +62,97 @@ def check_fields(instance: Any, *names: str) -> None:
         object.__setattr__(instance, name, _fitted(checks, name, getattr(instance, name)))
 
 
-def _fitted(checks: Mapping[str, Check], name: str, value: Any) -> Any:
-    check = checks.get(name)
-    if check is None:
+def check_setting(name: str, value: Any, hint: Any) -> None:
+    """Raise UserError for a setting that an annotation does not allow; any value passes where no setting can say it."""
+    _fitted({name: (hint, _check_of(hint, plain=True))}, name, value, python=False)
+
+
+def _fitted(checks: Mapping[str, tuple[Any, Check]], name: str, value: Any, python: bool = True) -> Any:
+    if name not in checks:
         return value
+    hint, check = checks[name]
     try:
         return check(value)
-    except Unfit as unfit:
-        raise UserError(f"{name} = {shown(value)} is not allowed: it must be {unfit}") from None
+    except Unfit:
+        words = in_words(hint, python=python)
+        raise UserError(f"{name} = {shown(value)} is not allowed: it must be {words}") from None
 
 
 @cache
-def _checks_of(function: Any) -> dict[str, Check]:
-    return {
-        name: check_of(hint)
-        for name, hint in get_type_hints(cast(Any, function), include_extras=True).items()
-        if name != "return"
-    }
+def _checks_of(function: Any) -> dict[str, tuple[Any, Check]]:
+    hints = get_type_hints(cast(Any, function), include_extras=True)
+    return {name: (hint, _check_of(hint)) for name, hint in hints.items() if name != "return"}
 
 
-@cache
-def check_of(hint: Any) -> Check:
-    """The check of an annotation."""
-    origin = get_origin(hint)
-    if hint in REFUSALS:
-        return _refusing(REFUSALS[hint])
-    if hint is Any or isinstance(hint, TypeVar):
+def _check_of(hint: Any, plain: bool = False) -> Check:
+    """The check of an annotation.
+
+    Args:
+        plain: of a setting, see `check_setting`.
+    """
+    kind = get_origin(hint) or hint
+    parts = get_args(hint)
+    if plain and kind not in PLAIN:
         return lambda value: value
-    if hint in CONVERTED:
-        return CONVERTED[hint]
-    if hint in ACCEPTED:
-        return _accepting(*ACCEPTED[hint])
-    if origin in (Union, types.UnionType):
-        return _any_of([_alternative(one) for one in sorted(get_args(hint), key=_turn)])
-    if origin is Sequence:
-        return _several(check_of(get_args(hint)[0]))
-    if origin is Collection:
-        return _refusing_texts(check_of(get_args(hint)[0]))
-    if origin is Mapping:
-        return _mapping(*map(check_of, get_args(hint)))
-    if origin is tuple and ... not in get_args(hint):
-        return _tuple([check_of(one) for one in get_args(hint)])
-    if origin is Literal:
-        return _accepting(lambda value: value in get_args(hint), f"one of {', '.join(map(repr, get_args(hint)))}")
-    if (origin or hint) is Callable:
-        return _accepting(callable, "a function")
-    kind = origin or hint
-    if not isinstance(kind, type):
-        return lambda value: value
+    if hint in CHECKS:
+        return CHECKS[hint]
+    if kind in UNIONS:
+        return _any_of([_alternative(one, plain) for one in sorted(parts, key=_is_late)])
+    if is_list(hint):
+        taken = Sequence | Set if kind is Collection else Sequence
+        return _several(taken, _check_of(parts[0] if parts else Any, plain))
+    if kind is tuple:
+        return _tuple([_check_of(one, plain) for one in parts])
+    if kind is Mapping and parts:
+        return _mapping(*map(_check_of, parts))
+    kind = {bool: bool | np.bool_, Path: os.PathLike}.get(kind, kind)
     try:
         isinstance(None, kind)
-    except TypeError:  # a protocol that only a type checker can ask for
+    except TypeError:  # a type variable, or a protocol that only a type checker can ask for
         return lambda value: value
-    example = f", such as {SUCH_AS[kind.__name__]}" if kind.__name__ in SUCH_AS else ""
-    return _accepting(lambda value: isinstance(value, kind), f"a {kind.__name__}{example}")
+    return _instance(kind)
 
 
-def _accepting(accepts: Callable[[Any], bool], what: str) -> Check:
+def _instance(kind: Any) -> Check:
     def check(value: Any) -> Any:
-        if not accepts(value):
-            raise Unfit(what)
+        if not isinstance(value, kind):
+            raise Unfit
         return value
 
     return check
 
 
-def _refusing(refuse: Callable[[Any], None]) -> Check:
-    def check(value: Any) -> Any:
-        refuse(value)
-        return value
-
-    return check
+def _is_late(hint: Any) -> bool:
+    """Whether an alternative is tried last: lists become tensors, and some kinds refuse in words of their own."""
+    return hint in CHECKS and hint not in (int, float)
 
 
-def _turn(hint: Any) -> int:
-    """When an alternative is tried: tensors late, since lists become tensors, and last what refuses by itself."""
-    return 2 if hint in REFUSALS else 1 if hint in (Tensor, Integers, Reals) else 0
-
-
-def _alternative(hint: Any) -> Check:
+def _alternative(hint: Any, plain: bool) -> Check:
     """The check of one of several kinds: a list may be another one of them, and is no tensor."""
-    is_array = _accepting(lambda value: isinstance(value, Tensor | np.ndarray), "a tensor")
-    return is_array if hint is Tensor else check_of(hint)
+    return _instance(Tensor | np.ndarray) if hint is Tensor and not plain else _check_of(hint, plain)
 
 
 def _any_of(checks: Sequence[Check]) -> Check:
     """The first of several checks that an argument passes."""
 
     def check(value: Any) -> Any:
-        kinds = []
         for one in checks:
             try:
                 return one(value)
-            except Unfit as unfit:
-                kinds.append(str(unfit))
-        raise Unfit(", or ".join(kinds))
+            except Unfit:
+                continue
+        raise Unfit
 
     return check
 
 
-def _several(element: Check) -> Check:
+def _several(kind: Any, element: Check) -> Check:
     def check(value: Any) -> Any:
         if isinstance(value, np.ndarray | Tensor):
             value = value.tolist()
-        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-            raise Unfit("a list")
-        try:
-            return [element(one) for one in value]
-        except Unfit as unfit:
-            raise Unfit(f"a list whose elements are each {unfit}") from None
-
-    return check
-
-
-def _refusing_texts(element: Check) -> Check:
-    several = _several(element)
-
-    def check(value: Any) -> Any:
-        found = several(list(value) if isinstance(value, set | frozenset) else value)
-        return found if isinstance(value, np.ndarray | Tensor) else value
+        if isinstance(value, str | bytes) or not isinstance(value, kind):
+            raise Unfit
+        return [element(one) for one in value]
 
     return check
 
@@ -213,11 +160,8 @@ def _refusing_texts(element: Check) -> Check:
 def _mapping(key: Check, element: Check) -> Check:
     def check(value: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise Unfit("a mapping")
-        try:
-            return {key(name): element(one) for name, one in value.items()}
-        except Unfit as unfit:
-            raise Unfit(f"a mapping in which each is {unfit}") from None
+            raise Unfit
+        return {key(name): element(one) for name, one in value.items()}
 
     return check
 
@@ -225,7 +169,7 @@ def _mapping(key: Check, element: Check) -> Check:
 def _tuple(elements: Sequence[Check]) -> Check:
     def check(value: Any) -> Any:
         if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != len(elements):
-            raise Unfit(f"{len(elements)} values")
+            raise Unfit
         return tuple(element(one) for element, one in zip(elements, value))
 
     return check
@@ -234,13 +178,13 @@ def _tuple(elements: Sequence[Check]) -> Check:
 def _whole(value: Any) -> int:
     if is_whole(value) and abs(int(value)) < 2**63:
         return int(value)
-    raise Unfit("a whole number")
+    raise Unfit
 
 
 def _real(value: Any) -> float:
     if is_number(value) and not (is_whole(value) and abs(int(value)) >= 2**1023):
         return float(value)
-    raise Unfit("a number")
+    raise Unfit
 
 
 def _tensor(value: Any) -> Tensor:
@@ -251,21 +195,21 @@ def _tensor(value: Any) -> Tensor:
             return torch.as_tensor(np.asarray(value))  # of a list of Python's floats in float64
         except (TypeError, ValueError, RuntimeError):
             pass
-    raise Unfit("a tensor")
+    raise Unfit
 
 
 def _integers(value: Any) -> Tensor:
     found = _tensor(value)
     if found.dtype not in INTEGER_TYPES:
-        raise Unfit("a tensor of whole numbers")
+        raise Unfit
     return found.long()
 
 
 def _reals(value: Any) -> Tensor:
     found = _tensor(value)
     if found.is_complex() or found.dtype == torch.bool:
-        raise Unfit("a tensor of numbers")
+        raise Unfit
     return found if found.is_floating_point() else found.double()
 
 
-CONVERTED: dict[Any, Check] = {int: _whole, float: _real, Tensor: _tensor, Integers: _integers, Reals: _reals}
+CHECKS: dict[Any, Check] = {int: _whole, float: _real, Tensor: _tensor, Integers: _integers, Reals: _reals}

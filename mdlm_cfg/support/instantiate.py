@@ -16,7 +16,7 @@ import sysconfig
 import traceback
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ TARGET = "_target_"
 PACKAGE = "mdlm_cfg"
 FOLDER = Path(__file__).resolve().parent.parent
 CALLED = "_called_by_name"  # an attribute of an error
-LISTS = (list, tuple, Sequence)
 
 
 class calling:
@@ -235,6 +234,8 @@ def _made(value: Any, what: str, offered: Collection[str], trusted: Collection[s
 
 def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str, Any]) -> None:
     """Raise UserError unless a class or function takes these arguments, by name and by type."""
+    from mdlm_cfg.support.arguments import check_setting  # torch takes seconds
+
     parameters = parameters_of(maker)
     name = getattr(maker, "__name__", str(maker))
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
@@ -247,8 +248,7 @@ def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str
             raise UserError(f"{what}.{key} is missing: {name} needs it")
     hints = _hints(maker)
     for key, value in arguments.items():
-        if key in hints and not fits(value, hints[key]):
-            raise UserError(f"{what}.{key} = {value!r} must be {in_words(hints[key])}")
+        check_setting(f"{what}.{key}", value, hints.get(key, Any))
 
 
 def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
@@ -265,54 +265,3 @@ def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
             with suppress(NameError, TypeError, AttributeError):
                 hints |= typing.get_type_hints(one, scope)
     return hints
-
-
-WORDS: Mapping[Any, tuple[str, str]] = {  # one, several
-    int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"),
-    bool: ("true or false", "true or false"),
-    str: ("text", "texts"),
-    type(None): ("null", "null"),
-    Mapping: ("settings", "settings"),
-    dict: ("settings", "settings"),
-}
-
-
-def in_words(hint: Any, several: bool = False) -> str:
-    """What values a type has, such as "a list of whole numbers or null"; several of them: "whole numbers"."""
-    origin = typing.get_origin(hint)
-    parts = typing.get_args(hint)
-    if hint in WORDS or origin in WORDS:
-        return WORDS[hint if hint in WORDS else origin][several]
-    if origin in (typing.Union, types.UnionType):
-        either = " or ".join(in_words(part) for part in parts)
-        return f"values that are each {either}" if several else either
-    if origin is typing.Literal:
-        return " or ".join(map(str, parts))
-    if origin in LISTS or hint in LISTS:
-        inner = f" of {in_words(parts[0], several=True)}" if parts and parts[0] is not Any else ""
-        return f"{'lists' if several else 'a list'}{inner}"
-    name = getattr(hint, "__name__", str(hint))
-    return f"objects of type {name}" if several else f"an object of type {name}"
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of a plain type; any value fits a type that is not plain."""
-    origin = typing.get_origin(hint)
-    parts = typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, part) for part in parts)
-    if hint is type(None):
-        return value is None
-    if hint is bool:
-        return isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is str:
-        return isinstance(value, str)
-    if origin in LISTS:
-        inner = parts[0] if parts else Any
-        return isinstance(value, list | tuple) and all(fits(item, inner) for item in value)
-    return True

@@ -22,8 +22,8 @@ from mdlm_cfg.app.report_reference import studies
 from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.protocol import Case, check, run
+from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.cache import AnyCache, Cache
-from mdlm_cfg.support.instantiate import in_words
 
 OTHERS = {  # of a model's own answers and of fixed experiments: each has its own test file
     "OwnModel": "../app/test_own_report.py",
