@@ -31,7 +31,8 @@ from mdlm_cfg.targets.table import TableMixture
 NEG_INF = float("-inf")
 SAME = 1e-12  # conditionals with a log-ratio below this are equal: what rounding leaves of one
 NODES = 12  # of the contour, a time
-BRACKETS = 25  # factors of 1e-12 by which a time may lie below its bound
+LATEST = 1e300  # the latest clock time that is looked at
+BRACKETS = 50  # factors of 1e-12 by which a time may lie below its bound
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,19 @@ class Waiting:
         return log_survival(self.lattice, self.rates, self.log_slowest, torch.as_tensor(taus, dtype=torch.float64))
 
     def time_to_tv(self, level: float) -> float:
-        """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative."""
+        """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative.
+
+        0 where it is less than float64 can say, and inf where it is above `LATEST`.
+        """
         if not 0 < level < 1:
             raise UserError(f"a TV level must lie strictly between 0 and 1, got {level}")
         if self.slowest == math.inf:
             return 0.0  # less than float64 can say
         # P(still masked) is at most that of D stages at the slowest rate, one after another
-        high = math.log(self.lattice.num_dims / level) * self.lattice.num_dims / self.slowest
+        bound = math.log(self.lattice.num_dims / level) * self.lattice.num_dims
+        high = bound / self.slowest if self.slowest * LATEST > bound else LATEST
+        if high == LATEST and self._above(high, level):
+            return math.inf
         low = high
         for _ in range(BRACKETS):
             low *= 1e-12
@@ -72,9 +79,9 @@ class Waiting:
         else:
             raise ArithmeticError(f"TV stays below {level} down to tau = {low:g}")
         while high / low >= 1 + 1e-9:
-            middle = math.sqrt(low * high)
+            middle = math.sqrt(low) * math.sqrt(high)  # whose product may be no number
             low, high = (middle, high) if self._above(middle, level) else (low, middle)
-        return math.sqrt(low * high)
+        return math.sqrt(low) * math.sqrt(high)
 
     def _above(self, tau: float, level: float) -> bool:
         return float(self.log_still_masked([tau])[0]) >= math.log(level)

@@ -27,6 +27,8 @@ from mdlm_cfg.support.numeric import numbers
 
 CONTOUR_NODES = 24  # of which half are conjugates; the contour's own error is e^(-1.36 * 24) = 7e-15
 PARABOLA_DIGITS = 32.6  # -ln of the error of the contour that several times share: 7e-15
+LONGEST = 1e300  # of s / Lambda: beyond it rates are too slow for float64
+NEG_INF = float("-inf")
 MAX_SPREAD = 10.0  # of clock times that share a contour: its nodes grow with the root of it
 
 
@@ -95,10 +97,17 @@ def _inversion(
     return partial(_laws_between, list(level_rates(denoiser, guidance, target_class, lattice)), lattice)
 
 
-def _holding(log_exit: Tensor) -> Tensor:
-    """1 / Lambda of every state; 0 where nothing leaves, which is never visited."""
-    holding = (-log_exit).exp()
-    return holding.masked_fill_(~holding.isfinite(), 0.0)
+def holding_times(log_exit: Tensor, nodes: Tensor) -> Tensor:
+    """1 / Lambda of every state, at most `LONGEST` over the largest node.
+
+    A state with a longer one is not left at the times of these nodes, and s / Lambda stays a number. 0 where nothing
+    leaves, which is never visited.
+
+    Args:
+        log_exit: log Lambda, any shape. nodes: s, complex.
+    """
+    longest = math.log(LONGEST) - nodes.abs().amax().log().clamp(min=0)
+    return torch.minimum(-log_exit, longest).exp_().masked_fill_(log_exit == NEG_INF, 0.0)
 
 
 def _laws_between(levels: Sequence[LevelRates], lattice: Lattice, nodes: Tensor, weights: Tensor) -> Tensor:
@@ -114,7 +123,7 @@ def _laws_between(levels: Sequence[LevelRates], lattice: Lattice, nodes: Tensor,
     flow = torch.cat([torch.ones_like(real), torch.zeros_like(real)])
     found = []
     for level, rates in enumerate(levels):
-        holding = _holding(rates.log_exit)
+        holding = holding_times(rates.log_exit, nodes)
         scale = 1 + size * holding  # squares of what is not scaled would overflow
         # flow / (1 + s / Lambda), whose real and imaginary parts are a and b
         a = (1 + real * holding) / scale

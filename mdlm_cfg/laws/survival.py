@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
-from mdlm_cfg.laws.in_time import talbot
+from mdlm_cfg.laws.in_time import holding_times, talbot
 from mdlm_cfg.laws.push import push
 from mdlm_cfg.laws.rates import LevelRates, by_coordinate
 
@@ -123,7 +123,7 @@ def _scaled_survival(
         after = after + before.masked_fill(~meets, 0.0)
         before = before.masked_fill(meets, 0.0)
         nothing_leaves = r.log_exit == NEG_INF
-        holding = (-r.log_exit).exp().masked_fill(nothing_leaves, 0.0)
+        holding = holding_times(r.log_exit, nodes)
         # Lambda / (s - b + Lambda); 1 - b / Lambda keeps its digits where Lambda is near b
         leave = 1 / (nodes * holding - torch.expm1(log_low - r.log_exit).masked_fill(nothing_leaves, -1.0))
         after = after * leave
@@ -149,6 +149,8 @@ def _log_erlang_tail(num_stages: int, rate_times_tau: float) -> float:
     """ln P(a sum of D exponential times of one rate exceeds tau): it bounds every path with larger rates."""
     if rate_times_tau == math.inf:
         return NEG_INF
+    if rate_times_tau == 0:
+        return 0.0
     terms = [j * math.log(rate_times_tau) - math.lgamma(j + 1) for j in range(num_stages)]
     return float(np.logaddexp.reduce(terms)) - rate_times_tau
 

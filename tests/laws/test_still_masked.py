@@ -13,7 +13,7 @@ from helpers import Inconsistent, random_target, rarely_slow
 from hypothesis import given, settings, strategies as st
 from mpmath import mpf
 
-from mdlm_cfg import Guidance, TableMixture
+from mdlm_cfg import Compose, Guidance, TableMixture, law_at
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.decay import log_still_masked, time_to_tv
 
@@ -96,3 +96,32 @@ def test_rates_beyond_float64_leave_nothing() -> None:
     target = random_target(3, 3, k=2, seed=3)
     found = log_still_masked(target.denoiser(), Guidance(1e4), 0, TAUS)
     assert found.tolist() == [-math.inf] * 3 and time_to_tv(target.denoiser(), Guidance(1e4), 0, 0.05) == 0
+
+
+@pytest.mark.parametrize("w", [0.0, 20.0, 110.0, 130.0, 200.0, 2000.0])
+def test_a_state_is_not_left_at_rates_too_slow_for_float64(w: float) -> None:
+    """Two classes with little in common, composed: in one dimension all is left at the one rate Z."""
+    rare = 1e-3
+    pmfs = torch.tensor([[1 - rare, rare], [rare, 1 - rare]], dtype=torch.float64)
+    denoiser = TableMixture(pmfs, torch.tensor([0.5, 0.5], dtype=torch.float64)).denoiser()
+    guidance = Guidance(w, rule=Compose({0: 1.0, 1: 1.0}))
+    with mpmath.workdps(30):
+        z = 2 * (mpf(rare) * (1 - mpf(rare))) ** (1 + w) * mpf(2) ** (1 + 2 * w)
+        taus = [0.01, 1.0, 1e100, 1e250]
+        expected = [float(mpmath.exp(-tau * z)) if tau * z < 1e4 else 0.0 for tau in taus]
+        time = math.log(2) / z
+    assert law_at(denoiser, guidance, 0, taus)[:, -1].tolist() == pytest.approx(expected, abs=1e-12)
+    assert log_still_masked(denoiser, guidance, 0, taus).exp().tolist() == pytest.approx(expected, abs=1e-12)
+    found = time_to_tv(denoiser, guidance, 0, 0.5)
+    assert found == math.inf if time > 1e300 else found == pytest.approx(float(time), rel=1e-8)
+
+
+@pytest.mark.parametrize("w", [3.0, 100.0, 200.0, 290.0])
+def test_a_time_is_found_however_fast_the_rates_are(w: float) -> None:
+    """In one dimension TV = exp(-tau Z); the square of such a time is 0."""
+    rare = 1e-3
+    pmfs = torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=torch.float64)
+    target = TableMixture(pmfs, torch.tensor([rare, 1 - rare], dtype=torch.float64))
+    z = sum(mpf(own) * (mpf(own) / whole) ** w for own, whole in zip(pmfs[0].tolist(), target.pmf.tolist()))
+    found = time_to_tv(target.denoiser(), Guidance(w), 0, 0.5)
+    assert found == pytest.approx(float(math.log(2) / z), rel=1e-8)
