@@ -34,6 +34,7 @@ STRENGTH = "guidance strength"
 TRAIN_AGAIN = "python train.py with the same options and"
 EVALUATE_AGAIN = "python eval.py with the same options and"
 LONGER = f"Train longer: {TRAIN_AGAIN} trainer.max_epochs=100 trainer.max_steps=-1 max_time=00:01:00:00"
+MORE = 10  # times as many samples, where those drawn decide nothing
 WHO = '"exact" or "learned"'
 SAMPLER = "sampler with its steps, schedule and policy"
 CALLS = "calls of the denoiser, for each of the two conditionals"
@@ -43,6 +44,11 @@ BERNOULLI: dict[str, Any] = {
     "what": "a Bernoulli mixture",
     "example": "data=bernoulli_mnist",
 }
+
+
+def draw_more(num_samples: int) -> str:
+    """The advice to draw more samples than these."""
+    return f"Draw more: {EVALUATE_AGAIN} num_samples={MORE * num_samples}"
 
 
 def law_piece(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None = None) -> Piece:

@@ -46,7 +46,6 @@ class DecayRow:
     sooner: float = col(
         "sooner by", "reduction of that time, as a share of the time at the smallest strength", digits=3
     )
-    end: float = col("-ln TV at the last tau", "-ln TV at the largest tau of the curve")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class DecayStudy:
         if decays:
             fits = " ".join(_fit(decay) for decay in decays)
             curve = Curve("tau", "decay", ["w"], "-ln TV against time, one line per w.", log_x=True, log_y=True)
-            views: list[View] = [Table(["w"], ["tau_5", "sooner", "end"])]
+            views: list[View] = [Table(["w"], ["tau_5", "sooner"])]
             text = f"{READING}\n\n{fits}"
             how: dict[str, Any] = {"per": ("kind",), "group": "Convergence"}
             blocks.append(Block("decay", rows, "Convergence in time", text, views=views, **how))
@@ -134,10 +133,7 @@ def own_kinds(plan: Plan) -> list[Kind]:
 
 def _times(decay: Decay) -> list[DecayRow]:
     base = decay.time_to_5_percent[0]
-    return [
-        DecayRow(str(decay.kind), w, t, 1 - t / base, float(-log_tv[-1]))
-        for w, t, log_tv in zip(decay.strengths, decay.time_to_5_percent, decay.log_tv)
-    ]
+    return [DecayRow(str(decay.kind), w, t, 1 - t / base) for w, t in zip(decay.strengths, decay.time_to_5_percent)]
 
 
 def _curves(decay: Decay) -> list[DecayCurveRow]:

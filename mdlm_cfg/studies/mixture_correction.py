@@ -19,7 +19,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation
 from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
-from mdlm_cfg.studies.common import BERNOULLI, EVALUATE_AGAIN
+from mdlm_cfg.studies.common import BERNOULLI, draw_more
 from mdlm_cfg.studies.findings import Bars, Block, Findings, Mosaic, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
@@ -34,7 +34,6 @@ PICTURED = (REFERENCE, "guided", "resampled")
 SHOWN = 10  # images of a set
 NOTHING = 1e-9
 SURE = 3  # standard errors of few groups, from which a difference is more than chance
-MORE = 10  # times as many samples, where those drawn decide nothing
 READING = """\
 The tilted distribution is known in any dimension: it is proportional to p(x|z) (p(x|z) / p(x))^w, so samples of the \
 class, weighted by (p(x|z) / p(x))^w, represent it. Where almost every image identifies its class, these weights are \
@@ -302,7 +301,7 @@ def verdict_of(rows: Sequence[SetRow], num_samples: int) -> list[str]:
     moved = [row.usage_se for row in here if row.set in ("guided", "resampled")]
     gain = sign_beyond(tv["guided"] - tv["resampled"], SURE * math.hypot(*moved) / len(classes))
     does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
-    more = f" Draw more: {EVALUATE_AGAIN} num_samples={MORE * num_samples}" if gain == 0 else ""
+    more = f" {draw_more(num_samples)}" if gain == 0 else ""
     return [
         f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: total "
         f"variation {short(tv['resampled'], 3)}{' instead of' if gain > 0 else ', and'} {short(tv['guided'], 3)} under "
