@@ -7,7 +7,7 @@ logarithm is computed with relative accuracy (`mdlm_cfg.laws.survival`): a TV of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import linear_regression
@@ -26,6 +26,7 @@ from mdlm_cfg.laws.survival import log_survival
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, numbers
+from mdlm_cfg.support.ties import largest, named
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
@@ -222,15 +223,22 @@ class Decay:
         what += " (guidance changes nothing there)"
         visited = [one for one in self.neutral if one.limit > 0]
         if not visited:
-            first = self.neutral[0]
-            which = "which is" if count == 1 else "the most probable one being"
-            return f"{what}, {which} {self._name(first)} with p(x_U | z) = {first.probability:.3g}"
-        most = max(visited, key=lambda one: one.limit)
-        which = f"{len(visited)} of them, the most likely being" if len(visited) > 1 else "one,"
-        return (
-            f"{what}, and in the limit of infinite w the chain still visits {which} {self._name(most)} with "
-            f"probability {most.limit:.3g}"
-        )
+            which = "which is " if count == 1 else ""
+            return f"{what}, {which}{self._most(self.neutral, 'p(x_U | z) =', lambda one: one.probability)}"
+        which = "one" if len(visited) == 1 else f"{len(visited)} of them"
+        most = self._most(visited, "probability", lambda one: one.limit)
+        return f"{what}, and in the limit of infinite w the chain still visits {which}, {most}"
+
+    def _most(self, states: Sequence[NeutralState], head: str, of: Callable[[NeutralState], float]) -> str:
+        """The most probable of some states, and their number after its head."""
+        most = largest(states, of)
+        value = f"with {head} {of(most[0]):.3g}"
+        names = named([self._name(one) for one in most])
+        if len(states) == 1:
+            return f"{names} {value}"
+        if len(most) == len(states):
+            return f"each {value}"
+        return f"the most probable being {names}{', each' if len(most) > 1 else ''} {value}"
 
     def _name(self, one: NeutralState) -> str:
         return name_state(list(one.state), self.num_tokens)

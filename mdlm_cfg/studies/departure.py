@@ -21,6 +21,7 @@ from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, least_and_most, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.support.ties import largest, named
 
 MOST_STATES = 10  # partial states that are listed, the worst first
 NOTHING = 1e-12  # nats that are rounding
@@ -186,7 +187,7 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     top = max(departing, key=lambda row: (not row.w.is_schedule, row.tilted_w)).w
     here = where(rules, w=top)
     worst = max(where(here, denoiser=EXACT), key=lambda row: row.departure)
-    state = max((row for row in states if row.key == worst.key), key=lambda row: row.cost)
+    costly = largest([row for row in states if row.key == worst.key], lambda row: row.cost)
     exact, *learned = (
         f"At w = {top.label}, with {who} conditionals, "
         + least_and_most(PATH_KL, own, "departure", "rule", SAME, lambda tied: _path(tied[0], levels))
@@ -194,7 +195,7 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     )
     said = [
         exact,
-        f"For {worst.rule}, the partial state with the largest cost is {state.state}: {short(state.cost)} nats.",
+        _of_states(worst.rule, named([row.state for row in costly]), short(costly[0].cost), len(costly)),
     ]
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
     if schedules:
@@ -204,6 +205,13 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
             f"{nearest.departure:.3g} nats, with {nearest.rule}."
         )
     return [*said, *learned]
+
+
+def _of_states(rule: str, states: str, cost: str, number: int) -> str:
+    """Where a rule departs most."""
+    if number == 1:
+        return f"For {rule}, the partial state with the largest cost is {states}: {cost} nats."
+    return f"For {rule}, the partial states with the largest costs are {states}: {cost} nats each."
 
 
 def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:

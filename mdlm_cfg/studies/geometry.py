@@ -19,6 +19,7 @@ from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.ties import SAME, largest, named
 
 MAX_REGIONS = 8  # that are shown
 W = "guidance strength, or the name of a schedule; inf for the limit of infinite strength"
@@ -226,13 +227,15 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     first = at[weakest]
     last = at[strongest]
     changes = {region: last[region] - mass for region, mass in first.items()}
-    gains = max(changes, key=changes.__getitem__)
-    loses = min(changes, key=changes.__getitem__)
     span = f"w = {weakest.label} to w = {strongest.label}"
-    if changes[gains] < 1e-9:
+    if max(changes.values()) < SAME:
         return [f"No region gains or loses mass from {span}."]
-    return [
-        f"From {span} the mass of region {gains} ({meaning[gains]}) grows most, from {short(first[gains])} to "
-        f"{short(last[gains])}, and that of {loses} ({meaning[loses]}) falls most, from {short(first[loses])} to "
-        f"{short(last[loses])}.",
-    ]
+    about = {r: f"{r} ({meaning[r]}), from {short(first[r])} to {short(last[r])}" for r in changes}
+    gains = largest(list(changes), lambda region: changes[region])
+    loses = largest(list(changes), lambda region: -changes[region])
+    return [f"From {span} mass grows most in {_regions(gains, about)}, and falls most in {_regions(loses, about)}."]
+
+
+def _regions(names: Sequence[str], about: Mapping[str, str]) -> str:
+    """One region or several with what is said about them."""
+    return f"region{'s'[: len(names) > 1]} {named([about[name] for name in names])}"

@@ -25,6 +25,7 @@ from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength
 from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.support.ties import largest
 
 NOTHING = 1e-12  # what is smaller is rounding
 SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
@@ -238,8 +239,8 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
     effect = top.tv("class", "exact") or 0.0
     name = case.class_name(e.target_class)
     if errors:
-        worst, at = max(errors)
-        said.append(_of_the_network(worst, at, effect, top.guidance.label, name))
+        most = largest(errors, lambda found: found[0])
+        said.append(_of_the_network(most[0][0], ", ".join(at for _, at in most), effect, top.guidance.label, name))
     elif e.judged == LEARNED:
         said.append(
             "The exact distribution of the network is too expensive to compute: its samples are compared with the "
@@ -259,7 +260,7 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
 
 
 def _of_the_network(worst: float, at: str, effect: float, top: str, name: str) -> str:
-    """The largest error of the network, at the strength `at`, beside the effect of the strongest guidance, `top`."""
+    """The largest error of the network, at the strengths `at`, beside the effect of the strongest guidance, `top`."""
     head = f"class {name}: the learned distribution is within {short(worst)} of the exact one (largest at w = {at})"
     if effect < NOTHING:
         return f"For {head}; guidance does not change this class at w = {top}."

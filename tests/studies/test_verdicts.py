@@ -20,11 +20,13 @@ from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.studies import own_model
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.common import LONGER
+from mdlm_cfg.studies.decay import DecayStudy
 from mdlm_cfg.studies.departure import Departures
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.geometry import GeometryStudy
 from mdlm_cfg.studies.inpainting import Inpainting
 from mdlm_cfg.studies.laws import Laws
+from mdlm_cfg.studies.ledger import LedgerStudy
 from mdlm_cfg.studies.likelihood import LikelihoodStudy
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
@@ -215,6 +217,45 @@ def test_the_regions_that_change_most_are_those_of_all_regions(seed: int) -> Non
     for region in (max(change, key=change.__getitem__), min(change, key=change.__getitem__)):
         before, after = masses[region]
         assert re.search(rf"\b{region} \([^()]*\)[^()]*{before:.4f}\D+{after:.4f}", found.verdict[0])
+
+
+def exchanged(text: str) -> str:
+    """The name of a region or of a state of two coordinates, with these exchanged."""
+    if text.startswith("R"):
+        return f"R2,{3 - int(text[-1])}"
+    return "({1}, {0})".format(*text.strip("()").split(", "))
+
+
+@pytest.mark.parametrize("study", [GeometryStudy(), DecayStudy(), Departures(), LedgerStudy()], ids=str)
+@pytest.mark.parametrize("edge", [1.0, 0.5])
+def test_what_only_its_place_tells_apart_is_named_together(study: Any, edge: float) -> None:
+    """A target that is the same with its coordinates exchanged: a sentence that names one end of a tie names both."""
+    own = torch.tensor([[0.5, 0.0, edge], [0.0, 0.0, 0.0], [edge, 0.0, 0.0]], dtype=torch.float64)
+    other = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    target = TableMixture(torch.stack([own / own.sum(), other / other.sum()]), HALF)
+    found = found_by(study, data_of(target), None, replace(PLAN, num_samples=4))
+    for sentence in found.verdict:
+        names = set(re.findall(r"R2,\d|\((?:\d|mask), (?:\d|mask)\)", sentence))
+        assert names == {exchanged(name) for name in names}
+
+
+def test_a_state_is_not_said_to_cost_most_where_others_cost_as_much() -> None:
+    """Three bits that are alike: the first draw is ideal under guidance, and every second one departs as much."""
+    alike = torch.tensor([0.35, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.35], dtype=torch.float64).view(2, 2, 2)
+    target = TableMixture(torch.stack([alike, torch.full_like(alike, 0.125)]), HALF)
+    found = found_by(Departures(), data_of(target), None, PLAN)
+    costs = [row.cost for row in block_of(found, "states") if row.w == Guidance(2.0) and row.rule == "rate"]
+    assert sum(max(costs) - cost < 1e-9 for cost in costs) == 6
+    (sentence,) = [one for one in found.verdict if "mask" in one]
+    assert len(re.findall(r"\([^()]*mask[^()]*\)", sentence)) > 1
+
+
+def test_a_largest_error_that_is_the_same_at_every_strength_is_of_all() -> None:
+    """Equal classes, so that no strength changes the distribution of a network that looks at none."""
+    target = TARGETS["equal classes"]
+    other = table([[0.1, 0.2], [0.3, 0.4]], [[0.1, 0.2], [0.3, 0.4]]).denoiser()
+    found = found_by(Laws(), data_of(target), other, replace(PLAN, num_samples=4))
+    assert all(f"{row.w.label}" in found.verdict[0].split("largest at")[1] for row in block_of(found, "distances"))
 
 
 class Symmetric:

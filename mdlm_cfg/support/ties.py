@@ -1,0 +1,27 @@
+"""Ties in sentences: what only rounding tells apart is named together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+SAME = 1e-9  # numbers that are closer than this are equal
+NAMED = 3  # names that a sentence has at most
+Item = TypeVar("Item")
+
+
+def largest(items: Sequence[Item], of: Callable[[Item], float]) -> list[Item]:
+    """The items with the largest number, in their order: all that are within `SAME` of it.
+
+    Args:
+        of: the number of an item; items are at least one.
+    """
+    most = max(map(of, items))
+    return [item for item in items if of(item) == most or most - of(item) < SAME]
+
+
+def named(names: Sequence[str]) -> str:
+    """Names in a row, of many the first: "(0, mask) and (mask, 0)", or "R1, R2, R3 and others"."""
+    if len(names) > NAMED:
+        return f"{', '.join(names[:NAMED])} and others"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
