@@ -248,13 +248,22 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
     said = []
     for start in dict.fromkeys(named):
         whose = "the distance that guidance leaves" if start == FIRST_HITTING else f'the distance of "{start}"'
-        share = f"{percent(removed[start])} of" if removed[start] >= SHOWN else "nothing of"
-        said.append(f"{share} {whose} (total variation {short(before[start])} before, {short(after[start])} after)")
+        change = f"(total variation {short(before[start])} before, {short(after[start])} after)"
+        said.append(f"{_removed(removed[start], most)} {whose} {change}")
     worth = [removed[start] >= WORTH for start in named]
-    does = f"bring {'' if all(worth) else 'some '}samples nearer to the tilted distribution"
-    judged = f"corrections {does if any(worth) else 'help little'}"
-    remove = verb_of(most, "remove")
-    return [f"{head} {judged}: {phrase(most, rows[0].move)} {remove} {', and '.join(said)}."]
+    judged = "help little"
+    if any(worth):
+        judged = f"bring {'' if all(worth) else 'some '}samples nearer to the tilted distribution"
+    elif all(removed[start] <= -SHOWN for start in named):
+        judged = "take samples farther from the tilted distribution"
+    return [f"{head} corrections {judged}: {phrase(most, rows[0].move)} {', and '.join(said)}."]
+
+
+def _removed(share: float, moves: int) -> str:
+    """What so many moves do to a distance of which they remove a share, which is negative where it grows."""
+    if share <= -SHOWN:
+        return f"{verb_of(moves, 'add')} to"
+    return f"{verb_of(moves, 'remove')} {f'{percent(share)} of' if share >= SHOWN else 'nothing of'}"
 
 
 def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, Opaque, bernoulli_mixture, block_of, data_of, found_by, random_target, table_of
+from helpers import Blurred, Opaque, bernoulli_mixture, block_of, conclusion, data_of, found_by, random_target, table_of
 from torch import Tensor
 
 from mdlm_cfg import Correction, Guidance, Sampler, TableMixture, UserError, terminal_law, tilted_law
@@ -113,6 +113,20 @@ def test_the_sampler_and_the_moves_that_are_asked_for_are_compared_too() -> None
         TARGET.denoiser(), W, Z
     )
     assert row.tv_tilted == pytest.approx(total_variation(tilted_law(TARGET, 2.0, Z), law), abs=1e-12)
+
+
+@pytest.mark.parametrize("before", [0.2, 0.1])
+def test_moves_that_take_samples_away_are_not_said_to_leave_them_where_they_are(before: float) -> None:
+    """Moves that double a distance, that leave it as it is, and that halve it, after one sampler and after two."""
+    said = set()
+    for factor in (2.0, 1.0, 0.5):
+        rows = [
+            MoveRow(W, "learned", start, "k = 1", moves, 1.0, tv, 0.0, 1 - tv / first)
+            for start, first in (("first_hitting", 0.2), ("threshold, 0.9", before))
+            for moves, tv in ((0, first), (9, factor * first))
+        ]
+        said |= {conclusion(one) for one in _of_starts("At w = 2,", rows)}
+    assert len(said) == 3
 
 
 @pytest.mark.parametrize("learned", [False, True])
