@@ -109,14 +109,18 @@ def chi_square_p(counts: np.ndarray, law: np.ndarray) -> float:
     return float(stats.chisquare(observed, expected).pvalue)
 
 
+def by_chance(checks: Iterable[Check]) -> list[float]:
+    """The p-values that chance decides, which are uniform: 1 exactly says that nothing was left to it."""
+    return [check.value for check in checks if check.measure == P_VALUE and check.value < 1]
+
+
 def uniformity(checks: Iterable[Check]) -> list[Check]:
     """One more check for every subject with several p-values: that these are uniform."""
-    by_subject: dict[tuple[str, str], list[float]] = {}
+    by_subject: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
-        if check.measure == P_VALUE and check.value < 1:  # 1 exactly: nothing was left to chance
-            by_subject.setdefault((check.group, check.subject), []).append(check.value)
+        by_subject.setdefault((check.group, check.subject), []).append(check)
     return [
         p_value(group, subject, f"all {len(values)} p-values are uniform", float(stats.kstest(values, "uniform")[1]))
-        for (group, subject), values in by_subject.items()
-        if len(values) >= 5
+        for (group, subject), own in by_subject.items()
+        if len(values := by_chance(own)) >= 5
     ]

@@ -20,7 +20,7 @@ from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.numbers import short
-from mdlm_cfg.verify.checks import CERTAIN, COVERAGE, DIFFERENCE, P_VALUE, Check
+from mdlm_cfg.verify.checks import CERTAIN, COVERAGE, DIFFERENCE, P_VALUE, Check, by_chance
 from mdlm_cfg.verify.run import Verification
 
 PAGE = "report.html"
@@ -193,7 +193,7 @@ def draw_quantiles(checks: Sequence[Check], path: Path) -> Path:
     figure, axes = new_figure(lines, columns, 8.6, 2.35 * lines)
     rows = []
     for ax, (subject, own) in zip(axes.flat, groups.items()):
-        values = np.sort([c.value for c in own if "are uniform" not in c.case and not math.isnan(c.value)])
+        values = np.sort(by_chance(check for check in own if "are uniform" not in check.case))
         n = len(values)
         expected = (np.arange(n) + 0.5) / max(n, 1)
         half = stats.kstwo.isf(0.01, max(n, 1))  # of the Kolmogorov-Smirnov test

@@ -15,7 +15,7 @@ from scipy import stats
 from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.sampling.sampler import SAMPLERS, Sampler
 from mdlm_cfg.support.atomic import PART
-from mdlm_cfg.verify import interval_checks, law_checks, resume_checks, run, sample_checks, training_checks
+from mdlm_cfg.verify import interval_checks, law_checks, page, resume_checks, run, sample_checks, training_checks
 from mdlm_cfg.verify.__main__ import main
 from mdlm_cfg.verify.checks import Check, chi_square_p, coverage, difference, p_value, uniformity
 from mdlm_cfg.verify.run import GROUPS, pieces_of, todays_seed, verify
@@ -248,3 +248,12 @@ def test_statistics() -> None:
     assert not difference("laws", "x", "y", [1.0, math.nan], [1.0, 2.0]).passed
     assert not difference("laws", "x", "y", [1.0], [1.0, 2.0]).passed
     assert difference("laws", "x", "y", [math.inf, 1e9 + 1e-4], [math.inf, 1e9]).passed
+
+
+def test_the_picture_shows_the_p_values_that_are_tested(tmp_path: Path) -> None:
+    """A law of one state leaves nothing to chance: its p-value is 1, and would take the points out of their band."""
+    uniform = [(k + 0.5) / 20 for k in range(20)]
+    checks = [p_value("samples", "x", str(p), p) for p in [*uniform, *[1.0] * 20]]
+    page.draw_quantiles(checks, tmp_path / "samples.png")
+    shown = np.genfromtxt(tmp_path / "samples.csv", delimiter=",", names=True, usecols=(1, 2))
+    assert shown["p_value"].tolist() == pytest.approx(uniform) == shown["expected"].tolist()
