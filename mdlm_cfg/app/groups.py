@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from hydra.core.override_parser.types import Glob
 
-from mdlm_cfg.app.overrides import values_of
+from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.errors import UserError
 
@@ -41,17 +41,23 @@ def options_of(group: str, configs: Path) -> dict[str, Path]:
 def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str]:
     """The arguments of a command, without GROUP=null where no file of that group is its default.
 
+    An experiment may have chosen one: there it is ~GROUP, by which hydra leaves it out.
+
     Raises:
         UserError: a group that is given null, a number or a mapping, alone or in a sweep: they name no
             file, and hydra fails on them.
     """
     groups = groups_of(name, configs)
+    experiment = given_for(arguments, "experiment")
+    has_experiment = experiment is not None and values_of(experiment) != [None]
     kept = []
     for argument in arguments:
         group, options = _given(argument)
         if group not in groups or all(isinstance(option, str | list | Glob) for option in options):
             kept.append(argument)
-        elif options != [None] or groups[group] is not None:
+        elif options == [None] and groups[group] is None:
+            kept += [f"~{group}"] if has_experiment else []
+        else:
             raise UserError(f"{argument} names no file: choose one of {', '.join(options_of(group, configs))}")
     return kept
 

@@ -49,6 +49,13 @@ def test_null_is_the_default_of_some_groups_and_of_others_none() -> None:
             with_options([argument], "eval", CONFIGS)
 
 
+@pytest.mark.parametrize("argument", ["study=null", "+study=null"])
+def test_null_is_chosen_in_place_of_what_an_experiment_chooses(argument: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for arguments in ([argument, "experiment=best_schedule"], ["experiment=best_schedule", argument]):
+            assert compose("eval", with_options(arguments, "eval", CONFIGS)).study is None
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     st.sampled_from(["study", "data", "experiment", "+study", "net"]),
