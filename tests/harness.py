@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.targets.table import TableMixture
+from mdlm_cfg.targets.toys import toy_2d_overlap
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
-from mdlm_cfg.training.data import DiffusionData, TableData
+from mdlm_cfg.training.data import DiffusionData, TableData, TargetData
 from mdlm_cfg.training.lean import LeanTrainer
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.saving import Checkpoints, WholeFiles
@@ -39,6 +41,21 @@ def ready(data: Any) -> Any:
     data.prepare_data()
     data.setup()
     return data
+
+
+def toy_data(**settings: Any) -> TargetData:
+    """The toy in two dimensions as data, not set up."""
+    return TargetData(toy_2d_overlap(), "toy", **({"batch_size": 64, "steps_per_epoch": 5} | settings))
+
+
+def pairs(x: Any, classes: Any) -> list[tuple[list[int], int]]:
+    """Examples with their classes, in an order of their own."""
+    return sorted(zip(np.asarray(x).reshape(len(x), -1).tolist(), np.asarray(classes).tolist()))
+
+
+def everything(data: Any) -> list[tuple[list[int], int]]:
+    """All examples of training and of testing, with their classes."""
+    return pairs(torch.cat([data.train_x, data.test_x]), torch.cat([data.train_labels, data.test_classes]))
 
 
 def batches(data: DiffusionData, epoch: int, rank: int = 0, world_size: int = 1) -> list[torch.Tensor]:

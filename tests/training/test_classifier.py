@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -85,10 +84,6 @@ def test_impossible_settings_and_grids_are_refused() -> None:
         ClassifierSettings(epochs=0)
     with pytest.raises(ValueError, match=r"\(784,\)"):
         ImageClassifier((784,), 10)
-
-
-def test_settings_are_plain() -> None:
-    assert json.loads(json.dumps(dataclasses.asdict(ClassifierSettings())))["epochs"] > 0
 
 
 def test_the_file_tells_the_precision_and_auto_is_what_the_cpu_does_fast(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from harness import ready
+from harness import everything, pairs, ready
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data import token_file
@@ -24,10 +23,7 @@ def test_tokens_come_back(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", **held)
     data = ready(token_file(str(tmp_path / "t.npz")))
     assert data.num_tokens == 6 and data.class_names == tuple("abcd") and data.grid_shape == (2, 3)
-    x = torch.cat([data.train_x, data.test_x]).tolist()
-    classes = torch.cat([data.train_labels, data.test_classes]).tolist()
-    expected = zip(held["tokens"].reshape(40, 6).tolist(), held["labels"].tolist())
-    assert sorted(zip(x, classes)) == sorted(expected) and len(data.test_x) == 4
+    assert everything(data) == pairs(held["tokens"], held["labels"]) and len(data.test_x) == 4
     np.savez(tmp_path / "u.npz", **arrays(test_tokens=held["tokens"][:3], test_labels=[0, 1, 2]))
     own = ready(token_file(tmp_path / "u.npz"))
     assert own.num_tokens == 5 and len(own.train_x) == 40

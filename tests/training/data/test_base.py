@@ -6,23 +6,18 @@ import json
 
 import numpy as np
 import torch
-from harness import batches, ready
+from harness import batches, ready, toy_data
 
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.sequences import motif_in_noise
 from mdlm_cfg.targets.table import TableMixture
-from mdlm_cfg.targets.toys import toy_2d_overlap
 from mdlm_cfg.training.data import BernoulliData, DiffusionData, ImageData, TargetData, TinyMnistData
-
-
-def table(**settings: object) -> TargetData:
-    return TargetData(toy_2d_overlap(), "toy", **{"batch_size": 64, "steps_per_epoch": 5, **settings})
 
 
 def make_all(root: str) -> list[DiffusionData]:
     return [
-        table(),
+        toy_data(),
         TinyMnistData(2, 3, root=root, batch_size=64, steps_per_epoch=5),
         BernoulliData(3, 5, root=root, steps_per_epoch=5, num_test=500),
         ImageData(root=root, batch_size=16, num_val=20),
@@ -59,19 +54,19 @@ def test_training_batches_follow_seed_epoch_and_rank_alone(root: str) -> None:
         assert torch.equal(first, torch.cat(batches(again, 3, 1, 2)))
         assert not torch.equal(first, torch.cat(batches(data, 4, 1, 2)))
         assert not torch.equal(first, torch.cat(batches(data, 3, 0, 2)))
-    assert not torch.equal(batches(ready(table(seed=1)), 0)[0], batches(ready(table()), 0)[0])
+    assert not torch.equal(batches(ready(toy_data(seed=1)), 0)[0], batches(ready(toy_data()), 0)[0])
 
 
 def test_without_a_trainer_every_pass_is_a_new_epoch() -> None:
-    loader = ready(table()).train_dataloader()
+    loader = ready(toy_data()).train_dataloader()
     one, two = (torch.cat([x for x, _ in loader]) for _ in range(2))
-    assert torch.equal(one, torch.cat(batches(ready(table()), 0)))
-    assert torch.equal(two, torch.cat(batches(ready(table()), 1)))
+    assert torch.equal(one, torch.cat(batches(ready(toy_data()), 0)))
+    assert torch.equal(two, torch.cat(batches(ready(toy_data()), 1)))
 
 
 def test_held_out_samples_do_not_depend_on_the_seed() -> None:
-    one = ready(table(seed=0))
-    two = ready(table(seed=1))
+    one = ready(toy_data(seed=0))
+    two = ready(toy_data(seed=1))
     assert torch.equal(next(iter(one.test_dataloader()))[0], next(iter(two.test_dataloader()))[0])
     assert not torch.equal(one._val[0][:100], one._test[0][:100])
 

@@ -17,7 +17,7 @@ from idx_files import write_dataset
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.data import ImageData, saved_dataset, text_file, token_file
-from mdlm_cfg.training.data.examples import assembled, split
+from mdlm_cfg.training.data.examples import assembled
 from mdlm_cfg.training.data.target_data import TargetData
 
 X = np.random.default_rng(0).integers(0, 7, (60, 4, 4))
@@ -112,10 +112,3 @@ def test_imbalance_is_said(counts: tuple[int, int], said: bool, capsys: pytest.C
     TargetData(TableMixture(pmfs, weights, class_names=("common", "rare")), "x").setup()
     line = capsys.readouterr().err
     assert ("'rare'" in line and "'common'" in line) == said
-
-
-def test_the_split_keeps_a_tenth_of_every_class() -> None:
-    labels = torch.arange(3).repeat_interleave(torch.tensor([3, 50, 100]))
-    train, test = split("x", labels)
-    assert sorted([*train.tolist(), *test.tolist()]) == list(range(153))
-    assert torch.bincount(labels[test]).tolist() == [1, 5, 10]

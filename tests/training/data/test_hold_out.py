@@ -146,16 +146,14 @@ def test_data_of_every_kind_hold_examples_out(tmp_path: Path, make: Callable[[Pa
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("wrong", ["maybe", 1, None, "true"])
-def test_only_true_and_false_say_whether_to_hold_out(wrong: Any) -> None:
-    with pytest.raises(UserError, match="hold_out"):
-        module(torch.arange(80) % 2, hold_out=wrong)
+WRONG = [("hold_out", one) for one in ("maybe", 1, None, "true")]
+WRONG += [("num_val", one) for one in (0, -1, 1.5, True, "many")]
 
 
-@pytest.mark.parametrize("num_val", [0, -1, 1.5, True, "many"])
-def test_wrong_numbers_are_refused(num_val: Any) -> None:
-    with pytest.raises(UserError, match="num_val"):
-        module(torch.arange(80) % 2, hold_out=True, num_val=num_val)
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
+def test_wrong_settings_are_refused(name: str, wrong: Any) -> None:
+    with pytest.raises(UserError, match=name):
+        module(torch.arange(80) % 2, **({"hold_out": True} | {name: wrong}))
 
 
 def test_binary_images_keep_one_draw_of_their_validation_pixels(root: str) -> None:

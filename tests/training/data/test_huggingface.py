@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from harness import ready
+from harness import everything, pairs, ready
 from PIL import Image as Pil
 
 from mdlm_cfg.app.cli import CONFIGS
@@ -34,14 +34,6 @@ def pictures(mode: str = "L") -> list[Any]:
 def saved(folder: Path, columns: dict[str, Any], features: Features | None = None) -> str:
     Dataset.from_dict(columns, features).save_to_disk(str(folder))
     return str(folder)
-
-
-def pairs(x: Any, classes: Any) -> list[tuple[list[int], int]]:
-    return sorted(zip(np.asarray(x).reshape(len(x), -1).tolist(), np.asarray(classes).tolist()))
-
-
-def everything(data: Any) -> list[tuple[list[int], int]]:
-    return pairs(torch.cat([data.train_x, data.test_x]), torch.cat([data.train_labels, data.test_classes]))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

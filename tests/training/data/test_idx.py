@@ -155,16 +155,9 @@ def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
         idx.load_idx_dataset(tmp_path)
 
 
-BYTES = given(st.binary(max_size=40), st.sampled_from(["", "head", "gzip"]), st.integers(0, 60))
-
-
 @settings(max_examples=200, deadline=None)
-@BYTES
+@given(st.binary(max_size=40), st.sampled_from(["", "head", "gzip"]), st.integers(0, 60))
 def test_any_bytes_give_an_array_or_one_sentence(content: bytes, kind: str, cut: int) -> None:
-    check_bytes(content, kind, cut)
-
-
-def check_bytes(content: bytes, kind: str, cut: int) -> None:
     if kind == "head":
         content = bytes([0, 0, 8, 1, 0, 0, 0, len(content)]) + content
     if kind == "gzip":
@@ -213,16 +206,9 @@ def folders(draw: st.DrawFn) -> dict[str, bytes]:
     return files
 
 
-FOLDERS = given(folders())
-
-
 @settings(max_examples=50, deadline=None)
-@FOLDERS
+@given(folders())
 def test_any_folder_is_a_data_set_or_one_sentence(files: dict[str, bytes]) -> None:
-    check_folder(files)
-
-
-def check_folder(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import batches, ready
+from harness import batches, everything, pairs, ready
 from idx_files import write_dataset
 
 from mdlm_cfg.support.errors import UserError
@@ -93,14 +93,6 @@ RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (30, 4, 6), dtype=np.uint8)
 GREY[:, 0, 0] = 255
 LABELS = [k % 3 for k in range(30)]
-
-
-def pairs(x: Any, classes: Any) -> list[tuple[list[int], int]]:
-    return sorted(zip(np.asarray(x).reshape(len(x), -1).tolist(), np.asarray(classes).tolist()))
-
-
-def everything(data: Any) -> list[tuple[list[int], int]]:
-    return pairs(torch.cat([data.train_x, data.test_x]), torch.cat([data.train_labels, data.test_classes]))
 
 
 def test_images_in_a_file_come_back(tmp_path: Path) -> None:
