@@ -39,6 +39,7 @@ from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
+from mdlm_cfg.support.ties import largest, named
 
 NUMBERS = "Hidden pixels in numbers"  # the heading under which tables are folded
 MOST_SHOWN = 2  # images that the unfolded part of a page shows
@@ -330,11 +331,13 @@ def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
             "The distribution of the data is not known exactly, so the error of the network is unknown: all numbers "
             "describe the network."
         )
-    worst, at = max(errors, key=lambda pair: pair[0])
+    most = largest(errors, lambda pair: pair[0])
+    worst = most[0][0]
+    at = named([f"image {row.image}, w = {row.w.label}" for _, row in most])
     effect = max(row.guidance_effect for row in top)
     found = (
         f"its distribution of the hidden pixels is within {short(worst)} of the exact one in total variation (largest "
-        f"for image {at.image}, w = {at.w.label})"
+        f"for {at})"
     )
     if worst < effect:
         return f"The error of the network is smaller than the effect of guidance ({short(effect)}): {found}."

@@ -76,11 +76,17 @@ class Measured:
     tv_class_3: float | None = in_tv("triples to class", "the same for three neighbours", digits=3)
 
 
+SETS = (
+    '"exact", "noise floor" (a second exact set), "learned", or "class" (unguided); distances of "noise floor" to '
+    f'exact, and of "class" to the class, are means over {NOISE_DRAWS} draws'
+)
+
+
 @dataclass(frozen=True)
 class SetRow(Measured, AtStrength):
     """One set of samples at one strength, drawn by the plan's sampler."""
 
-    set: str = col("set", '"exact", "noise floor" (a second exact set), "learned", or "class" (unguided)', index=True)
+    set: str = col("set", SETS, index=True)
     tv_exact_1: float | None = in_tv(
         "values to exact", "TV between the distribution of single values and that of the exact guided samples", digits=3
     )
