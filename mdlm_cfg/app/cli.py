@@ -44,6 +44,7 @@ from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, is_of_failed_jobs,
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS
+from mdlm_cfg.support.signals import interrupts_alike
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -102,7 +103,7 @@ def _run(name: str) -> None:
 
     A job of a sweep that fails does not end the others; every failure is named at the end.
     """
-    with steady_streams():
+    with steady_streams(), interrupts_alike():
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(name, CONFIGS, sys.argv[0]), end="")
         else:

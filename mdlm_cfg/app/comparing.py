@@ -10,6 +10,7 @@ from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
+from mdlm_cfg.support.signals import interrupts_alike
 
 PAGE = "comparison.html"
 ROWS = "comparison.csv"
@@ -26,7 +27,7 @@ It prints the tables and writes comparison.html, comparison.csv and a picture of
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare the reports that the command line names."""
-    with steady_streams():
+    with steady_streams(), interrupts_alike():
         _run(list(sys.argv[1:] if arguments is None else arguments))
 
 

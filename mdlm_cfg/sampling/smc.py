@@ -145,7 +145,8 @@ def check_groups(num_samples: int, num_groups: int, threshold: float) -> int:
     num_groups = whole_number("num_groups", num_groups, 2)
     if whole_number("num_samples", num_samples) % num_groups:
         raise UserError(
-            f"{num_samples} samples in {num_groups} groups: each group must have the same whole number of samples"
+            f"{num_samples} samples in {num_groups} groups: each group must have the same whole number of samples, so "
+            f"give a multiple of {num_groups}, such as {num_groups * -(-num_samples // num_groups)}"
         )
     return num_groups
 

@@ -190,7 +190,7 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     costly = largest([row for row in states if row.key == worst.key], lambda row: row.cost)
     exact, *learned = (
         f"At w = {top.label}, with {who} conditionals, "
-        + least_and_most(PATH_KL, own, "departure", "rule", SAME, lambda tied: _path(tied[0], levels))
+        + least_and_most(PATH_KL, own, "departure", "rule", SAME, lambda tied: _share(tied[0], levels))
         for who, own in by(here, "denoiser")
     )
     said = [
@@ -214,13 +214,11 @@ def _of_states(rule: str, states: str, cost: str, number: int) -> str:
     return f"For {rule}, the partial states with the largest costs are {states}: {cost} nats each."
 
 
-def _path(row: RuleRow, levels: Sequence[LevelRow]) -> str:
-    if row.departure <= NOTHING:
-        return "0"
-    if math.isinf(row.departure):
-        return "infinite"
+def _share(row: RuleRow, levels: Sequence[LevelRow]) -> str:
+    if row.departure <= NOTHING or math.isinf(row.departure):
+        return ""
     share = next(level.kl for level in levels if level.key == row.key) / row.departure
-    return f"{short(row.departure)} nats, {percent(share)} of which at the first coordinate"
+    return f" nats, {percent(share)} of which at the first coordinate"
 
 
 def rules_of(guidance: Guidance, own: Policy | None) -> list[tuple[str, Guidance, Policy | None]]:

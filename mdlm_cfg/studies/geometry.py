@@ -18,7 +18,7 @@ from mdlm_cfg.studies.decay import own_kinds
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import apart
 from mdlm_cfg.support.ties import SAME, largest, named
 
 MAX_REGIONS = 8  # that are shown
@@ -230,7 +230,7 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     span = f"w = {weakest.label} to w = {strongest.label}"
     if max(changes.values()) < SAME:
         return [f"No region gains or loses mass from {span}."]
-    about = {r: f"{r} ({meaning[r]}), from {short(first[r])} to {short(last[r])}" for r in changes}
+    about = {r: f"{r} ({meaning[r]}), from {' to '.join(apart(first[r], last[r]))}" for r in changes}
     gains = largest(list(changes), lambda region: changes[region])
     loses = largest(list(changes), lambda region: -changes[region])
     return [f"From {span} mass grows most in {_regions(gains, about)}, and falls most in {_regions(loses, about)}."]

@@ -23,7 +23,7 @@ from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import apart
 from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.targets.table import TableMixture
 
@@ -269,13 +269,14 @@ def _saved(rows: Sequence[CostRow]) -> str | None:
     gain, row, other = max(saved, key=lambda one: one[0])
     if gain <= SAME + CLEAR * max(row.cost_se, other.cost_se):
         return None
+    cost, cheapest_cost = apart(row.cost, other.cost)
     return (
-        f"the best steps save most with {row.calls} calls: they cost {short(row.cost)} nats by prediction, and "
-        f"{other.schedule} steps, the cheapest of the others, {short(other.cost)}{_exactly(row, other)}."
+        f"the best steps save most with {row.calls} calls: they cost {cost} nats by prediction, and "
+        f"{other.schedule} steps, the cheapest of the others, {cheapest_cost}{_exactly(row, other)}."
     )
 
 
 def _exactly(row: CostRow, other: CostRow) -> str:
     if row.exact_kl is None or other.exact_kl is None:
         return ""
-    return f"; the exact costs are {short(row.exact_kl)} and {short(other.exact_kl)}"
+    return f"; the exact costs are {' and '.join(apart(row.exact_kl, other.exact_kl))}"

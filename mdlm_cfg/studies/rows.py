@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.findings import col, listed
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import apart
 
 Row = TypeVar("Row")
 
@@ -67,21 +67,20 @@ def tied_ends(rows: Sequence[Row], name: str, same: float) -> tuple[list[Row], l
 
 
 def least_and_most(
-    what: str, rows: Sequence[Row], name: str, index: str, same: float, shown: Callable[[list[Row]], str] | None = None
+    what: str, rows: Sequence[Row], name: str, index: str, same: float, after: Callable[[list[Row]], str] | None = None
 ) -> str:
     """The end of a sentence: with which values of `index` the number in a column is smallest and largest.
 
     Args:
         what: the number in words. same: numbers that close are equal.
-        shown: a number in words, from the rows that share it.
+        after: what follows a number, from the rows that share it.
     """
-    said = []
-    for tied in tied_ends(rows, name, same):
-        if tied:
-            number = shown(tied) if shown else short(getattr(tied[0], name))
-            said.append(f"{listed([getattr(row, index) for row in tied])} ({number})")
-    if len(said) == 1:
-        return f"{what} is the same for all: {number}."
+    sets = [tied for tied in tied_ends(rows, name, same) if tied]
+    numbers = apart(*(getattr(tied[0], name) for tied in (sets[0], sets[-1])))
+    shown = [f"{number}{after(tied) if after else ''}" for number, tied in zip(numbers, sets)]
+    if len(sets) == 1:
+        return f"{what} is the same for all: {shown[0]}."
+    said = [f"{listed([getattr(row, index) for row in tied])} ({number})" for tied, number in zip(sets, shown)]
     return f"{what} is smallest with {said[0]} and largest with {said[1]}."
 
 

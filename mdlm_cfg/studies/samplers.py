@@ -17,9 +17,9 @@ from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import OfDenoiser, ends, least_and_most, where
+from mdlm_cfg.studies.rows import OfDenoiser, least_and_most, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import apart
 from mdlm_cfg.support.numeric import is_whole
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -134,25 +134,28 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     said = [_of_own(row, here) for row in here if own is not None and row.sampler == own]
     afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs no more than there are coordinates
     nearest = {row.method: row for row in sorted(afforded, key=lambda row: row.tv, reverse=True)}.values()
-    if max((row.tv for row in nearest), default=0.0) <= NOTHING:
-        return said
     head = f"At w = {top.label} and with at most {AFFORDED} calls, "
+    if not nearest:
+        return said
+    if max(row.tv for row in nearest) <= NOTHING:
+        return said or [f"{head}no method has a discretisation error."]
     return [*said, head + least_and_most(ERROR, list(nearest), "tv", "method", NOTHING, _with_calls)]
 
 
 def _with_calls(rows: Sequence[SamplerRow]) -> str:
-    """The error that some rows share, and the calls that they make."""
-    return f"{short(rows[0].tv)} with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))} calls"
+    """The calls that some rows of one error make."""
+    return f" with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))} calls"
 
 
 def _of_own(own: SamplerRow, rows: Sequence[SamplerRow]) -> str:
     """The distance of the plan's own sampler, and of the nearest other one with at most as many calls."""
-    head = f'At w = {own.w.label}, "{own.sampler.label}" ends {short(own.tv)} from the chain in continuous time'
     others = [row for row in rows if row is not own and row.calls <= own.calls]
+    best = min(others, key=lambda row: row.tv, default=own)
+    its_own, of_best = apart(own.tv, best.tv)
+    head = f'At w = {own.w.label}, "{own.sampler.label}" ends {its_own} from the chain in continuous time'
     if not others:
         return f"{head}, with {own.calls} calls."
-    best, _ = ends(others, "tv")
-    return f"{head} with at most {own.calls} calls, and {best.method} {short(best.tv)} with {best.calls}."
+    return f"{head} with at most {own.calls} calls, and {best.method} {of_best} with {best.calls}."
 
 
 def method_of(sampler: Sampler) -> str:

@@ -26,7 +26,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, strongest, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.support.numbers import apart, percent, short
 
 SMALLEST = 100  # samples of a set
 MOST_SETS = 20  # over which a mean is taken
@@ -261,13 +261,14 @@ def _of_weights(cost: CostRow) -> str:
     head = f"At w = {cost.w.label} ({cost.policy})"
     if cost.tv_guided < NOTHING:
         return f"{head} the guided chain ends in the tilted distribution, so there is nothing to correct."
+    guided, weighted = apart(cost.tv_guided, cost.tv_weighted)
     head += (
-        f" guidance with {cost.denoiser} conditionals ends {short(cost.tv_guided)} from the tilted distribution (total "
+        f" guidance with {cost.denoiser} conditionals ends {guided} from the tilted distribution (total "
         "variation); importance weights"
     )
     if cost.tv_weighted >= cost.tv_guided - NOTHING:
-        return f"{head} do not help: the weighted distribution is {short(cost.tv_weighted)} from it."
-    does = "correct this" if cost.tv_weighted < NOTHING else f"reduce this to {short(cost.tv_weighted)}"
+        return f"{head} do not help: the weighted distribution is {weighted} from it."
+    does = "correct this" if cost.tv_weighted < NOTHING else f"reduce this to {weighted}"
     if math.isinf(cost.cost):
         return f"{head} {does}, at a relative ESS below 1e-308, which no number of samples makes up for."
     return f"{head} {does}, at a relative ESS of {percent(cost.ess, 1)} ({cost.cost:.3g} samples per effective sample)."

@@ -23,7 +23,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_tv
 from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
-from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.support.numbers import apart, percent, short
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -248,8 +248,8 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
     said = []
     for start in dict.fromkeys(named):
         whose = "the distance that guidance leaves" if start == FIRST_HITTING else f'the distance of "{start}"'
-        change = f"(total variation {short(before[start])} before, {short(after[start])} after)"
-        said.append(f"{_removed(removed[start], most)} {whose} {change}")
+        distances = "{} before, {} after".format(*apart(before[start], after[start]))
+        said.append(f"{_removed(removed[start], most)} {whose} (total variation {distances})")
     worth = [removed[start] >= WORTH for start in named]
     judged = "help little"
     if any(worth):
@@ -291,7 +291,8 @@ def _of_learned(ends: Sequence[EndRow]) -> list[str]:
     learned, exact = (getattr(first.get(who), "tv_tilted", None) for who in (LEARNED, EXACT))
     if learned is None or exact is None or learned <= exact + NOTHING:
         return []
+    its_own, of_exact = apart(learned, exact)
     return [
-        f"With learned conditionals, moves of {first[LEARNED].move} end {short(learned)} from the tilted distribution "
-        f"of the data, with exact ones {short(exact)}: corrections do not repair the network."
+        f"With learned conditionals, moves of {first[LEARNED].move} end {its_own} from the tilted distribution "
+        f"of the data, with exact ones {of_exact}: corrections do not repair the network."
     ]

@@ -83,6 +83,8 @@ def in_words(hint: Any, several: bool = False, python: bool = False) -> str:
         return WORDS[kind][several]
     if kind is Annotated:
         return parts[1]
+    if kind is typing.Literal:
+        return ", or ".join(map(str, parts))
     if is_list(hint):
         each = in_words(parts[0] if parts else Any, True, python)
         return f"{'lists' if several else 'a list'} of {each}"

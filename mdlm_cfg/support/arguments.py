@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from functools import cache, wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ R = TypeVar("R")
 Integers = Annotated[Tensor, "a tensor of whole numbers"]
 Reals = Annotated[Tensor, "a tensor of numbers"]
 INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-PLAIN = (int, float, bool, str, type(None), *UNIONS, *LISTS)  # what a setting may be told to be
+PLAIN = (int, float, bool, str, type(None), Literal, *UNIONS, *LISTS)  # what a setting may be told to be
 Check = Callable[[Any], Any]  # hands an argument back as the function takes it, or raises Unfit
 
 
@@ -98,6 +98,8 @@ def _check_of(hint: Any, plain: bool = False) -> Check:
         return CHECKS[hint]
     if kind in UNIONS:
         return _any_of([_alternative(one, plain) for one in sorted(parts, key=_is_late)])
+    if kind is Literal:
+        return _one_of(parts)
     if is_list(hint):
         taken = Sequence | Set if kind is Collection else Sequence
         return _several(taken, _check_of(parts[0] if parts else Any, plain))
@@ -116,6 +118,15 @@ def _check_of(hint: Any, plain: bool = False) -> Check:
 def _instance(kind: Any) -> Check:
     def check(value: Any) -> Any:
         if not isinstance(value, kind):
+            raise Unfit
+        return value
+
+    return check
+
+
+def _one_of(values: Sequence[Any]) -> Check:
+    def check(value: Any) -> Any:
+        if not any(type(value) is type(one) and value == one for one in values):
             raise Unfit
         return value
 

@@ -44,6 +44,18 @@ def short(value: float | None, digits: int = 4) -> str:
     return format_column([value], digits)[0]
 
 
+def apart(first: float, second: float, digits: int = 4) -> tuple[str, str]:
+    """Two numbers of one sentence: each as `short` writes it, or with the digits it takes to tell them apart.
+
+    They look alike only where they differ by no more than rounding.
+    """
+    shown = short(first, digits), short(second, digits)
+    while shown[0] == shown[1] and abs(first - second) > ROUNDING * max(1.0, abs(first)):
+        digits += 1
+        shown = f"{first:.{digits}g}", f"{second:.{digits}g}"
+    return shown
+
+
 def percent(share: float, digits: int = 0) -> str:
     """A share in percent: all of it only where it is all, and nothing only where it is nothing, up to rounding."""
     least = 10.0 ** -(digits + 2)

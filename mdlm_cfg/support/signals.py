@@ -1,13 +1,17 @@
-"""Handlers of signals, given back to whoever had set them."""
+"""Handlers of signals: every interrupt is that of Ctrl-C, and what was set is given back to whoever had set it."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last is of a terminal that is closed
+TOGETHER = 1.0  # seconds in which several signals are one interrupt, unless they are those of Ctrl-C
 
 
 @contextmanager
@@ -25,3 +29,40 @@ def interrupts_given_back() -> Iterator[None]:
             for number, handler in before.items():
                 if handler is not None:  # else it was not set by Python, which cannot set it back
                     signal.signal(number, handler)
+
+
+class Repeats:
+    """Tells a second interrupt from a signal that was sent twice.
+
+    A shell whose terminal is closed sends SIGHUP, and the system another one when that shell ends; timeout(1) sends its
+    signal to the process, and then to its group; systemd may send SIGHUP right after SIGTERM. A person sends SIGINT.
+    """
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def has(self, number: int) -> bool:
+        """Whether a signal that comes now belongs to the interrupt before it."""
+        before = self._last
+        self._last = time.monotonic()
+        return number != signal.SIGINT and self._last - before < TOGETHER
+
+
+@contextmanager
+def interrupts_alike() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt inside, as SIGINT does: they would end the process without a word.
+
+    Those that are ignored (nohup) or have a handler already stay as they are.
+    """
+    repeats = Repeats()
+
+    def come(number: int, frame: FrameType | None) -> None:
+        if not repeats.has(number):
+            raise KeyboardInterrupt
+
+    with interrupts_given_back():
+        if threading.current_thread() is threading.main_thread():
+            for number in INTERRUPTS:
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    signal.signal(number, come)
+        yield

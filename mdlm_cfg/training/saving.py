@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import store
 from mdlm_cfg.support.numeric import number, whole_number
-from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
+from mdlm_cfg.support.signals import INTERRUPTS, Repeats, interrupts_given_back
 from mdlm_cfg.training.checkpoints import BEST, LAST
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.unfinished import BEGUN
@@ -59,6 +59,8 @@ class WholeFiles(TorchCheckpointIO):
 class Interrupts:
     """`INTERRUPTS` wait for a moment at which all that is trained belongs together; a second one does not wait.
 
+    Signals that were sent twice at once are one interrupt; see `Repeats`.
+
     Attributes:
         pending: one has come, and waits.
         abandoned: a second one has come: what is there may be half of a step.
@@ -66,6 +68,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.pending = self.abandoned = False
+        self._repeats = Repeats()
         self._watching = ExitStack()
 
     def watch(self) -> None:
@@ -81,6 +84,8 @@ class Interrupts:
         self._watching.close()
 
     def _come(self, number: int, frame: FrameType | None) -> None:
+        if self._repeats.has(number):
+            return
         if self.pending:
             self.abandoned = True
             raise KeyboardInterrupt
@@ -193,14 +198,15 @@ class Checkpoints(Checkpoint):
         One process can still save; of several, the others may be gone, and saving would wait for them. Before training
         begins a checkpoint is taken over in parts; after it all has been saved, and the weights are the averaged ones.
         """
-        self._interrupts.release()
         was_training = self._is_training
         self._is_training = False
         is_interrupt = isinstance(exception, KeyboardInterrupt | SIGTERMException) and not self._interrupts.abandoned
-        if not is_interrupt or not was_training or trainer.global_step == 0 or trainer.world_size > 1:
-            return
-        if cast(MaskedDiffusion, pl_module).has_finite_weights():
-            trainer.save_checkpoint(self.last, weights_only=False)
+        may_save = is_interrupt and was_training and trainer.global_step > 0 and trainer.world_size == 1
+        try:
+            if may_save and cast(MaskedDiffusion, pl_module).has_finite_weights():
+                trainer.save_checkpoint(self.last, weights_only=False)
+        finally:
+            self._interrupts.release()  # not before: the signal may come twice
 
     def _is_due(self, trainer: Trainer) -> bool:
         if self.minutes is None:

@@ -12,6 +12,7 @@ from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.places import check_path
 from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.folders import Made
+from mdlm_cfg.support.signals import interrupts_alike
 
 HELP = """\
 Verify the package against independent enumeration on fresh random targets, and write one page.
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP, end="")
         return
     try:
-        passed = _verify(settings_of(given))
+        with interrupts_alike():
+            passed = _verify(settings_of(given))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:

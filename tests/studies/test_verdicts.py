@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.studies import own_model
+from mdlm_cfg.studies import own_model, samplers
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.decay import DecayStudy
@@ -32,8 +32,8 @@ from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.mixture_correction import MixtureCorrection
 from mdlm_cfg.studies.own_model import OwnModel
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.rows import tied_ends
-from mdlm_cfg.studies.samplers import Samplers
+from mdlm_cfg.studies.rows import least_and_most, tied_ends
+from mdlm_cfg.studies.samplers import SamplerRow, Samplers
 from mdlm_cfg.studies.table_moves import TableMoves
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import KnownData
@@ -399,3 +399,15 @@ def test_infinite_numbers_are_the_largest_and_equal_ones() -> None:
     near, far = tied_ends(rows, "number", 1e-9)
     assert (near, far) == ([rows[0], rows[2]], [rows[1], rows[3]])
     assert tied_ends(rows[1:2], "number", 1e-9) == (rows[1:2], [])
+
+
+def test_what_is_smallest_and_largest_has_two_numbers() -> None:
+    rows = [SimpleNamespace(name=name, tv=tv) for name, tv in (("a", 0.666912), ("b", 0.666874), ("c", 0.666874))]
+    said = least_and_most("the distance", rows, "tv", "name", 1e-9, after=lambda tied: f" by {len(tied)}")
+    assert [float(number) for number in re.findall(r"[(]([0-9.]+) by ", said)] == [0.66687, 0.66691]
+    assert len(re.findall(r"[(]0[.]6669 by", least_and_most("the distance", rows[1:], "tv", "name", 1e-9))) == 0
+
+
+def test_samplers_without_an_error_are_said_to_have_none() -> None:
+    rows = [SamplerRow(Guidance(1e4), "learned", Sampler(), "a", calls, tv=0.0) for calls in (4, 10_000)]
+    assert samplers.verdict_of(rows) and not samplers.verdict_of(rows[1:])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -103,6 +103,9 @@ def test_names_are_found_at_every_depth() -> None:
         ("cpu", torch.device | None, True),  # what a setting cannot say is for the function itself to refuse
         ([0.5], torch.Tensor | None, True),
         ("a", Sequence[Path], False),
+        ("warn", bool | Literal["warn"] | None, True),
+        ("bogus", bool | Literal["warn"] | None, False),
+        (1.0, Literal[1, "1"], False),
     ],
 )
 def test_plain_values_fit_plain_types(value: object, hint: object, expected: bool) -> None:

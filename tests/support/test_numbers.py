@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.best_schedule import TransferRow, carried_over
-from mdlm_cfg.support.numbers import percent
+from mdlm_cfg.support.numbers import apart, percent
 
 near_the_ends = st.floats(-9, -1.5).map(lambda power: 10.0**power)
 exact = st.sampled_from([0.0, 1.0])
@@ -35,3 +35,18 @@ def test_a_share_is_all_or_nothing_only_where_it_is(share: float, digits: int) -
 def test_at_least_is_at_most_what_it_is(share: float) -> None:
     (sentence,) = carried_over([TransferRow(Guidance(2.0), gain=1.0, share_kept=share)])
     assert share - 0.001 <= number_in(sentence) <= share + 1e-12
+
+
+@given(
+    st.floats(0, 1), st.one_of(st.floats(0, 1), st.floats(-11, -1).map(lambda power: 10.0**power)), st.integers(2, 4)
+)
+def test_two_numbers_of_a_sentence_look_alike_only_where_they_are(first: float, change: float, digits: int) -> None:
+    second = first + change
+    shown, other = apart(first, second, digits)
+    assert (shown == other) <= math.isclose(first, second, rel_tol=1e-12, abs_tol=1e-12)
+    for text, value in ((shown, first), (other, second)):
+        assert math.isclose(float(text), value, rel_tol=0, abs_tol=max(0.0006 * value, 0.5 * 10.0**-digits, 1e-12))
+
+
+def test_infinite_numbers_are_alike() -> None:
+    assert apart(math.inf, math.inf) == ("inf", "inf")

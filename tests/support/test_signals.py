@@ -1,4 +1,4 @@
-"""Handlers of signals do not stay behind."""
+"""Handlers of signals do not stay behind, and every interrupt is one of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import signal
 import threading
 
 import pytest
+from commands import run
 
-from mdlm_cfg.support.signals import INTERRUPTS, interrupts_given_back
+from mdlm_cfg.app import cli, comparing
+from mdlm_cfg.app.errors import INTERRUPTED
+from mdlm_cfg.support.signals import INTERRUPTS, interrupts_alike, interrupts_given_back
 
 
 def handlers() -> list[object]:
@@ -35,3 +38,47 @@ def test_another_thread_sets_none() -> None:
     thread.start()
     thread.join()
     assert reached == [True, True]
+
+
+@pytest.mark.parametrize("number", INTERRUPTS)
+def test_every_interrupt_is_one_of_ctrl_c_and_a_signal_that_is_sent_twice_is_one(number: signal.Signals) -> None:
+    """As timeout(1) sends it, and a shell whose terminal is closed; the second would end what the first one began."""
+    before = handlers()
+    with interrupts_alike():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        for again in {number, signal.SIGHUP} - {signal.SIGINT}:
+            signal.raise_signal(again)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert handlers() == before
+
+
+def test_what_is_ignored_or_handled_stays_so() -> None:
+    with interrupts_given_back():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
+        signal.signal(signal.SIGTERM, own := lambda *_: None)
+        with interrupts_alike():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and signal.getsignal(signal.SIGTERM) == own
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "sample", "compare"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_ends_by_any_interrupt_as_by_ctrl_c(
+    command: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def come(*_: object) -> None:
+        signal.raise_signal(number)
+
+    with interrupts_given_back():
+        for one in INTERRUPTS:
+            signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
+        if command == "compare":
+            monkeypatch.setattr(comparing, "_compare", come)
+            with pytest.raises(SystemExit) as ended:
+                comparing.main(["runs"])
+            assert ended.value.code == INTERRUPTED
+        else:
+            monkeypatch.setattr(cli, "_work", come)
+            assert run(command) == INTERRUPTED
+    assert "interrupted" in capsys.readouterr().err
