@@ -77,7 +77,9 @@ def least_and_most(
     """
     sets = [tied for tied in tied_ends(rows, name, same) if tied]
     numbers = apart(*(getattr(tied[0], name) for tied in (sets[0], sets[-1])))
-    shown = [f"{number}{after(tied) if after else ''}" for number, tied in zip(numbers, sets)]
+    shown = [
+        f"{number.replace('inf', 'infinite')}{after(tied) if after else ''}" for number, tied in zip(numbers, sets)
+    ]
     if len(sets) == 1:
         return f"{what} is the same for all: {shown[0]}."
     said = [f"{listed([getattr(row, index) for row in tied])} ({number})" for tied, number in zip(sets, shown)]

@@ -48,9 +48,10 @@ def test_rows_of_one_index_have_one_mean() -> None:
 )
 def test_all_that_have_the_smallest_or_the_largest_number_are_named(gains: tuple[float, ...]) -> None:
     rows = [SetRow(Guidance(1.0), name, gain, 0.0, 0) for name, gain in zip("abcd", gains)]
-    said = least_and_most("#", rows, "gain", "set", 1e-9, shown=lambda tied: f"{tied[0].gain:g}")
+    said = least_and_most("#", rows, "gain", "set", 1e-9)
     named = [
-        (set(names.split(", ")), float(number)) for names, number in re.findall(r"with ([a-d, ]+) \((\S+)\)", said)
+        (set(names.split(", ")), float(number.replace("infinite", "inf")))
+        for names, number in re.findall(r"with ([a-d, ]+) \((\S+)\)", said)
     ]
     ends = [({row.set for row in rows if row.gain == end}, end) for end in (min(gains), max(gains))]
     assert named == (ends if min(gains) < max(gains) else [])
