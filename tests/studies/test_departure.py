@@ -86,26 +86,13 @@ def test_every_rule_is_the_librarys(both: Findings) -> None:
         assert row.tv_tilted == pytest.approx(tv(tilted, law), abs=EXACT)
 
 
-def test_the_verdict_names_the_least_the_most_and_the_worst_state(both: Findings) -> None:
+def test_the_verdict_names_the_worst_state_of_the_rule_that_departs_most(both: Findings) -> None:
     exact = [row for row in rules(both) if row.denoiser == "exact" and row.w == Guidance(2.0)]
-    best = min(exact, key=lambda row: row.departure)
     worst = max(exact, key=lambda row: row.departure)
-    for part in (best.rule, worst.rule, f"{best.departure:.4f}", f"{worst.departure:.4f}"):
-        assert part in both.verdict[0]
+    assert f"{worst.departure:.4f}" in both.verdict[0]
     worst_state = max(own(both, "states", worst), key=lambda state: state.cost)
     assert worst_state.state in both.verdict[1]
     assert "ramp(0,2)" in both.verdict[2]
-
-
-def test_the_verdict_names_all_that_depart_least() -> None:
-    # of two values, whatever is most probable has the largest margin and the least entropy
-    case = data_of(random_target(2, 2, 2, seed=42)), Inconsistent(2, 2, 2, seed=3), plan_of((2.0,))
-    findings = found_by(Departures(), *case)
-    learned = {row.rule: row.departure for row in rules(findings) if row.denoiser == "learned"}
-    least = [rule for rule, departure in learned.items() if departure < min(learned.values()) + 1e-12]
-    (said,) = [line for line in findings.verdict if "learned" in line]
-    named = said.partition("(")[0]
-    assert len(least) > 1 and all((rule in named) == (rule in least) for rule in learned)
 
 
 def test_which_tilted_law_a_schedule_is_held_against() -> None:

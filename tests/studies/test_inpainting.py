@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, bernoulli_mixture, block_of, conclusion, data_of as known_data, found_by, random_target
+from helpers import Blurred, bernoulli_mixture, block_of, conclusion, data_of as known_data, found_by
 from torch import Tensor
 
 from mdlm_cfg import (
@@ -26,7 +26,6 @@ from mdlm_cfg import (
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.chain.policies import Policy
-from mdlm_cfg.compare.likelihood import class_posterior
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.reports.render import sections_of
@@ -212,16 +211,6 @@ def test_where_the_known_pixels_determine_the_class_guidance_changes_nothing() -
         assert row.posterior == 1 and row.guidance_effect < 1e-12
     hidden = found_by(Inpainting(num_free=3), data, None, plan)  # with the third pixel hidden, nothing tells the class
     assert [row.posterior for row in block_of(hidden, "distances")] == [0.5] * 4
-
-
-def test_the_posterior_of_a_partial_state_is_bayes_rule() -> None:
-    target = random_target(3, 4, 3, seed=5, zeros=0.4)
-    for x in target.sample(20, generator_for("posterior"))[0]:
-        state = x.where(torch.tensor([True, False, True, False]), 3)
-        pmfs = target.class_pmfs[:, state[0], :, state[2], :].sum(dim=(1, 2))
-        expected = target.class_weights * pmfs / (target.class_weights @ pmfs)
-        posterior = class_posterior(target.denoiser(), state, target.class_weights, generator_for("order", int(x[0])))
-        assert posterior.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -87,17 +87,6 @@ def saved(findings: Findings, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "sampler"), asked())
-def test_a_comparison_of_one_report_is_that_report(name: str, sampler: str, tmp_path: Path) -> None:
-    findings = found(name, STUDIES[name][1], SAMPLERS[sampler])
-    means = compare([saved(findings, tmp_path)]).means
-    rows = findings.rows()
-    assert len(means) == len(rows)
-    for column in ("tv", "mass", "total", "tv_class_exact", "departure", "tv_class"):
-        if column in means:
-            assert sorted(means[column]) == pytest.approx(sorted(row[column] for row in rows), abs=1e-15)
-
-
 SLOW = ("Benchmark", "BestScheduleStudy", "LedgerStudy", "TableMoves")
 
 
