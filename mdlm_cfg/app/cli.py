@@ -44,7 +44,7 @@ from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, is_of_failed_jobs,
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS
-from mdlm_cfg.support.signals import interrupts_alike
+from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -76,7 +76,7 @@ def sample() -> None:
 def _work(name: str, config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
     """The work of a command, given its settings, the overrides of the command line, and the folder of a job."""
     module, _, function = WORK[name].partition(".")
-    with no_exit_of_own_code():
+    with no_exit_of_own_code(), errors_of_interrupts():
         outcome: Outcome = getattr(_imported(module), function)(config, overrides, folder)
     return outcome
 

@@ -10,7 +10,7 @@ from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
-from mdlm_cfg.support.signals import interrupts_alike
+from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
 
 PAGE = "comparison.html"
 ROWS = "comparison.csv"
@@ -37,7 +37,10 @@ def _run(given: Sequence[str]) -> None:
         print(HELP, end="")
         return
     try:
-        _compare([item for item in given if not item.startswith("out=")], [i for i in given if i.startswith("out=")])
+        with errors_of_interrupts():
+            _compare(
+                [item for item in given if not item.startswith("out=")], [i for i in given if i.startswith("out=")]
+            )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -31,6 +31,9 @@ def interrupts_given_back() -> Iterator[None]:
                     signal.signal(number, handler)
 
 
+_HEARD: list[int] = []  # the interrupts of this process
+
+
 class Repeats:
     """Tells a second interrupt from a signal that was sent twice.
 
@@ -58,6 +61,7 @@ def interrupts_alike() -> Iterator[None]:
 
     def come(number: int, frame: FrameType | None) -> None:
         if not repeats.has(number):
+            _HEARD.append(number)
             raise KeyboardInterrupt
 
     with interrupts_given_back():
@@ -66,3 +70,15 @@ def interrupts_alike() -> Iterator[None]:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     signal.signal(number, come)
         yield
+
+
+@contextmanager
+def errors_of_interrupts() -> Iterator[None]:
+    """Raises KeyboardInterrupt for what compiled code has made of it inside, as matplotlib a ValueError."""
+    before = len(_HEARD)
+    try:
+        yield
+    except Exception as error:
+        if len(_HEARD) > before:
+            raise KeyboardInterrupt from error
+        raise

@@ -12,7 +12,7 @@ from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
 from mdlm_cfg.app.places import check_path
 from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.signals import interrupts_alike
+from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
 
 HELP = """\
 Verify the package against independent enumeration on fresh random targets, and write one page.
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP, end="")
         return
     try:
-        with interrupts_alike():
+        with interrupts_alike(), errors_of_interrupts():
             passed = _verify(settings_of(given))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 from commands import run
 
 from mdlm_cfg.app import cli, comparing
 from mdlm_cfg.app.errors import INTERRUPTED
-from mdlm_cfg.support.signals import INTERRUPTS, interrupts_alike, interrupts_given_back
+from mdlm_cfg.support.signals import INTERRUPTS, errors_of_interrupts, interrupts_alike, interrupts_given_back
 
 
 def handlers() -> list[object]:
@@ -68,7 +69,10 @@ def test_a_command_ends_by_any_interrupt_as_by_ctrl_c(
     command: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def come(*_: object) -> None:
-        signal.raise_signal(number)
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("of compiled code") from None
 
     with interrupts_given_back():
         for one in INTERRUPTS:
@@ -79,6 +83,15 @@ def test_a_command_ends_by_any_interrupt_as_by_ctrl_c(
                 comparing.main(["runs"])
             assert ended.value.code == INTERRUPTED
         else:
-            monkeypatch.setattr(cli, "_work", come)
+            function = cli.WORK[command].partition(".")[2]
+            monkeypatch.setattr(cli, "_imported", lambda module: SimpleNamespace(**{function: come}))
             assert run(command) == INTERRUPTED
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_error_without_an_interrupt_is_that_error() -> None:
+    with interrupts_alike():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(ValueError, match="own"), errors_of_interrupts():
+            raise ValueError("own")
