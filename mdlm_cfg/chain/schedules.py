@@ -18,6 +18,7 @@ MAX_STEPS = 10**6
 Grid = tuple[float, ...]  # clock times tau, increasing from 0; the last may be inf
 Steps = int | Sequence[float] | Tensor  # a number of equal steps in noise time, or a grid
 HORIZONS = {"linear": 1.0, "cosine": 1.0, "exponential": 10.0}  # T where none is given
+COUNT_DIGITS = 9  # after the point, of a number of events before it is rounded: what u_k lacks is no part of it
 LEAST_HORIZON = 1e-3  # with steps good to nine digits; below, 1 - alpha has none
 ALPHA: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda t: 1 - t,
@@ -143,6 +144,9 @@ def event_counts(steps: Steps, num_dims: int, schedule: Schedule | None = None) 
     The default is the cosine schedule: one event at a time at first, where the class is still in doubt and guidance
     acts, many at the end. Each of the first min(K, D) steps unmasks at least one coordinate, and they sum to D: with
     K >= D every step is one event, and event-leaping is exact.
+
+    A step unmasks u_k times the number of masked coordinates, rounded to the nearest whole number. A half (to
+    `COUNT_DIGITS` digits) is rounded to the even one: linear steps with K = 3, D = 7 unmask 2, 2 and 3.
     """
     fractions = step_fractions(steps, schedule or cosine())
     counts = []
@@ -150,7 +154,7 @@ def event_counts(steps: Steps, num_dims: int, schedule: Schedule | None = None) 
     for u in fractions.tolist():
         if left == 0:
             break
-        counts.append(max(1, min(round(left * u), left)))
+        counts.append(max(1, min(round(round(left * u, COUNT_DIGITS)), left)))
         left -= counts[-1]
     if left:
         raise UserError(f"steps = {steps} must end at inf to sample: at any finite time some masks remain")

@@ -19,25 +19,28 @@ from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.lattice import flat_index
 from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import whole_number
 
 CHANCE = 0.05  # that the extremes of several equal sets are said to differ
 
 
 @checked
 def total_variation(p: Reals, q: Reals) -> float:
-    """TV(p, q) = 1/2 sum |p - q|, in [0, 1]."""
+    """TV(p, q) = 1/2 sum |p - q|, in [0, 1]; NaN where a law holds what is no number."""
     _check_same_shape(p, q)
-    return min(0.5 * float((p - q.to(p.device)).abs().sum()), 1.0)  # rounding alone may exceed 1
+    found = 0.5 * float((p - q.to(p.device)).abs().sum())
+    return min(found, 1.0) if found < math.inf else math.nan  # rounding alone may exceed 1
 
 
 @checked
 def kl_divergence(p: Reals, q: Reals) -> float:
-    """KL(p || q) = sum p ln(p / q) in nats, at least 0; inf if p has mass where q has none.
+    """KL(p || q) = sum p ln(p / q) in nats, at least 0; inf if p has mass where q has none; NaN where one holds NaN.
 
     From a law of guidance, which may be too small for float64: `mdlm_cfg.compare.divergence.divergence_from`.
     """
     _check_same_shape(p, q)
-    return max(float(torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum()), 0.0)  # rounding alone may be below 0
+    no_mass = (p <= 0) & ~q.isnan()  # which NaN has: it must not be left out
+    return max(float(torch.where(no_mass, 0.0, p * (p.log() - q.log())).sum()), 0.0)  # rounding alone may be below 0
 
 
 @checked
@@ -48,16 +51,18 @@ def histogram(x: Integers, num_tokens: int, weights: Reals | None = None) -> Ten
         weights: of the samples, float64 (n,), not negative; None is one each.
 
     Raises:
-        UserError: a value outside 0..N-1, such as the mask: it would be counted as another cell.
+        UserError: no samples, or a value outside 0..N-1, such as the mask: it would be counted as another cell.
     """
 
     def explain(row: int, sample: Tensor) -> str:
         value = next(value for value in sample.tolist() if not 0 <= value < num_tokens)
         return f"samples hold the value {value}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
 
-    if x.ndim != 2 or (weights is not None and weights.shape != x.shape[:1]):
+    if x.ndim != 2 or not len(x) or (weights is not None and weights.shape != x.shape[:1]):
         shapes = [tuple(one.shape) for one in (x, weights) if one is not None]
-        raise UserError(f"samples, and weights, have shapes {shapes}, and must have (n, D), and (n,)")
+        raise UserError(
+            f"samples, and weights, have shapes {shapes}, and must have (n, D), and (n,), with n at least 1"
+        )
     raise_where((x < 0) | (x >= num_tokens), explain, x)
     num_dims = x.shape[1]
     total = len(x) if weights is None else weights.sum()
@@ -104,6 +109,7 @@ def expected_sampling_tv(law: Tensor, num_samples: int) -> float:
     """
     from scipy.stats import binom  # takes most of a second to import
 
+    num_samples = whole_number("num_samples", num_samples)
     q = law.cpu().clamp(0, 1)  # rounding alone may exceed 1
     at = binom.pmf((num_samples * q).floor(), num_samples - 1, q)
     return float((q * (1 - q) * torch.from_numpy(np.asarray(at))).sum())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import checked_at_the_end, read
-from mdlm_cfg.chain.denoiser import Denoiser
+from mdlm_cfg.chain.denoiser import Denoiser, name_class
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.rules import no_tilted
@@ -57,7 +57,9 @@ def tilted_weights(
         policy: which coordinate comes next; None is the kind's own.
 
     Raises:
-        UserError: as `terminal_law`; or a w that is a schedule; or values with a temperature or a top-p.
+        UserError: a class or a policy that does not exist, or more partial states than memory holds; a w that is a
+            schedule; values with a temperature or a top-p; or a chain that never ends without masks. One that ends so
+            at times has the weighted law of those ends: W = 0 belongs to the others.
     """
     check_weights(guidance)
     lattice = partial_state_lattice(denoiser, target_class, states_kept=2)
@@ -68,8 +70,13 @@ def tilted_weights(
         second = push_log(choices.rates(power=2), second, lattice, level)
     shape = [lattice.num_tokens] * lattice.num_dims
     law = first.flatten().softmax(dim=0).reshape(shape)
-    sums = torch.stack([flow.logsumexp(dim=(0, 1)) for flow in (first, second)])
-    return TiltedWeights(law, *read(sums))
+    log_moments = read(torch.stack([flow.logsumexp(dim=(0, 1)) for flow in (first, second)]))
+    if log_moments[0] == -math.inf:
+        raise UserError(
+            f"w = {guidance.label} under {name_class(target_class)} leaves no finished state that the chain can reach, "
+            "so its weights have no law: guide towards what the conditionals allow together"
+        )
+    return TiltedWeights(law, *log_moments)
 
 
 def log_weights_of_step(before: Tensor, after: Tensor, log_rates: Tensor) -> Tensor:

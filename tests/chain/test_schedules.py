@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import oracle
@@ -61,6 +62,19 @@ def test_counts_of_events_follow_the_schedule(dims: int, steps: int) -> None:
         assert event_counts(steps, dims, schedule) == oracle.event_counts(shares, dims)
     assert event_counts(steps, dims) == event_counts(steps, dims, cosine())
     assert event_counts([0.0, 0.5, math.inf], dims) == oracle.event_counts([1 - math.exp(-0.5), 1.0], dims)
+
+
+@pytest.mark.parametrize("dims", [3, 7, 9, 64, 784])
+def test_halves_of_an_event_are_rounded_to_even_numbers(dims: int) -> None:
+    """Linear steps unmask 1/K, 1/(K-1), ..., 1 of what is left, which rounding of u must not make more or less."""
+    for steps in range(1, 30):
+        counts: list[int] = []
+        for still in range(steps, 0, -1):
+            left = dims - sum(counts)
+            if left:
+                counts.append(max(1, min(round(Fraction(left, still)), left)))
+        shares = oracle.fractions("linear", steps, 1.0)
+        assert event_counts(steps, dims, linear()) == counts == oracle.event_counts(shares, dims)
 
 
 @pytest.mark.parametrize(

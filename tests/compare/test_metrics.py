@@ -23,6 +23,7 @@ from mdlm_cfg.compare.metrics import (
     sign_beyond,
     total_variation,
 )
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
 
@@ -153,7 +154,19 @@ def test_distances_stay_in_their_range_whatever_rounding_does() -> None:
         assert kl_divergence(p, q) >= 0 and 0 <= total_variation(p, q) < 1e-14
         zeros = torch.zeros_like(p)
         assert 1 - 1e-12 < total_variation(torch.cat([p, zeros]), torch.cat([zeros, q])) <= 1
-    assert math.isnan(kl_divergence(p, q * math.nan)) and math.isnan(total_variation(p * math.nan, q))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_is_no_number_stays_visible_and_nothing_has_no_law(place: int) -> None:
+    law = torch.tensor([0.25, 0.75, 0.0], dtype=torch.float64)
+    broken = law.index_fill(0, torch.tensor(place), math.nan)
+    for distance in (total_variation, kl_divergence):
+        assert math.isnan(distance(law, broken)) and math.isnan(distance(broken, law))
+    assert math.isnan(total_variation(law, broken.nan_to_num(nan=math.inf)))
+    with pytest.raises(UserError):
+        histogram(torch.zeros(0, 2, dtype=torch.int64), 3)
+    with pytest.raises(UserError):
+        expected_sampling_tv(law, 0)
 
 
 def test_a_divergence_hides_no_zero() -> None:

@@ -12,7 +12,7 @@ import torch
 from helpers import Inconsistent, Opaque, case_target, random_target
 from policy_oracle import law_by_paths
 
-from mdlm_cfg import Guidance, TableMixture, terminal_law, tilted_law
+from mdlm_cfg import Compose, Guidance, TableMixture, UserError, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import LinearRamp, effective_guidance
 from mdlm_cfg.chain.kinds import Rate
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, Uniform, policy_of, tiers
@@ -105,6 +105,22 @@ def test_weights_give_the_tilted_law_under_every_policy(policy, w):
     total = float((pz[pz > 0] ** (1 + w) * p[pz > 0] ** -w).sum())
     assert math.isclose(math.exp(weights.log_normalizer), total, rel_tol=1e-12)
     assert 0 < weights.ess <= 1
+
+
+@pytest.mark.parametrize("own", [[[0.5, 0.0], [0.0, 0.5]], [[0.5, 0.25], [0.0, 0.25]]])
+def test_weights_of_a_chain_that_may_not_finish_are_those_of_its_ends(own):
+    """What two classes allow together may be nothing, or nothing once a coordinate is known: W = 0."""
+    pmfs = torch.tensor([own, [[0.0, 0.5], [0.5, 0.0]]], dtype=torch.float64).flip(1)
+    target = TableMixture(pmfs, torch.tensor([0.5, 0.5], dtype=torch.float64))
+    guidance = Guidance(1.0, rule=Compose({0: 1.0, 1: 1.0}))
+    log_t = 2 * pmfs.log().sum(0) - 3 * target.pmf.log()  # powers 2, 2 and 1 - 4
+    if bool((log_t == -math.inf).all()):
+        with pytest.raises(UserError):
+            tilted_weights(target.denoiser(), guidance, 0)
+        return
+    found = tilted_weights(target.denoiser(), guidance, 0)
+    assert found.log_normalizer == pytest.approx(float(log_t.flatten().logsumexp(0)), rel=1e-12)
+    assert torch.allclose(found.law, log_t.flatten().softmax(0).view(2, 2), atol=1e-14)
 
 
 def test_weights_of_a_huge_w_stay_in_logarithms():

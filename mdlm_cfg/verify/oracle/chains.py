@@ -219,12 +219,15 @@ def grid_fractions(taus: list[float]) -> list[float]:
 
 
 def event_counts(shares: list[float], d: int) -> list[int]:
-    """How many events each step makes: the share of what is left, rounded, at least one, until none is left."""
+    """How many events each step makes: the share of what is left, at least one, until none is left.
+
+    It is rounded, and halves to the even number, once rounding of the share is taken away.
+    """
     counts: list[int] = []
     for share in shares:
         left = d - sum(counts)
         if left > 0:
-            counts.append(min(left, max(1, round(left * share))))
+            counts.append(min(left, max(1, round(round(left * share, 9)))))
     return counts
 
 
