@@ -21,7 +21,7 @@ from mdlm_cfg.app.errors import USER_ERROR, Failure, account_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.data import TableData
-from mdlm_cfg.training.lean import HOOKS, LeanModule, LeanTrainer, Unprofiled
+from mdlm_cfg.training.lean import HOOKS, TRANSFERS, LeanModule, LeanTrainer, Unprofiled
 from mdlm_cfg.training.module import MaskedDiffusion
 
 NONE = {"gradient_clip_val": None}
@@ -65,6 +65,7 @@ def test_training_is_lightnings_own(settings: dict[str, Any], tmp_path: Path, mo
     for kind, names in ((LeanModule, LIGHTNINGS), (LeanTrainer, ("strategy", "training"))):
         for name in names:
             monkeypatch.delattr(kind, name)
+    monkeypatch.setattr("mdlm_cfg.training.lean.call_at_once", lambda trainer: None)
     own = trained(tmp_path / "own", settings)
     assert own.keys() == lean.keys() and all(torch.equal(own[name], lean[name]) for name in own)
 
@@ -134,6 +135,26 @@ def test_hooks_that_somebody_has_filled_are_called_in_every_step(tmp_path: Path)
     assert steps > 0 and cast(CountingModule, module).calls == steps
     names = ((), ("on_before_zero_grad",), HOOKS)
     assert [one.calls for one in callbacks] == [dict.fromkeys(hooks, steps) for hooks in names]
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+@pytest.mark.parametrize("owner", ["data", "module"])
+def test_hooks_of_a_batchs_transfer_are_called_in_every_step(name: str, owner: str, tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, callbacks=[], enable_checkpointing=False, limit_val_batches=0)
+    calls = []
+    for epoch, is_counted in enumerate((False, True, False)):
+        trainer.fit_loop.max_epochs = epoch + 1
+        data = small_data()
+        module = small_module(data)
+        one: Any = {"data": data, "module": module}[owner]
+        if is_counted:
+            hook = getattr(one, name)
+            setattr(one, name, lambda batch, *where, hook=hook: (calls.append(name), hook(batch, *where))[1])
+        trainer.fit(module, datamodule=data)
+    # Lightning asks the module where both have the hook, and this data module has one of its own
+    assert trainer.global_step == 3 * data.steps_per_epoch
+    is_datas = owner == "module" and name == "transfer_batch_to_device"
+    assert len(calls) == (0 if is_datas else data.steps_per_epoch)
 
 
 class Comparing(Callback):
