@@ -97,21 +97,6 @@ def test_a_time_limit_anneals_the_learning_rate(tmp_path: Path) -> None:
     assert rates[-1] < 0.2 * max(rates)
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments"),
-    [
-        ("train", ["trainer.devices=0"]),
-        ("train", ["trainer.strategy=odd"]),
-        ("train", ["logger._target_=no_such_package.Logger"]),
-        ("eval", ["denoiser=exact", "+logger._target_=no_such_package.Logger"]),
-    ],
-)
-def test_what_cannot_be_started_leaves_no_folder(command: str, arguments: list[str], tmp_path: Path) -> None:
-    given = (*TOY, "logger=csv") if command == "train" else ("data=toy_1d_overlap",)
-    assert run(command, *given, f"runs={tmp_path}", *arguments) != 0
-    assert not list(tmp_path.iterdir())
-
-
 OWN_NET = """
 import math
 

@@ -36,13 +36,10 @@ net.widht=3
 +net.widht=3
 +trainer.widht=3
 optimizer.lr=abc
-optimizer.lr=-1
-optimizer.betas=[0.9]
 optimizer=muon net.depth=0
 objective=odd
 objective._target_=mdlm_cfg.training.objectives.Odd
 objective._target_=mdlm_cfg.nets.optimizer.adamw
-objective.paired=true
 net.class_head=true
 ema_decay=1
 net._target_=no_such_package.Net
@@ -51,6 +48,9 @@ threads=0
 threads=100000
 +trainer.val_check_interval=0
 +trainer.val_check_interval=100000
+trainer.devices=0
+trainer.strategy=odd
+logger._target_=no_such_package.Logger
 trainer.accelerator=tpu
 trainer.accelerator=mps
 trainer.max_time=5
@@ -122,6 +122,7 @@ sampler=sampled_confidence events=1 choice_temperature=1 annealed=-3
 """
 OF_EVALUATION = """
 denoiser=odd
++logger._target_=no_such_package.Logger
 data=hmm_dialects num_samples=100000000000000
 ckpt_path=somewhere
 target_class=-1

@@ -182,6 +182,13 @@ def other_target() -> TableMixture:
     return TableMixture(pmfs / pmfs.sum(dim=(1, 2), keepdim=True), torch.tensor([0.5, 0.5]))
 
 
+def largest_tv(net: torch.nn.Module, target: TableMixture, guidance: Guidance) -> float:
+    """The largest TV between the laws of a network and of a target, over the classes."""
+    denoisers = (NetDenoiser(net), target.denoiser())
+    laws = [[terminal_law(denoiser, guidance, k) for denoiser in denoisers] for k in range(2)]
+    return max(total_variation(*pair) for pair in laws)
+
+
 def test_a_second_target_is_held_against_its_own_laws(tmp_path: Path) -> None:
     module = small_module(small_data())
     for target in (small_target(), other_target()):
@@ -189,14 +196,7 @@ def test_a_second_target_is_held_against_its_own_laws(tmp_path: Path) -> None:
         data.setup("fit")
         found = small_trainer(tmp_path).test(module, datamodule=data, verbose=False)[0]
         for w in (0.0, 2.0):
-            expected = max(
-                total_variation(
-                    terminal_law(NetDenoiser(module.net), Guidance(w), k),
-                    terminal_law(target.denoiser(), Guidance(w), k),
-                )
-                for k in range(2)
-            )
-            assert found[f"test/tv_w{w:g}"] == pytest.approx(expected, abs=1e-6)
+            assert found[f"test/tv_w{w:g}"] == pytest.approx(largest_tv(module.net, target, Guidance(w)), abs=1e-6)
 
 
 def test_what_watches_one_target_is_kept_for_it_alone() -> None:
@@ -212,14 +212,7 @@ def test_what_watches_one_target_is_kept_for_it_alone() -> None:
     rate = watch.numbers(net)
     normalized = other.numbers(net)
     assert rate["tv_w0"] == pytest.approx(normalized["tv_w0"], abs=1e-12) and rate["tv_w4"] != normalized["tv_w4"]
-    denoiser = NetDenoiser(net)
-    worst = max(
-        total_variation(
-            terminal_law(denoiser, Guidance(4.0, "normalized"), k),
-            terminal_law(target.denoiser(), Guidance(4.0, "normalized"), k),
-        )
-        for k in range(2)
-    )
+    worst = largest_tv(net, target, Guidance(4.0, "normalized"))
     assert normalized["tv_w4"] == pytest.approx(worst, abs=1e-12)
 
 

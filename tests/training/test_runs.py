@@ -171,11 +171,13 @@ def test_a_trusted_module_that_does_not_exist_is_a_sentence(checkpoint: Path, tm
 # going on
 
 
-def fitted(folder: Path, resume: Path | None = None, epochs: int = 2, **changes: Any) -> tuple[Any, Any]:
+def fitted(
+    folder: Path, resume: Path | None = None, epochs: int = 2, limit: dict[str, Any] | None = None, **changes: Any
+) -> tuple[Any, Any]:
     data_changes = {key: changes.pop(key) for key in ("steps_per_epoch", "batch_size") if key in changes}
     module = small_module(small_data(), **changes)
     data = small_data(**data_changes)
-    trainer = small_trainer(folder, epochs)
+    trainer = small_trainer(folder, epochs, **(limit or {}))
     rates: list[float] = []
 
     class Rates(Callback):
@@ -241,8 +243,5 @@ def test_resuming_a_run_whose_steps_or_time_are_used_up_tests_the_averaged_weigh
     begun: tuple[Path, Any], tmp_path: Path, limit: dict[str, Any]
 ) -> None:
     path, before = begun
-    module = small_module(small_data())
-    data = small_data()
-    trainer = small_trainer(tmp_path, epochs=5, **limit)
-    numbers, trained = train(module, data, trainer, str(path))
-    assert not trained and numbers == before["numbers"]
+    again, _ = fitted(tmp_path, path, 5, limit)
+    assert not again["trained"] and again["numbers"] == before["numbers"]
