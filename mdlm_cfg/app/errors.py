@@ -90,7 +90,7 @@ def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None
     if not failures:
         return
     accounts = [account_of(found, full) if isinstance(found, Failure) else found for found in failures]
-    for account in accounts:
+    for account in dict.fromkeys(accounts):
         print(account.text, file=sys.stderr)
     sys.exit(FAULT if FAULT in {account.code for account in accounts} else USER_ERROR)
 

@@ -106,7 +106,12 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
 
     Args:
         data: their description.
+
+    Raises:
+        UserError: there is something else of that name, which would be found only once the first piece is computed.
     """
+    if os.path.lexists(folder / CACHE) and not (folder / CACHE).is_dir():
+        raise not_ours(folder / CACHE)
     who: object = "exact"
     if isinstance(denoiser, NetDenoiser):
         weights = [value.cpu() for value in denoiser.net.state_dict().values()]

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mdlm_cfg.app.errors import Account
+from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.jobs import FAILED, INTERRUPTED, RECORD, RUNNING, Job, records_of
 from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.quoting import read_override
@@ -180,7 +180,11 @@ def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
     from mdlm_cfg.reports.sweep_index import print_index, write_index
 
     print_index(records)
-    print(f"index: {write_index(sweep.folder, records)}")
+    unwritten = []
+    try:
+        print(f"index: {write_index(sweep.folder, records)}")
+    except OSError as error:  # a full disk, of which jobs may have said more
+        unwritten.append(account_of(Failure("", error)))
     if (sweep.folder / BEST).is_file():
         found = yaml.safe_load((sweep.folder / BEST).read_text(encoding="utf-8")) or {}
         best = " ".join(f"{key}={value}" for key, value in found.get("best_params", {}).items())
@@ -192,4 +196,4 @@ def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
         print(f"side by side: python compare.py {sweep.folder}")
     own = {path.parent.name for path, _ in _state(sweep.folder) - sweep.records}
     failed = [record for record in records if record["failure"] is not None and record["folder"] in own]
-    return [Account(**record["failure"]) for record in failed]
+    return [*(Account(**record["failure"]) for record in failed), *unwritten]

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TOY, run
+from commands import EXACT, TOY, run
 from helpers import every_pair
 from hypothesis import given, strategies as st
 
 from mdlm_cfg import report
 from mdlm_cfg.app import build, eval_command, evaluation, train_command
 from mdlm_cfg.app.jobs import RECORD, read_record
-from mdlm_cfg.app.report_cache import files_of, written_together
+from mdlm_cfg.app.report_cache import CACHE, files_of, written_together
 from mdlm_cfg.app.sweeps import HYDRAS, _is_of_a_sweep
 from mdlm_cfg.support.atomic import PART
 from mdlm_cfg.support.errors import UserError
@@ -177,6 +177,15 @@ def test_a_link_that_leads_nowhere_and_a_pipe_are_not_replaced(tmp_path: Path, n
     assert run(*judge, f"out={tmp_path}") == 2
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == [name]
     assert (tmp_path / name).is_fifo() if is_pipe else str((tmp_path / name).readlink()) == "nowhere"
+
+
+def test_a_file_with_the_name_of_the_cache_is_found_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / CACHE).write_text("mine")
+    monkeypatch.setattr(evaluation, "run", lambda *_: pytest.fail("work has begun"))
+    assert run("eval", *EXACT, "logger=null", f"out={tmp_path}") == 2
+    assert (tmp_path / CACHE).read_text() == "mine"
 
 
 def test_files_that_are_written_together_replace_neither_files_nor_links_of_others(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from mdlm_cfg.app import eval_command, train_command
 from mdlm_cfg.app.jobs import LOCK, RECORD, Outcome
 from mdlm_cfg.app.refusals import check_hydras
 from mdlm_cfg.app.sweeps import sweep_of
+from mdlm_cfg.reports import sweep_index
 from mdlm_cfg.support import instantiate
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG
@@ -396,3 +398,22 @@ def test_a_sweep_does_not_repeat_what_an_earlier_one_in_its_folder_said(
         assert "seed 1 is not liked" in capsys.readouterr().err
     assert run("train", "-m", "seed=2,3", "data=toy_1d_overlap", folder) == 0
     assert "seed 1" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_disk_that_becomes_full_before_the_index_is_written_is_an_error_in_a_sentence(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The index is written after each job, and at the end; of a job that failed before it is said all the same."""
+    left = [times]
+    write = sweep_index.write_index
+
+    def failing(folder: Path, records: Any) -> Path:
+        if left[0] == len(records):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "index.csv"))
+        return write(folder, records)
+
+    monkeypatch.setattr(sweep_index, "write_index", failing)
+    assert run("eval", "-m", "denoiser=bogus,other", f"hydra.sweep.dir={tmp_path}") == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "bogus" in said and said.count("index.csv") == 1
