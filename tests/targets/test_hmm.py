@@ -105,3 +105,19 @@ def test_values_of_any_rareness_in_a_row_do_not_underflow(rare):
     assert float(target.log_prob(x)[0]) == pytest.approx(60 * math.log(1.5 * rare), rel=1e-12)
     x[0, 30] = 2
     assert float(target.denoiser()(x, None)[0, 30, 1]) == pytest.approx(math.log(1.5 * rare), rel=1e-12)
+
+
+def test_a_hidden_state_that_fades_is_still_there_when_only_it_is_left() -> None:
+    """Two hidden states that never change: each letter says 99 to 1 that it is the first, and one that it is not."""
+    length = 400
+    emission = torch.tensor([[[0.99, 0.01, 0.0], [0.01, 0.98, 0.01]]], dtype=torch.float64)
+    stay = torch.eye(2, dtype=torch.float64)[None]
+    half = torch.full((1, 2), 0.5, dtype=torch.float64)
+    for letters in ((0, 2), (2, 0)):  # the last letter, and the first
+        target = HiddenMarkovMixture(half, stay, emission, torch.ones(1), num_dims=length)
+        x = torch.zeros(1, length, dtype=torch.int64)
+        x[0, 0], x[0, -1] = letters
+        assert float(target.log_prob(x)[0]) == pytest.approx(math.log(0.5) + length * math.log(0.01), rel=1e-12)
+        x[0, length // 2] = 3
+        found = target.denoiser()(x, None)[0, length // 2].exp()
+        assert found.tolist() == pytest.approx([0.01, 0.98, 0.01], rel=1e-12)
