@@ -78,7 +78,8 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     cache = cache_in(out, run.data, run.denoiser)
     if not share_pieces(trainer, [one for those in pieces.values() for one in those], run.denoiser, cache):
         return Outcome()
-    drawn = _drawn(run, plan, pieces, cache if len(cache) else no_cache)
+    with made.taken_back():  # an interrupt leaves no empty folder
+        drawn = _drawn(run, plan, pieces, cache if len(cache) else no_cache)
     out.mkdir(parents=True, exist_ok=True)
     with written_together(out, RECORD, "samples", FILES) as part:
         written = _write(drawn, classes, run, part)

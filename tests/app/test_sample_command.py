@@ -14,6 +14,7 @@ from PIL import Image
 
 import mdlm_cfg
 from mdlm_cfg import Guidance, load_run, sample, terminal_law
+from mdlm_cfg.app import sample_command
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.training.checkpoints import newest_run
 
@@ -122,3 +123,13 @@ def test_samples_replace_earlier_ones_and_leave_what_is_beside_them(toy: Path, t
         assert run("sample", f"ckpt_path={toy}", f"w={w}", "n=2", f"out={tmp_path}") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "samples.json", "samples.npz"]
     assert set(arrays(tmp_path)) == {"w1", "classes"}
+
+
+def test_an_interrupt_while_samples_are_drawn_leaves_no_folder(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = set(toy.rglob("*"))
+    monkeypatch.setattr(sample_command, "_drawn", interrupted)
+    assert run("sample", f"ckpt_path={newest_run(toy)}", "n=2") == 130
+    assert set(toy.rglob("*")) == before
