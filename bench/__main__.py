@@ -154,7 +154,7 @@ def command(arguments: Sequence[str]) -> None:
             remove_parts(folder)
             for name in FILES:
                 if os.path.lexists(folder / name) and name not in files_of(folder, NUMBERS):
-                    raise not_ours(folder / name, "python -m bench FOLDER")
+                    raise not_ours(folder / name)
         with made.taken_back():
             main(folder, torch.device(device))
     except KeyboardInterrupt:
