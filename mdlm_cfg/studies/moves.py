@@ -21,6 +21,7 @@ from mdlm_cfg.support.numeric import is_whole
 
 Started = Sampler | Mapping[str, Any]
 SetIndex = tuple[str, str, int, int]  # start, move, number of moves, calls
+MOVE = "number of coordinates that a move masks, and how they are chosen and refilled"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class AfterMoves:
     """A set of samples after a number of moves, or the reference that such sets are compared with."""
 
     start: str = col("start", "sampler that the moves follow, or the name of the reference", index=True)
-    move: str = col("move", "number of coordinates that a move masks, and how they are chosen and refilled", index=True)
+    move: str = col("move", MOVE, index=True)
     moves: int = col("moves", "number of moves", index=True)
     calls: int = col("calls", CALLS)
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.findings import col, listed
 from mdlm_cfg.support.numbers import apart
+from mdlm_cfg.support.ties import largest
 
 Row = TypeVar("Row")
 
@@ -59,10 +60,8 @@ def tied_ends(rows: Sequence[Row], name: str, same: float) -> tuple[list[Row], l
 
     No row is of both, and the second are none where all numbers are that close.
     """
-    numbers = [getattr(row, name) for row in rows]
-    least, most = min(numbers), max(numbers)  # infinite ones are close to themselves
-    near = [row for row, number in zip(rows, numbers) if number == least or number - least < same]
-    far = [row for row, number in zip(rows, numbers) if (number == most or most - number < same) and row not in near]
+    near = largest(rows, lambda row: -getattr(row, name), same)
+    far = [row for row in largest(rows, lambda row: getattr(row, name), same) if row not in near]
     return near, far
 
 

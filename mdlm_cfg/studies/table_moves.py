@@ -20,7 +20,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_tv
-from mdlm_cfg.studies.moves import Moves, Started, name_of_move, own_move, phrase, verb_of
+from mdlm_cfg.studies.moves import MOVE, Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.support.numbers import apart, percent, short
@@ -47,7 +47,6 @@ new samples of the guided chain. Accepting or rejecting moves of one coordinate 
 
 All distributions are exact: nothing is sampled. Calls are those of the sampler and of all moves, for each of the two \
 conditionals."""
-MOVE = "number of coordinates that a move masks, and how they are chosen and refilled"
 
 
 @dataclass(frozen=True)

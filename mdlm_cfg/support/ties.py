@@ -10,14 +10,14 @@ NAMED = 3  # names that a sentence has at most
 Item = TypeVar("Item")
 
 
-def largest(items: Sequence[Item], of: Callable[[Item], float]) -> list[Item]:
-    """The items with the largest number, in their order: all that are within `SAME` of it.
+def largest(items: Sequence[Item], of: Callable[[Item], float], same: float = SAME) -> list[Item]:
+    """The items with the largest number, in their order: all that are within `same` of it.
 
     Args:
         of: the number of an item; items are at least one.
     """
-    most = max(map(of, items))
-    return [item for item in items if of(item) == most or most - of(item) < SAME]
+    most = max(map(of, items))  # infinite ones are close to themselves
+    return [item for item in items if of(item) == most or most - of(item) < same]
 
 
 def named(names: Sequence[str]) -> str:
