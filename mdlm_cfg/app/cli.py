@@ -21,7 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mdlm_cfg.app.errors import INTERRUPTED, USER_ERROR, Account, Failure, exit_with, no_exit_of_own_code
+from mdlm_cfg.app.errors import USER_ERROR, Account, Failure, exit_with, interrupted, no_exit_of_own_code
 from mdlm_cfg.app.groups import with_options
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.jobs import Outcome
@@ -134,8 +134,7 @@ def _run_work(name: str) -> None:
         if sweep is not None:
             check_has_jobs(sweep)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
+        code = interrupted()
     except SystemExit as error:
         code = int(error.code or 0)
     except Exception as error:

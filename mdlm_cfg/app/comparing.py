@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
+from mdlm_cfg.app.errors import as_command
 from mdlm_cfg.app.places import check_path, naming_way_out
-from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
-from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
 
 PAGE = "comparison.html"
 ROWS = "comparison.csv"
@@ -27,25 +25,12 @@ It prints the tables and writes comparison.html, comparison.csv and a picture of
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare the reports that the command line names."""
-    with steady_streams(), interrupts_alike():
-        _run(list(sys.argv[1:] if arguments is None else arguments))
-
-
-def _run(given: Sequence[str]) -> None:
-    """Compare what the arguments name, and end as `mdlm_cfg.app.errors` says."""
-    if not given or {"--help", "-h"} & set(given):
-        print(HELP, end="")
-        return
-    try:
-        with errors_of_interrupts():
-            _compare(
-                [item for item in given if not item.startswith("out=")], [i for i in given if i.startswith("out=")]
-            )
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        exit_with([Failure("", error)], False)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with as_command():
+        if not given or {"--help", "-h"} & set(given):
+            print(HELP, end="")
+        else:
+            _compare([one for one in given if not one.startswith("out=")], [o for o in given if o.startswith("out=")])
 
 
 def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:

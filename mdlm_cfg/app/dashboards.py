@@ -6,8 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from mdlm_cfg.app.errors import Failure, exit_with
-from mdlm_cfg.app.terminal import steady_streams
+from mdlm_cfg.app.errors import as_command
 from mdlm_cfg.support.errors import UserError
 
 
@@ -17,11 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("where", metavar="ENTITY/PROJECT", help="entity of the runs; the default project is mdlm_cfg")
     parser.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON")
     given = parser.parse_args(arguments)
-    with steady_streams():
-        try:
-            _save(given.where, given.dry_run)
-        except UserError as error:
-            exit_with([Failure("", error)])
+    with as_command():
+        _save(given.where, given.dry_run)
 
 
 def _save(where: str, is_dry: bool) -> None:

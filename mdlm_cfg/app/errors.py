@@ -22,11 +22,13 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from mdlm_cfg.app.quoting import comma_outside_brackets, why_unreadable
+from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import ADDED, OWN, called_in
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
+from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
 
 # exit codes
 USER_ERROR = 2
@@ -93,6 +95,28 @@ def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None
     for account in dict.fromkeys(accounts):
         print(account.text, file=sys.stderr)
     sys.exit(FAULT if FAULT in {account.code for account in accounts} else USER_ERROR)
+
+
+def interrupted() -> int:
+    """Say that a command was interrupted, after what is kept; the code to exit with."""
+    print("interrupted", file=sys.stderr)
+    return INTERRUPTED
+
+
+@contextmanager
+def as_command() -> Iterator[None]:
+    """Streams, interrupts and errors of a command, for its work inside: every command ends in the same way.
+
+    Those that hydra starts do more at their end (`mdlm_cfg.app.cli`).
+    """
+    with steady_streams(), interrupts_alike():
+        try:
+            with errors_of_interrupts():
+                yield
+        except KeyboardInterrupt:
+            sys.exit(interrupted())
+        except Exception as error:
+            exit_with([Failure("", error)])
 
 
 def sentence(error: BaseException) -> str | None:

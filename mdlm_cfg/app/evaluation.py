@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mdlm_cfg.app.report_cache import (
     cache_in,
     check_places_for,
     files_of,
-    say_cached,
+    saying_cached,
     take_places,
 )
 from mdlm_cfg.chain.denoiser import Denoiser
@@ -115,7 +116,9 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     remove_parts(report.folder)  # of an evaluation that was killed while it wrote
     check_places_for((PAGE, TABLE_FILE, NUMBERS), report.folder, files_of(report.folder))
     cache = cache_in(report.folder, report.data, denoiser)
-    try:
+    is_reused = denoiser is None or isinstance(denoiser, NetDenoiser)  # of another one nothing is
+    again = f"out={report.folder} (eval.py), or ckpt_path=auto (train.py)"
+    with saying_cached(cache, again) if is_reused else nullcontext():
         with signs_of_life() as say:
             findings = run(study, Case.of(data, denoiser, plan, cache), say)
         verdict = [with_commands(sentence, report.run) for sentence in findings.verdict]
@@ -124,10 +127,6 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
             written, sections = _write(findings, report, part)
             earlier = files_of(report.folder)  # another process may have written them meanwhile
             take_places(part, report.folder, earlier)
-    except KeyboardInterrupt:
-        if denoiser is None or isinstance(denoiser, NetDenoiser):  # of another one nothing is reused
-            say_cached(report.folder, cache)
-        raise
     cache.clear()
     _print(sections, findings.verdict, report)
     return written

@@ -121,10 +121,15 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
     return Cache(folder / CACHE, (stamp()["version"], data.get("fingerprint"), who))
 
 
-def say_cached(folder: Path, cache: Cache) -> None:
-    """Say how to continue an interrupted evaluation."""
-    if len(cache):
-        again = f"the same settings and out={folder} (eval.py), or ckpt_path=auto (train.py)"
-        print(
-            f"interrupted; the samples so far are in {cache.folder}: continue from them with {again}", file=sys.stderr
-        )
+@contextmanager
+def saying_cached(cache: Cache, again: str) -> Iterator[None]:
+    """Say, after an interrupt inside, where finished pieces are; `again` are the settings that continue from them."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if len(cache):
+            print(
+                f"the pieces so far are in {cache.folder}: continue from them with the same settings and {again}",
+                file=sys.stderr,
+            )
+        raise

@@ -18,7 +18,7 @@ from mdlm_cfg.app.folders import check_place, folder_below, out_folder
 from mdlm_cfg.app.guides import guides_of
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.merging import merged
-from mdlm_cfg.app.report_cache import cache_in, check_places_for, files_of, written_together
+from mdlm_cfg.app.report_cache import cache_in, check_places_for, files_of, saying_cached, written_together
 from mdlm_cfg.app.session import start
 from mdlm_cfg.app.settings import asks_for_fit, checked_guides, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_pieces
@@ -31,7 +31,7 @@ from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.fitting import Fit
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.atomic import write_text
-from mdlm_cfg.support.cache import AnyCache, no_cache
+from mdlm_cfg.support.cache import AnyCache
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import names_in
@@ -78,9 +78,9 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     cache = cache_in(out, run.data, run.denoiser)
     if not share_pieces(trainer, [one for those in pieces.values() for one in those], run.denoiser, cache):
         return Outcome()
-    with made.taken_back():  # an interrupt leaves no empty folder
-        drawn = _drawn(run, plan, pieces, cache if len(cache) else no_cache)
-    out.mkdir(parents=True, exist_ok=True)
+    with made.taken_back(), saying_cached(cache, f"out={out}"):  # an interrupt leaves no empty folder
+        out.mkdir(parents=True, exist_ok=True)
+        drawn = _drawn(run, plan, pieces, cache)
     with written_together(out, RECORD, "samples", FILES) as part:
         written = _write(drawn, classes, run, part)
     cache.clear()

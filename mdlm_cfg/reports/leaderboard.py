@@ -12,6 +12,7 @@ from mdlm_cfg.reports.tables import Table, check_page, markdown
 from mdlm_cfg.studies.benchmark.ranking import RankingRow, calls_of, ranked_of, shown_place
 from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import is_path
 from mdlm_cfg.support.numbers import format_column
 
 MANY = 64  # calls with which corrections come to their end
@@ -89,8 +90,8 @@ def write_page(report: Path, page: Path) -> None:
     """
     if not report.is_file():
         raise UserError(f"there is no file {report}: give the report.json of python eval.py experiment=benchmark")
-    if not page.name or page.parts[0].startswith("~"):
-        raise UserError(f"{page} is not the path of a page: give one such as docs/leaderboard.md")
+    if not page.name or page.parts[0].startswith("~") or not is_path(str(page)):
+        raise UserError(f"{str(page)!r} is not the path of a page: give one such as docs/leaderboard.md")
     check_page(page, HEAD.partition("{")[0])
     try:
         found = json.loads(report.read_text(encoding="utf-8"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
@@ -13,13 +16,19 @@ from typing import BinaryIO
 import psutil
 
 PART = ".mdlm_cfg.part"  # the end of the name of a file that is not written yet
+HOST = sha256(socket.gethostname().encode()).hexdigest()[:8]  # numbers of processes are those of one machine
 _AT_HAND: set[str] = set()  # the names of those that this process writes now, in any of its threads
+
+
+def part_name(name: str, process: int, host: str = HOST) -> str:
+    """The hidden name of a file or a folder that a process writes; another one at every call."""
+    return f".{name}.{token_hex(4)}.{host}.{process}{PART}"
 
 
 @contextmanager
 def _part_of(path: Path) -> Iterator[Path]:
     """A hidden name beside a path, of this writer alone: threads share the process's number, and containers may."""
-    part = path.with_name(f".{path.name}.{token_hex(4)}.{os.getpid()}{PART}")
+    part = path.with_name(part_name(path.name, os.getpid()))
     _AT_HAND.add(part.name)
     try:
         yield part
@@ -31,7 +40,7 @@ def _part_of(path: Path) -> Iterator[Path]:
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that takes its name only once it is complete and on the disk; an old one survives any failure.
 
-    A process that is killed while it writes leaves a hidden file ".NAME.WRITER.PROCESS.mdlm_cfg.part" (`remove_parts`).
+    A process that is killed while it writes leaves a hidden file (`part_name`, `remove_parts`).
 
     Raises:
         OSError: with the name of the file; its folder must be there, since one that has gone is news.
@@ -80,12 +89,16 @@ def part_folder(folder: Path, name: str) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder: nothing that this package did not write."""
+    """Remove what killed processes of this machine left half written in a folder: nothing that others write or wrote.
+
+    Whether a process of another machine, which shares the folder, still writes cannot be told: its parts stay.
+    """
+    ours = re.compile(rf"\..+\.[0-9a-f]{{8}}\.{HOST}\.(\d+){re.escape(PART)}")
     for part in folder.glob(f".*{PART}"):
-        number = part.name.removesuffix(PART).rpartition(".")[2]
-        if part.name in _AT_HAND:
+        found = ours.fullmatch(part.name)
+        if found is None or part.name in _AT_HAND:
             continue
-        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
+        if int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1])):
             if part.is_dir():
                 shutil.rmtree(part, ignore_errors=True)
             else:

@@ -13,8 +13,8 @@ from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import Damaged, load, store
 from mdlm_cfg.support.instantiate import changed_code, code_of_the_user
 
-SUFFIX = ".tensor"
-DIGITS = 24  # of the hexadecimal hash that names a file
+DIGITS = 24  # of the hexadecimal hash that a file is named by
+SUFFIX = ".mdlm_cfg.tensor"  # after it: the name of a file that nobody else has made
 Made = TypeVar("Made")  # tensors and plain values: tuples, lists and dictionaries of them
 
 
@@ -75,5 +75,6 @@ class Cache:
             self.folder.rmdir()
 
     def _files(self) -> list[Path]:
-        """The files of all values: their names are hashes."""
-        return [path for path in self.folder.glob(f"*{SUFFIX}") if re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", path.stem)]
+        """The files of all values."""
+        name = re.compile(f"[0-9a-f]{{{DIGITS}}}{re.escape(SUFFIX)}")
+        return [path for path in self.folder.glob(f"*{SUFFIX}") if name.fullmatch(path.name)]

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -142,11 +143,15 @@ def new_run_folder(
 
 
 def is_path(text: str) -> bool:
-    """Whether a file may have this path: it has no zero byte, and no letter that its bytes cannot be."""
+    """Whether a command takes this path: it has no control character, which a line that names it would not show.
+
+    Nor has it a letter that no file's name can have.
+    """
     try:
-        return b"\0" not in os.fsencode(text)
+        os.fsencode(text)
     except UnicodeEncodeError:
         return False
+    return not any(unicodedata.category(letter) == "Cc" for letter in text)
 
 
 def checked_name(name: str) -> str:
@@ -156,7 +161,7 @@ def checked_name(name: str) -> str:
         UserError: it is empty, no path or an absolute one, or has parts "." or "..".
     """
     if not name.strip() or not is_path(name) or name.startswith(("/", "~")) or {".", ".."} & set(name.split("/")):
-        raise UserError(f"name={name} is not the name of a folder in runs: give one such as my_run or group/my_run")
+        raise UserError(f"name={name!r} is not the name of a folder in runs: give one such as my_run or group/my_run")
     return name
 
 

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mdlm_cfg.app.errors import INTERRUPTED, Failure, exit_with
+from mdlm_cfg.app.errors import FAULT, as_command
 from mdlm_cfg.app.places import check_path
 from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
 
 HELP = """\
 Verify the package against independent enumeration on fresh random targets, and write one page.
@@ -33,18 +32,11 @@ KEYS = ("out", "seed", "minutes", "groups")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or {"--help", "-h"} & set(given):
-        print(HELP, end="")
-        return
-    try:
-        with interrupts_alike(), errors_of_interrupts():
-            passed = _verify(settings_of(given))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        exit_with([Failure("", error)], False)
-        return
-    sys.exit(0 if passed else 1)
+    with as_command():
+        if not given or {"--help", "-h"} & set(given):
+            print(HELP, end="")
+        elif not _verify(settings_of(given)):
+            sys.exit(FAULT)
 
 
 def settings_of(given: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from mdlm_cfg.app import build, eval_command, evaluation, train_command
 from mdlm_cfg.app.jobs import RECORD, read_record
 from mdlm_cfg.app.report_cache import CACHE, files_of, written_together
 from mdlm_cfg.app.sweeps import HYDRAS, _is_of_a_sweep
-from mdlm_cfg.support.atomic import PART
+from mdlm_cfg.support.atomic import PART, part_name
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.targets.toys import toy_1d_overlap
@@ -193,7 +193,7 @@ def test_files_that_are_written_together_replace_neither_files_nor_links_of_othe
         for name in ("record.json", "named", "unnamed"):
             out = tmp_path / f"{kind}_{name}"
             out.mkdir()
-            dead = out / f".record.json.{2**30}{PART}"  # of a process that was killed
+            dead = out / part_name("record.json", 2**30)  # of a process that was killed
             dead.mkdir()
             mine = out / name
             {

@@ -31,6 +31,9 @@ EMPTY = [
     *(("eval", key) for key in ("ckpt_path=", "runs=")),
     *(("sample", key) for key in ("ckpt_path=", "out=", "runs=")),
     *(("train", f"data={data}", "data.path=") for data in ("table", "text", "folder")),
+    *(("eval", *EXACT, f"{key}='a{letter}b'") for key in ("out", "runs") for letter in "\n\x1b\x85"),
+    ("train", *TOY, "name='a\nb'"),
+    ("train", "data=text", "data.path='a\nb'"),
 ]
 
 
@@ -57,6 +60,8 @@ def test_an_empty_path_is_refused_and_nothing_is_written(
         (comparing.main, ["x", "out=y", "out=z"]),
         *((leaderboard.main, arguments) for arguments in (["x.json", ""], ["x.json", "~/y.md"], ["", "y.md"])),
         (verify.main, ["out=~/x"]),
+        (verify.main, ["out=a\nb"]),
+        (comparing.main, ["x", "out=a\nb"]),
     ],
 )
 def test_the_other_commands_refuse_what_is_no_path(

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import mdlm_cfg
 from mdlm_cfg import Guidance, load_run, sample, terminal_law
 from mdlm_cfg.app import sample_command
 from mdlm_cfg.compare.metrics import histogram, total_variation
+from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.training.checkpoints import newest_run
 
 
@@ -133,3 +135,29 @@ def test_an_interrupt_while_samples_are_drawn_leaves_no_folder(toy: Path, monkey
     monkeypatch.setattr(sample_command, "_drawn", interrupted)
     assert run("sample", f"ckpt_path={newest_run(toy)}", "n=2") == 130
     assert set(toy.rglob("*")) == before
+
+
+def test_interrupted_sampling_goes_on_from_what_it_has(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[float, int]] = []
+    draw = Sampler.draw
+
+    def counted(self: Sampler, denoiser: Any, guidance: Any, target_class: Any, *rest: Any, **options: Any) -> Any:
+        if len(drawn) == stop_at:
+            raise KeyboardInterrupt
+        drawn.append((guidance.w, target_class))
+        return draw(self, denoiser, guidance, target_class, *rest, **options)
+
+    monkeypatch.setattr(Sampler, "draw", counted)
+    arguments = ("sample", f"ckpt_path={newest_run(toy)}", "n=20", "w=[0,2]")
+    stop_at = 3
+    assert run(*arguments, f"out={tmp_path / 'out'}") == 130 and len(drawn) == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cache"]
+    stop_at = 4
+    assert run(*arguments, f"out={tmp_path / 'out'}") == 0 and drawn == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    stop_at = -1
+    assert run(*arguments, f"out={tmp_path / 'whole'}") == 0
+    resumed, whole = (arrays(tmp_path / name) for name in ("out", "whole"))
+    assert all(np.array_equal(resumed[key], whole[key]) for key in whole)
+    assert not (tmp_path / "out" / "cache").exists()

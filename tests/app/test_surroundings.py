@@ -6,10 +6,14 @@ import errno
 import getpass
 import io
 import os
+import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from commands import EXACT, QUICK, TOY, refusal, report_in, run
@@ -19,13 +23,15 @@ from hypothesis import given, strategies as st
 from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg import UserError
+from mdlm_cfg.app import cli, comparing, dashboards
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm, rank_without_launcher
-from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, exit_with, sentence
+from mdlm_cfg.app.errors import FAULT, INTERRUPTED, USER_ERROR, Failure, exit_with, sentence
 from mdlm_cfg.app.session import _name_the_user
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.checkpoints import CONFIG
+from mdlm_cfg.verify import __main__ as verify
 
 
 def failed(settings: dict) -> InstantiationException:
@@ -51,6 +57,30 @@ def test_users_errors_are_one_line_each_and_name_their_job(capsys: pytest.Captur
     assert ended.value.code == USER_ERROR
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines == ["error in job 'w=[1] seed=0': w is bad", "error in job 'w=[2] seed=1': worse"]
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "work"),
+    [
+        (partial(comparing.main, ["x"]), comparing, "_compare"),
+        (partial(verify.main, ["out=x"]), verify, "_verify"),
+        (partial(dashboards.main, ["x/y"]), dashboards, "_save"),
+        (partial(run, "eval", *EXACT), cli, "_main"),
+    ],
+)
+def test_every_command_says_that_it_was_interrupted(
+    command: Callable[[], object],
+    module: ModuleType,
+    work: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, work, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        assert command() == INTERRUPTED
+    except SystemExit as ended:
+        assert ended.code == INTERRUPTED
+    assert capsys.readouterr().err
 
 
 def test_nothing_failed_nothing_exits() -> None:

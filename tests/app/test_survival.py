@@ -24,7 +24,7 @@ from mdlm_cfg import Sampler, load_run
 from mdlm_cfg.app import eval_command, session
 from mdlm_cfg.app.folders import AUTO
 from mdlm_cfg.app.jobs import Outcome
-from mdlm_cfg.support.atomic import PART
+from mdlm_cfg.support.atomic import PART, part_name
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.checkpoints import BEST, CHECKPOINT, newest_run
 from mdlm_cfg.training.module import MaskedDiffusion
@@ -343,8 +343,9 @@ def test_an_interrupted_evaluation_goes_on_from_what_it_has(
 
 
 def test_what_a_killed_report_left_half_written_is_gone_and_nothing_else(tmp_path: Path) -> None:
-    dead, alive = (f".pictures.png.{process}{PART}" for process in (2**30, os.getppid()))
-    theirs = {"notes.part", ".hidden", ".notes.part", ".pictures.png.12345.part", f".notes{PART}", alive}
+    dead, alive = (part_name("pictures.png", process) for process in (2**30, os.getppid()))
+    elsewhere = part_name("pictures.png", 2**30, host="0123abcd")  # may be alive: a disk of several machines
+    theirs = {"notes.part", ".hidden", ".notes.part", ".pictures.png.12345.part", f".notes{PART}", alive, elsewhere}
     for name in (dead, *theirs):
         (tmp_path / name).write_text("")
     assert run("eval", *EXACT, "w=[1]", f"out={tmp_path}") == 0

@@ -60,7 +60,7 @@ def test_a_damaged_one_is_made_again(tmp_path: Path) -> None:
 def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     kept = Cache(tmp_path, "about")
     kept("key", lambda: torch.zeros(1))
-    mine = {"mine.txt", "weights.tensor", f"{'g' * 24}.tensor"}
+    mine = {"mine.txt", "weights.tensor", f"{'g' * 24}.mdlm_cfg.tensor", f"{'a' * 24}.tensor"}
     for name in mine:
         (tmp_path / name).write_text("mine")
     assert len(kept) == 1

@@ -14,7 +14,7 @@ from scipy import stats
 
 from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.sampling.sampler import SAMPLERS, Sampler
-from mdlm_cfg.support.atomic import PART
+from mdlm_cfg.support.atomic import part_name
 from mdlm_cfg.verify import interval_checks, law_checks, page, resume_checks, run, sample_checks, training_checks
 from mdlm_cfg.verify.__main__ import main
 from mdlm_cfg.verify.checks import Check, chi_square_p, coverage, difference, p_value, uniformity
@@ -168,7 +168,7 @@ def test_the_command_passes_leaves_a_page_and_fails_on_a_planted_fault(
     page = (tmp_path / "right" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2 and str(SEED) in page
 
-    dead = tmp_path / "right" / f".verification.json.{2**30}{PART}"  # of a process that was killed
+    dead = tmp_path / "right" / part_name("verification.json", 2**30)  # of a process that was killed
     dead.mkdir()
     (dead / "laws.png").touch()
     assert run_main(f"out={tmp_path / 'right'}", *settings) == 0 and not dead.exists()
