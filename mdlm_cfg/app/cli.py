@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import chdir
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +28,7 @@ from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import for_any_data, last_of_each
 from mdlm_cfg.app.parser_help import help_as_text
-from mdlm_cfg.app.places import check_places
+from mdlm_cfg.app.places import check_places, with_absolute_paths
 from mdlm_cfg.app.quoting import quoted, with_objects
 from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.refusals import (
@@ -76,8 +77,10 @@ def sample() -> None:
 def _work(name: str, config: Any, overrides: Sequence[str], folder: Path | None) -> Outcome:
     """The work of a command, given its settings, the overrides of the command line, and the folder of a job."""
     module, _, function = WORK[name].partition(".")
-    with no_exit_of_own_code(), errors_of_interrupts():
-        outcome: Outcome = getattr(_imported(module), function)(config, overrides, folder)
+    config = with_absolute_paths(config)
+    job = None if folder is None else folder.absolute()
+    with chdir("."), no_exit_of_own_code(), errors_of_interrupts():  # own code may change to another directory
+        outcome: Outcome = getattr(_imported(module), function)(config, overrides, job)
     return outcome
 
 

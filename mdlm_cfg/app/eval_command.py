@@ -20,6 +20,7 @@ from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.merging import merged, merged_data
 from mdlm_cfg.app.overrides import given_for
 from mdlm_cfg.app.own import denoiser_of
+from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.session import command_of, describe, log, outcome_of, report_of, start, wandb_finished
 from mdlm_cfg.app.settings import checked_guides, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_draws
@@ -120,7 +121,7 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     plan = plan_of(settings, config, Fit(data, run.denoiser, settings.target_class, config.seed), guides)
     study = checked_study(data, plan, config.paper, asked, settings.classifier, run.denoiser)
     if is_first_process():
-        print(f"evaluating {run.path}", file=sys.stderr)
+        print(f"evaluating {shown_path(run.path)}", file=sys.stderr)
     shown = {**describe(run), **guides.described}
     run_name = f"{run.folder.parent.name}/{run.folder.name}"
     asked_here = {key: value for key, value in plain(settings).items() if key in keys_of(EvaluationSchema)}

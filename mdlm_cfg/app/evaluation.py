@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.report_cache import (
     NUMBERS,
     cache_in,
@@ -117,7 +118,7 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     check_places_for((PAGE, TABLE_FILE, NUMBERS), report.folder, files_of(report.folder))
     cache = cache_in(report.folder, report.data, denoiser)
     is_reused = denoiser is None or isinstance(denoiser, NetDenoiser)  # of another one nothing is
-    again = f"out={report.folder} (eval.py), or ckpt_path=auto (train.py)"
+    again = f"out={shown_path(report.folder)} (eval.py), or ckpt_path=auto (train.py)"
     with saying_cached(cache, again) if is_reused else nullcontext():
         with signs_of_life() as say:
             findings = run(study, Case.of(data, denoiser, plan, cache), say)

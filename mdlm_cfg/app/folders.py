@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mdlm_cfg.app.places import naming_way_out
+from mdlm_cfg.app.places import AUTO, naming_way_out, shown_path
 from mdlm_cfg.support.atomic import part_folder, remove_parts, write_text
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
@@ -20,7 +20,6 @@ from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_on
 
 LONGEST = "a" * 140  # longer than the names of all files: reports.style.MOST_BYTES, an ending, and that of a part
-AUTO = "auto"  # of ckpt_path: the newest unfinished run's
 
 
 def checkpoint_of(config: TrainSchema, data_name: str, job: Path | None = None) -> Path | None:
@@ -37,8 +36,8 @@ def checkpoint_of(config: TrainSchema, data_name: str, job: Path | None = None) 
     found = found or unfinished_run(config.runs, name, plain(config), is_first)
     if is_first:
         where = Path(config.runs, name)
-        anew = f"no unfinished run of this configuration has a checkpoint in {where}: starting a new one"
-        print(anew if found is None else f"resuming {found}", file=sys.stderr)
+        anew = f"no unfinished run of this configuration has a checkpoint in {shown_path(where)}: starting a new one"
+        print(anew if found is None else f"resuming {shown_path(found)}", file=sys.stderr)
     return found
 
 

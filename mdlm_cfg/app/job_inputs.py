@@ -9,11 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mdlm_cfg.app.places import with_absolute_paths
+from mdlm_cfg.app.places import AUTO, with_absolute_paths
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import EvalSchema, Settings, TrainSchema, plain
-
-AUTO = "auto"
 
 
 def decided_by(config: Settings) -> dict[str, Any]:

@@ -81,11 +81,11 @@ def report(
     )
     study = checked_study(data, plan, None, OwnModel() if target is None else None, denoiser=denoiser)
     made = Made()
-    folder = out_folder(out, made)
+    folder = out_folder(out if out is None else Path(out).absolute(), made)
     with made.taken_back():
         if folder is None:
             with naming_way_out("out"):
-                folder = new_run_folder("runs", data.name, made=made)
+                folder = new_run_folder(Path("runs").absolute(), data.name, made=made)
         check_place(folder, "out")
         shown = {"denoiser": _name_of(denoiser), "data": data.name}
         about = Report(folder, title_of(data.name, study), shown, data.describe(), {}, Console())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,19 @@ from mdlm_cfg.support.schema import SCHEMAS, SampleSchema, Settings, TrainSchema
 Recorded = TypeVar("Recorded", bound=Settings)
 
 PATHS = sorted({key for schema in SCHEMAS.values() for key in keys_of(schema, "place")})
+AUTO = "auto"  # of ckpt_path: the newest unfinished run's
+FOLDERS = ("ckpt_path", "runs", "out")
 DATA_PATHS = ("path", "root", "dataset")
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # a command says so once it needs it
+        return Path()
+
+
+BEGAN = _working_directory()
 
 
 def check_places(config: Settings) -> None:
@@ -55,22 +66,28 @@ def naming_way_out(key: str) -> Iterator[None]:
 
 
 def with_absolute_paths(config: Recorded) -> Recorded:
-    """The settings to record of a run: its data are found again from any working directory."""
-    config = replace(config, weak=_absolute(config.weak), predictor=_absolute(config.predictor))
+    """The settings whose paths mean the same in any working directory: code of the user's own may change to another."""
+    config = replace(config, **_absolute(vars(config), FOLDERS))
+    config = replace(
+        config, weak=_absolute(config.weak, FOLDERS[:1]), predictor=_absolute(config.predictor, FOLDERS[:1])
+    )
     if isinstance(config, SampleSchema):
         return config
     data = with_text_path(config.data)
     if isinstance(path := data.get("path"), str):
-        data = moved(data, path, os.path.abspath(path))
-    if isinstance(root := data.get("root"), str):
-        data["root"] = os.path.abspath(root)
-    return replace(config, data=data)
+        data = moved(data, path, str(Path(path).absolute()))
+    return replace(config, data=_absolute(data, ("root",)))
 
 
-def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings whose ckpt_path, where there is one, is absolute."""
-    path = settings.get("ckpt_path")
-    return {**settings, "ckpt_path": os.path.abspath(path)} if isinstance(path, str) and path.strip() else {**settings}
+def _absolute(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Settings whose paths are absolute; parts ".." stay, since what is before them may be a link."""
+    given = {key: path for key in keys if isinstance(path := settings.get(key), str) and path.strip() and path != AUTO}
+    return {**settings, **{key: str(Path(path).absolute()) for key, path in given.items()}}
+
+
+def shown_path(path: Path) -> str:
+    """A path for people, as they would type it where the command began."""
+    return str(path.relative_to(BEGAN) if path.is_relative_to(BEGAN) else path)
 
 
 def with_text_path(data: Mapping[str, Any]) -> dict[str, Any]:

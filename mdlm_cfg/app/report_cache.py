@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.tables import write_json
@@ -128,8 +129,9 @@ def saying_cached(cache: Cache, again: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if len(cache):
+            where = shown_path(cache.folder)
             print(
-                f"the pieces so far are in {cache.folder}: continue from them with the same settings and {again}",
+                f"the pieces so far are in {where}: continue from them with the same settings and {again}",
                 file=sys.stderr,
             )
         raise

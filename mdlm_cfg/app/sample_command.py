@@ -18,6 +18,7 @@ from mdlm_cfg.app.folders import check_place, folder_below, out_folder
 from mdlm_cfg.app.guides import guides_of
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.merging import merged
+from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.report_cache import cache_in, check_places_for, files_of, saying_cached, written_together
 from mdlm_cfg.app.session import start
 from mdlm_cfg.app.settings import asks_for_fit, checked_guides, plan_of
@@ -73,19 +74,19 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
         check_place(out, "out" if job is None else "hydra.sweep.dir")
         check_places_for(FILES, out, files_of(out, RECORD))
     if is_first_process():
-        print(f"sampling from {run.path}", file=sys.stderr)
+        print(f"sampling from {shown_path(run.path)}", file=sys.stderr)
     pieces = {(g, k): draws_of(plan, run.denoiser, g, k) for g in plan.guidances for k in classes}
     cache = cache_in(out, run.data, run.denoiser)
     if not share_pieces(trainer, [one for those in pieces.values() for one in those], run.denoiser, cache):
         return Outcome()
-    with made.taken_back(), saying_cached(cache, f"out={out}"):  # an interrupt leaves no empty folder
+    with made.taken_back(), saying_cached(cache, f"out={shown_path(out)}"):  # an interrupt leaves no empty folder
         out.mkdir(parents=True, exist_ok=True)
         drawn = _drawn(run, plan, pieces, cache)
     with written_together(out, RECORD, "samples", FILES) as part:
         written = _write(drawn, classes, run, part)
     cache.clear()
     for path in written:
-        print(f"samples: {out / path.name}")
+        print(f"samples: {shown_path(out / path.name)}")
     return Outcome()
 
 

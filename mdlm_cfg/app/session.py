@@ -23,6 +23,7 @@ from mdlm_cfg.app.build import rank_without_launcher
 from mdlm_cfg.app.evaluation import Report, Written, title_of
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import as_typed
+from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt, said_if_lost
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.findings import BEGUN, CHECKPOINT, DONE, STEPS, TRAINING_SEED
@@ -79,7 +80,7 @@ def command_of(program: str, overrides: Sequence[str]) -> str:
 
 def describe(run: LoadedRun) -> dict[str, Any]:
     """What a page says of a trained network, by name."""
-    made = {CHECKPOINT: str(run.path), STEPS: run.step, TRAINING_SEED: run.config.get("seed")}
+    made = {CHECKPOINT: shown_path(run.path), STEPS: run.step, TRAINING_SEED: run.config.get("seed")}
     done = {} if run.progress is None else {DONE: run.progress}
     begun = {BEGUN: run.begun_with} if run.begun_with else {}
     return {**made, **begun, **done, "data": run.data["name"]}
@@ -101,7 +102,7 @@ def report_of(
 
 def log(loggers: Sequence[Logger], written: Written, step: int) -> None:
     """Say where the report is, and send its numbers to every logger; to wandb also tables and pictures."""
-    print(f"report: {written.path}")
+    print(f"report: {shown_path(written.path)}")
     finite = {f"eval/{name}": value for name, value in written.numbers.items() if math.isfinite(value)}
     for logger in loggers:
         if isinstance(logger, WandbLogger):

@@ -25,7 +25,7 @@ from mdlm_cfg.app.folders import checkpoint_of, run_folder
 from mdlm_cfg.app.guides import Guides
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import given_for, values_of
-from mdlm_cfg.app.places import with_absolute_paths
+from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.session import command_of, describe, log, outcome_of, report_of, start, wandb_finished
 from mdlm_cfg.app.settings import plan_of, training_guides
 from mdlm_cfg.app.sharing import share_draws
@@ -57,7 +57,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
     Args:
         config: of train.py. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    config = with_absolute_paths(for_own_targets(config, overrides))
+    config = for_own_targets(config, overrides)
     guides = training_guides(config)
     asked = build_study(config.study, config.study)
     check_trainer(config.trainer)
@@ -133,7 +133,7 @@ def _fit(
         if not trainer.interrupted or in_own_code(error) is not None:
             raise
         left = path if path.is_file() else before
-        how = "before anything was saved" if left is None else f"resume with ckpt_path={left}"
+        how = "before anything was saved" if left is None else f"resume with ckpt_path={shown_path(left)}"
         print(f"interrupted; {how}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
     except (Diverged, OSError, RuntimeError) as error:  # of the disk, or of another process
@@ -148,11 +148,11 @@ def _fit(
     if trainer.is_global_zero:
         if not trained:
             print(
-                f"there is nothing left to train in {path}: its epochs, steps or time are used up, or a callback has "
-                "ended it",
+                f"there is nothing left to train in {shown_path(path)}: its epochs, steps or time are used up, or a "
+                "callback has ended it",
                 file=sys.stderr,
             )
-        print(f"checkpoint: {path}")
+        print(f"checkpoint: {shown_path(path)}")
     return numbers, path
 
 
@@ -160,8 +160,9 @@ def _last_good(saving: Checkpoints, before: Path | None) -> str:
     """A sentence on the checkpoints left after training has failed."""
     for path in (saving.last, saving.best, before):
         if path is not None and path.is_file():
-            return f"the last good checkpoint is {path}"
-    return f"the checkpoints in {saving.last.parent} are gone" if saving.has_saved else "no checkpoint was saved"
+            return f"the last good checkpoint is {shown_path(path)}"
+    where = shown_path(saving.last.parent)
+    return f"the checkpoints in {where} are gone" if saving.has_saved else "no checkpoint was saved"
 
 
 def _is_asked(overrides: Sequence[str], key: str) -> bool:

@@ -234,6 +234,23 @@ def test_guidance_and_policy_of_ones_own(own: str) -> None:
             plan(**wrong)
 
 
+def test_own_code_that_changes_directory_moves_no_output(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    more = f"\nimport os\n\ndef ring():\n    os.chdir({str(tmp_path / 'elsewhere')!r})\n    return toy_1d_overlap()\n"
+    (tmp_path / f"{own}.py").write_text(f"from mdlm_cfg.targets.toys import toy_1d_overlap{more}")
+    ring = ("data=toy_1d_overlap", f"data.target._target_={own}.ring", "data.name=ring")
+    judged = (*ring, "denoiser=exact", "num_samples=20", "w=[1]")
+    assert run("train", *QUICK, *ring) == 0
+    assert run("eval", *judged, "out=out") == 0
+    assert run("eval", "-m", *judged, "seed=1,2", "hydra.sweep.dir=sweep") == 0
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"runs", "out", "sweep"}
+    assert Path.cwd() == tmp_path / "here" and not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_denoiser_of_ones_own(own: str) -> None:
     target = toy_1d_overlap()
     data = SimpleNamespace(target=target, num_tokens=target.num_tokens, grid_shape=(1,), num_classes=2)

@@ -167,6 +167,19 @@ def test_a_path_may_be_a_whole_number_and_nothing_else_changes() -> None:
     assert with_absolute_paths(EvalSchema(data=data)).data["dataset"] == os.path.abspath("64")
 
 
+def test_a_path_is_that_of_the_file_system_also_behind_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the folder that a link leads to, ".." is elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there" / "inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("there/inside")
+    (tmp_path / "there" / "x").touch()
+    (tmp_path / "x").touch()
+    config = TrainSchema(ckpt_path="link/../x", weak={"ckpt_path": "link/../x"}, data={"path": "link/../x"})
+    found = with_absolute_paths(config)
+    for path in (found.ckpt_path, found.weak["ckpt_path"], found.data["path"]):
+        assert os.path.isabs(str(path)) and os.path.samefile(str(path), tmp_path / "there" / "x")
+
+
 OWN_DATA = ("text", "table", "tokens", "hmm", "folder", "idx", "images", "datasets")
 
 
