@@ -90,8 +90,7 @@ class BernoulliPosterior(Posterior):
         off, on, mask = (row[:, None] for row in one_hot.unbind(dim=2))
         log_joint = _log(off * (1 - p) + on * p + mask).sum(dim=2).unflatten(1, self.target.component_weights.shape)
         log_joint = log_joint + self.target.component_weights.to(one_hot.device).log()
-        top = log_joint.detach().amax(dim=2, keepdim=True).nan_to_num(neginf=0.0)
-        return top[..., 0] + _log((log_joint - top).exp().sum(dim=2))
+        return _logsumexp(log_joint, dim=2)
 
 
 class HiddenMarkovPosterior(Posterior):
@@ -106,21 +105,21 @@ class HiddenMarkovPosterior(Posterior):
         laws = (self.target.emission, self.target.initial, self.target.transition)
         emission, initial, transition = (law.to(one_hot.device) for law in laws)
         seen = torch.einsum("bdn,ksn->dbks", one_hot[..., :-1], emission) + one_hot[..., -1].T[..., None, None]
-        law = initial.expand(len(one_hot), -1, -1)
-        log_p = torch.zeros(law.shape[:2], dtype=law.dtype, device=law.device)
-        for i in range(self.num_dims):
-            if i:
-                law = torch.einsum("bks,kst->bkt", law, transition)
-            law = law * seen[i]
-            total = law.sum(dim=2)
-            log_p = log_p + _log(total)
-            law = law / total.masked_fill(total == 0, 1.0)[..., None]
-        return log_p
+        log_law = initial.log() + _log(seen[0])  # in logarithms: a state that fades may be the only one at the end
+        for i in range(1, self.num_dims):
+            log_law = _logsumexp(log_law[..., None] + transition.log(), dim=2) + _log(seen[i])
+        return _logsumexp(log_law, dim=2)
 
 
 def _log(x: Tensor) -> Tensor:
     """log x, with no gradient where x is 0: an impossible class stays so, whatever a masked coordinate becomes."""
     return torch.where(x > 0, x, 1.0).log().masked_fill(x == 0, NEG_INF)
+
+
+def _logsumexp(x: Tensor, dim: int) -> Tensor:
+    """log sum exp x, with no gradient where x is -inf, as of `_log`: torch's is NaN where all are."""
+    top = x.detach().amax(dim=dim, keepdim=True).nan_to_num(neginf=0.0)
+    return top.squeeze(dim) + _log((x - top).exp().sum(dim=dim))
 
 
 POSTERIORS: dict[type, type[Posterior]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.chain.classifier_rule import ByClassifier
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.posterior import posterior_of
 from mdlm_cfg.targets.table import TableMixture
 
@@ -67,6 +69,26 @@ def test_the_slope_is_the_difference_of_the_conditionals(name: str) -> None:
         difference = possible(here, classes).exp() - possible(here, None).exp()
         expected = torch.where((here == n)[..., None], difference, 0.0)
         assert float((rule._expanded(possible, here, z) - expected).abs().max()) < 1e-12
+
+
+def test_a_class_stays_possible_by_a_hidden_state_that_fades_beside_others() -> None:
+    """Of two hidden states that never change, 398 letters say 99 to 1 that it is the first, and the last that it is not.
+
+    The other class has one hidden state. Both have probability 0.01^398 times a number, and so has every slope.
+    """
+    length = 400
+    emission = torch.tensor([[[0.99, 0.01, 0.0], [0.01, 0.98, 0.01]], [[0.01, 0.5, 0.49]] * 2], dtype=torch.float64)
+    half = torch.full((2, 2), 0.5, dtype=torch.float64)
+    stay = torch.eye(2, dtype=torch.float64).expand(2, 2, 2)
+    target = HiddenMarkovMixture(half, stay, emission, half[0], num_dims=length)
+    x = torch.zeros(1, length, dtype=torch.int64)
+    x[0, -1] = 2
+    x[0, length // 2] = 3
+    sure = 0.5 * 0.01 / (0.5 * 0.01 + 0.49)
+    one_hot = torch.nn.functional.one_hot(x, 4).double()
+    assert float(posterior_of(target).of_one_hot(one_hot)[0, 0]) == pytest.approx(math.log(sure), rel=1e-12)
+    slope = ByClassifier(posterior_of(target), taylor=True)._expanded(target.denoiser(), x, 0)[0, length // 2]
+    assert slope.tolist() == pytest.approx([0.0, 0.48 * (1 - sure), -0.48 * (1 - sure)], rel=1e-12, abs=1e-13)
 
 
 def test_many_states_are_asked_about_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
