@@ -48,10 +48,11 @@ def histogram(x: Integers, num_tokens: int, weights: Reals | None = None) -> Ten
     """The empirical law of samples, float64 (N,)*D, from int64 (n, D).
 
     Args:
-        weights: of the samples, float64 (n,), not negative; None is one each.
+        weights: of the samples, float64 (n,), finite, not negative and not all 0; None is one each.
 
     Raises:
-        UserError: no samples, or a value outside 0..N-1, such as the mask: it would be counted as another cell.
+        UserError: no samples, a value outside 0..N-1, such as the mask: it would be counted as another cell; or other
+            weights.
     """
 
     def explain(row: int, sample: Tensor) -> str:
@@ -65,11 +66,17 @@ def histogram(x: Integers, num_tokens: int, weights: Reals | None = None) -> Ten
         )
     raise_where((x < 0) | (x >= num_tokens), explain, x)
     num_dims = x.shape[1]
-    total = len(x) if weights is None else weights.sum()
-    counts = torch.zeros(num_tokens**num_dims, dtype=torch.float64, device=x.device)
-    each = counts.new_ones(len(x)) if weights is None else weights.double()
+    each = torch.ones(len(x), dtype=torch.float64, device=x.device) if weights is None else weights.double()
+    if weights is not None:
+        raise_where(~((each >= 0) & (each < math.inf)) | (each.sum() == 0), _explain_weight, each)
+    counts = each.new_zeros(num_tokens**num_dims)
     counts.scatter_add_(0, flat_index(x.long(), num_tokens), each)
-    return (counts / total).reshape([num_tokens] * num_dims)
+    return (counts / each.sum()).reshape([num_tokens] * num_dims)
+
+
+def _explain_weight(row: int, weight: Tensor) -> str:
+    every = "only " if weight == 0 else ""
+    return f"weights hold {every}{float(weight):g}: they must be finite, not negative and not all 0"
 
 
 def _check_same_shape(p: Tensor, q: Tensor) -> None:

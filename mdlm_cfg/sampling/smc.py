@@ -22,7 +22,7 @@ from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.steps import EventStep, uniform
 from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.weights import check_weights, log_weights_of_step
-from mdlm_cfg.sampling.starts import refuse_masks, starts
+from mdlm_cfg.sampling.starts import refuse_stuck, starts
 from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
@@ -122,13 +122,13 @@ def sequential_monte_carlo(
         before = x
         log_rates = log_rates_of(x)
         x = step.draw(before, log_rates, generator)
+        refuse_stuck(before, x, denoiser.num_tokens, "sequential Monte Carlo")  # resampling would hide some of them
         log_weights += log_weights_of_step(before, x, log_rates)
         ess.append(group_ess(log_weights.view(num_groups, -1)).mean())
         rows, log_weights, uneven = resample(log_weights.view(num_groups, -1), threshold, generator)
         x = x[rows]
         log_weights = log_weights.flatten()
         resampled.append(uneven)
-    refuse_masks(x, denoiser.num_tokens, "sequential Monte Carlo")
     found = read(torch.stack([*resampled, *ess]).double()) if resampled else []
     counts = (int(count) for count in found[:most])
     on_the_way = tuple(found[most:])

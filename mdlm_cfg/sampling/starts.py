@@ -51,11 +51,20 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
 
 def refuse_masks(x: Tensor, mask_id: int, label: str) -> None:
     """Raise UserError where finished samples, int64 (n, D), hold masks."""
-    unfinished = (x == mask_id).any(dim=1)
+    refuse_unfinished((x == mask_id).any(dim=1), label)
+
+
+def refuse_stuck(before: Tensor, after: Tensor, mask_id: int, label: str) -> None:
+    """Raise UserError where a step of one event has left masks and changed nothing: states int64 (n, D)."""
+    refuse_unfinished((after == before).all(dim=1) & (after == mask_id).any(dim=1), label)
+
+
+def refuse_unfinished(unfinished: Tensor, label: str) -> None:
+    """Raise UserError where samples end with masks, bool (n,)."""
 
     def explain(row: int, left: Tensor) -> str:
         return (
-            f"{int(left)} of {len(x)} samples hold masks after the last step of {label}: the denoiser gave them no "
+            f"{int(left)} of {len(unfinished)} samples of {label} end with masks: the denoiser gave them no "
             "possible value, or your policy no coordinate a weight"
         )
 

@@ -22,7 +22,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError, one_of
-from mdlm_cfg.support.numbers import apart
+from mdlm_cfg.support.numbers import instead_of
 
 OBJECTIVES = ("kl", "tv", "trade_off")
 CONSTANT = "constant"
@@ -214,10 +214,10 @@ class BestScheduleStudy:
         if gains[most] <= NOTHING:
             return f"With {who} conditionals, no schedule was found that improves on the constant w in {self.aim}."
         constant, best = (where(rows, w=most, schedule=name)[0] for name in (CONSTANT, BEST))
-        distance = "total variation {} instead of {}".format(*apart(best.tv_tilted, constant.tv_tilted))
+        distance = f"total variation {instead_of(best.tv_tilted, constant.tv_tilted)}"
         return (
             f"With {who} conditionals, the best schedule gains most over the constant w = {most.label}: {self.aim} is "
-            f"{' instead of '.join(apart(best.objective, constant.objective))}{self.unit}"
+            f"{instead_of(best.objective, constant.objective)}{self.unit}"
             + ("." if self.objective == "tv" else f" ({distance}).")
         )
 

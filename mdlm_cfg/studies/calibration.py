@@ -33,7 +33,7 @@ from mdlm_cfg.studies.mixture_correction import usage_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, check_guided_class, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, mean_rows, measured, strongest, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import apart, short
+from mdlm_cfg.support.numbers import instead_of, short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
@@ -317,5 +317,4 @@ def _of_distance(head: str, what: str, before: float, after: float, noise: float
         -1: f"move {what} away from",
     }[sign_beyond(before - after, noise or SAME)]
     chance = f", by chance up to {short(noise)}" if noise else ""
-    now, earlier = apart(after, before)
-    return f"{head} {does} the tilted distribution: total variation {now} instead of {earlier}{chance}."
+    return f"{head} {does} the tilted distribution: total variation {instead_of(after, before)}{chance}."

@@ -23,7 +23,7 @@ from mdlm_cfg.studies.common import BERNOULLI, draw_more
 from mdlm_cfg.studies.findings import Bars, Block, Findings, Mosaic, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import apart, short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.posterior import posterior_of
@@ -302,9 +302,10 @@ def verdict_of(rows: Sequence[SetRow], num_samples: int) -> list[str]:
     gain = sign_beyond(tv["guided"] - tv["resampled"], SURE * math.hypot(*moved) / len(classes))
     does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
     more = f" {draw_more(num_samples)}" if gain == 0 else ""
+    resampled, guided = apart(tv["resampled"], tv["guided"], 3)
     return [
         f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: total "
-        f"variation {short(tv['resampled'], 3)}{' instead of' if gain > 0 else ', and'} {short(tv['guided'], 3)} under "
+        f"variation {resampled}{' instead of' if gain > 0 else ', and'} {guided} under "
         f"guidance ({short(tv['class'], 3)} for the class itself, noise floor "
         f"{short(fmean(row.usage_floor for row in here), 3)}).{more}"
     ]

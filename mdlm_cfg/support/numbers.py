@@ -56,6 +56,12 @@ def apart(first: float, second: float, digits: int = 4) -> tuple[str, str]:
     return shown
 
 
+def instead_of(now: float, before: float) -> str:
+    """A number and the one in whose place it is, "0.1 instead of 0.2"; one number where they are alike."""
+    shown = apart(now, before)
+    return shown[0] if shown[0] == shown[1] else " instead of ".join(shown)
+
+
 def percent(share: float, digits: int = 0) -> str:
     """A share in percent: all of it only where it is all, and nothing only where it is nothing, up to rounding."""
     least = 10.0 ** -(digits + 2)

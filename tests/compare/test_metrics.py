@@ -47,6 +47,9 @@ def test_a_weighted_histogram_counts_weights():
     found = histogram(x, 2, torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64))
     assert found.tolist() == [[0, 0.75], [0.25, 0]]
     assert torch.equal(histogram(x, 2, torch.ones(3, dtype=torch.float64)), histogram(x, 2))
+    for wrong in ([1.0, math.nan, 1.0], [1.0, -0.5, 1.0], [1.0, math.inf, 1.0], [0.0, 0.0, 0.0]):
+        with pytest.raises(UserError, match=f" {wrong[1]:g}: "):
+            histogram(x, 2, torch.tensor(wrong))
 
 
 def test_moments_against_all_points():

@@ -10,7 +10,7 @@ import torch
 from helpers import Inconsistent, chi_square_p_value, random_target
 from test_samplers import holm, shipped
 
-from mdlm_cfg import Guidance, TableMixture, sample, terminal_law, tilted_law
+from mdlm_cfg import Compose, Guidance, TableMixture, UserError, sample, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.chain.policies import Blocks, Confidence, Entropy, FixedOrder
 from mdlm_cfg.compare.metrics import histogram, total_variation
@@ -219,6 +219,18 @@ def test_smc_in_many_dimensions_moves_samples_to_their_class():
         sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 400, threshold=2)
     with pytest.raises(ValueError, match=r"401 .* 10 "):
         sequential_monte_carlo(target.denoiser(), Guidance(2.0), 1, 401)
+
+
+def test_smc_does_not_resample_particles_away_that_cannot_finish():
+    """A tenth has no second value that both classes allow, and a tenth of the weight of the others."""
+    pmfs = [[[0.1, 0], [0.9, 0]], [[0, 0.1], [0.9, 0]], [[0.05, 0.05], [0, 0.9]]]
+    target = TableMixture(torch.tensor(pmfs), torch.tensor([0.05, 0.05, 0.9]))
+    guidance = Guidance(0.0, rule=Compose({0: 1.0, 1: 1.0}))
+    assert tilted_weights(target.denoiser(), guidance, 0, "fixed_order").log_normalizer == pytest.approx(math.log(9))
+    for seed in range(20):
+        how = {"policy": "fixed_order", "threshold": 1.0, "num_groups": 2, "generator": generator_for("stuck", seed)}
+        with pytest.raises(UserError, match=r"^\d+ of 100 "):
+            sequential_monte_carlo(target.denoiser(), guidance, 0, 100, **how)
 
 
 def test_one_dimension_has_one_weight():

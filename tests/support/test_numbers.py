@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.best_schedule import TransferRow, carried_over
-from mdlm_cfg.support.numbers import apart, percent
+from mdlm_cfg.support.numbers import apart, instead_of, percent
 
 near_the_ends = st.floats(-9, -1.5).map(lambda power: 10.0**power)
 exact = st.sampled_from([0.0, 1.0])
@@ -44,6 +44,7 @@ def test_two_numbers_of_a_sentence_look_alike_only_where_they_are(first: float, 
     second = first + change
     shown, other = apart(first, second, digits)
     assert (shown == other) <= math.isclose(first, second, rel_tol=1e-12, abs_tol=1e-12)
+    assert instead_of(first, second).split(" instead of ") == list(dict.fromkeys(apart(first, second)))
     for text, value in ((shown, first), (other, second)):
         assert math.isclose(float(text), value, rel_tol=0, abs_tol=max(0.0006 * value, 0.5 * 10.0**-digits, 1e-12))
 
