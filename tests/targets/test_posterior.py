@@ -72,7 +72,7 @@ def test_the_slope_is_the_difference_of_the_conditionals(name: str) -> None:
 
 
 def test_a_class_stays_possible_by_a_hidden_state_that_fades_beside_others() -> None:
-    """Of two hidden states that never change, 398 letters say 99 to 1 that it is the first, and the last that it is not.
+    """Of two hidden states that never change, 398 letters say 99 to 1 that it is the first, and the last the second.
 
     The other class has one hidden state. Both have probability 0.01^398 times a number, and so has every slope.
     """
