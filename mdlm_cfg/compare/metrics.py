@@ -55,28 +55,25 @@ def histogram(x: Integers, num_tokens: int, weights: Reals | None = None) -> Ten
             weights.
     """
 
-    def explain(row: int, sample: Tensor) -> str:
-        value = next(value for value in sample.tolist() if not 0 <= value < num_tokens)
-        return f"samples hold the value {value}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
+    def explain(row: int, sample: Tensor, weight: Tensor) -> str:
+        for value in sample.tolist():
+            if not 0 <= value < num_tokens:
+                return f"samples hold the value {value}, and must hold 0 to {num_tokens - 1}: {num_tokens} is the mask"
+        only = "only " if weight == 0 else ""
+        return f"weights hold {only}{float(weight):g}: they must be finite, not negative and not all 0"
 
     if x.ndim != 2 or not len(x) or (weights is not None and weights.shape != x.shape[:1]):
         shapes = [tuple(one.shape) for one in (x, weights) if one is not None]
         raise UserError(
             f"samples, and weights, have shapes {shapes}, and must have (n, D), and (n,), with n at least 1"
         )
-    raise_where((x < 0) | (x >= num_tokens), explain, x)
-    num_dims = x.shape[1]
     each = torch.ones(len(x), dtype=torch.float64, device=x.device) if weights is None else weights.double()
-    if weights is not None:
-        raise_where(~((each >= 0) & (each < math.inf)) | (each.sum() == 0), _explain_weight, each)
+    is_weight = (each >= 0) & (each < math.inf) & (each.sum() != 0)
+    raise_where(((x < 0) | (x >= num_tokens)).any(dim=1) | ~is_weight, explain, x, each)
+    num_dims = x.shape[1]
     counts = each.new_zeros(num_tokens**num_dims)
     counts.scatter_add_(0, flat_index(x.long(), num_tokens), each)
     return (counts / each.sum()).reshape([num_tokens] * num_dims)
-
-
-def _explain_weight(row: int, weight: Tensor) -> str:
-    every = "only " if weight == 0 else ""
-    return f"weights hold {every}{float(weight):g}: they must be finite, not negative and not all 0"
 
 
 def _check_same_shape(p: Tensor, q: Tensor) -> None:
