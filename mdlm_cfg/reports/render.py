@@ -11,7 +11,6 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.reports.page import Numbers, Picture, Section
 from mdlm_cfg.reports.panel import panel_looks
 from mdlm_cfg.reports.pictures import Drawing, save
-from mdlm_cfg.reports.pictures.bars import BarGroups
 from mdlm_cfg.reports.pictures.lines import NOTHING, Lines
 from mdlm_cfg.reports.pictures.mosaic import Images
 from mdlm_cfg.reports.pictures.panels import Panels
@@ -19,13 +18,13 @@ from mdlm_cfg.reports.pictures.scatter import Points
 from mdlm_cfg.reports.style import colours_of, file_name
 from mdlm_cfg.reports.tables import Table as ShownTable, write_csv
 from mdlm_cfg.studies.findings import Block, Findings, word
-from mdlm_cfg.studies.views import Bars, Cloud, Curve, Interactive, Listing, Mosaic, PanelGrid, Table, View
+from mdlm_cfg.studies.views import Cloud, Curve, Interactive, Listing, Mosaic, PanelGrid, Table, View
 from mdlm_cfg.support.numbers import ABSENT, format_column
 
 Rows = Sequence[Any]
 PANEL_FILE = "panel.csv"
 MOST_SHOWN = 6  # numbers of a list in one cell
-OF_ROWS = (Table, Curve, Bars)  # views that show nothing without rows
+OF_ROWS = (Table, Curve)  # views that show nothing without rows
 
 
 def sections_of(findings: Findings, folder: Path, backend: str = "matplotlib") -> list[Section]:
@@ -267,19 +266,6 @@ def _number(value: Any) -> float | None:
     return value if value == value and abs(value) != float("inf") else None
 
 
-def _bars(view: Bars, rows: Rows) -> BarGroups | None:
-    if not rows:
-        return None
-    groups = list(dict.fromkeys(word(getattr(row, view.x)) for row in rows))
-    series: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        name = ", ".join(_series(row, column) for column in view.by)
-        group = word(getattr(row, view.x))
-        series.setdefault(name, {})[group] = _number(getattr(row, view.y))
-    values = {name: [own.get(group) for group in groups] for name, own in series.items()}
-    return BarGroups(values, groups, _label(rows[0], view.x), _label(rows[0], view.y))
-
-
 def _cloud(view: Cloud, rows: Rows) -> Points | None:
     points = {title: (x.tolist(), y.tolist()) for title, (x, y) in view.points.items()}
     return Points(points, *view.labels) if view.points else None
@@ -293,7 +279,6 @@ def _panels(view: PanelGrid, rows: Rows) -> Panels | None:
 
 DRAWN: Mapping[type, Callable[[Any, Rows], Any]] = {
     Curve: _lines,
-    Bars: _bars,
     Cloud: _cloud,
     PanelGrid: _panels,
     Mosaic: lambda view, rows: Images(view.images, view.lines, view.signed) if view.images else None,

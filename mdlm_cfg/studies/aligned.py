@@ -20,8 +20,6 @@ SHOWN_CLASSES = 4
 ALIGNED = Sampler(policy=policy_of("uniform"))  # its order does not depend on w: the same places by the same numbers
 SYMBOLS = string.digits + string.ascii_lowercase + string.ascii_uppercase  # of values without names
 LINE = 128  # letters in a line of a listing
-WRONG = 2  # letters of a word that may be others: 0.4% of places in uniform noise over four letters have 6 of 8 right
-SHORTEST = 4  # letters of such a word
 FILLER = {"<blank>": "·"}  # names that would be longer than what they stand for
 UNPRINTABLE = "?"
 TO_READ = """\
@@ -45,18 +43,16 @@ def aligned(case: Case, who: str, guidance: Guidance, target_class: int) -> Tens
     return ALIGNED.draw(denoiser, guidance, target_class, SHOWN, generator).cpu()
 
 
-def to_read(
-    case: Case, made: Made, who: str, k: int, head: str, line: int | None = None, word: str = ""
-) -> Iterator[str]:
+def to_read(case: Case, made: Made, who: str, k: int, head: str, line: int | None = None) -> Iterator[str]:
     """Every sequence of a class at all strengths, aligned one below another, after `head` and its number from 1.
 
     Args:
-        line, word: as in `listing`.
+        line: as in `listing`.
     """
     symbols = symbols_of(case.data.num_tokens, case.data.value_names)
     by_w = {f"w = {g.label}": made.of(aligned, who, g, k) for g in case.plan.guidances}
     for at, rows in enumerate(zip(*by_w.values()), 1):
-        yield f"{head} {at}\n{listing(dict(zip(by_w, rows)), symbols, line=line, word=word)}"
+        yield f"{head} {at}\n{listing(dict(zip(by_w, rows)), symbols, line=line)}"
 
 
 def block_to_read(parts: Iterable[str], more: str = "", group: str = "") -> Block:
@@ -71,25 +67,7 @@ def symbols_of(num_tokens: int, value_names: Sequence[str] | None) -> list[str]:
     return ["".join(c if c.isprintable() else UNPRINTABLE for c in FILLER.get(name, name)) for name in value_names]
 
 
-def with_word(letters: Sequence[str], word: str, wrong: int = WRONG) -> list[str]:
-    """Letters of a sequence, small except where a word stands, with at most `wrong` other letters in it."""
-    starts = [
-        start
-        for start in range(len(letters) - len(word) + 1)
-        if sum(a != b for a, b in zip(letters[start:], word)) <= wrong
-    ]
-    inside = {start + k for start in starts for k in range(len(word))}
-    return [letter if k in inside else letter.lower() for k, letter in enumerate(letters)]
-
-
-def word_in(name: str, symbols: Sequence[str]) -> str:
-    """The name of a class, where it is a word of capital letters that are values; else ""."""
-    return name if len(name) >= SHORTEST and all(c.isupper() and c in symbols for c in name) else ""
-
-
-def listing(
-    rows: Mapping[str, Tensor], symbols: Sequence[str], marked: bool = True, line: int | None = None, word: str = ""
-) -> str:
+def listing(rows: Mapping[str, Tensor], symbols: Sequence[str], marked: bool = True, line: int | None = None) -> str:
     """All rows aligned one below another, broken where they are too long; ^ marks differences from the first row.
 
     Symbols of more than one letter are set apart by spaces.
@@ -97,13 +75,11 @@ def listing(
     Args:
         rows: by the name before it, int64 (D,).
         symbols: of the values. marked: whether there are marks.
-        line: positions in a line; None is as many as fit. word: one that is marked by capital letters (`with_word`).
+        line: positions in a line; None is as many as fit.
     """
     width = max(len(name) for name in rows)
     first = next(iter(rows.values()))
     written = {name: [symbols[v] for v in x.tolist()] for name, x in rows.items()}
-    if word:
-        written = {name: with_word(letters, word) for name, letters in written.items()}
     widths = [max(len(word) for word in column) for column in zip(*written.values())]
     gap = "" if max(map(len, symbols)) == 1 else " "
     lines = []

@@ -28,11 +28,9 @@ from mdlm_cfg.studies.fitting import (
     origin_of_examples,
     part_of,
 )
-from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.mixture_correction import usage_of
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, check_guided_class, whole
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, mean_rows, measured, strongest, where
-from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import instead_of, short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -128,15 +126,11 @@ class CalibrationStudy(Settings):
     num_examples: int = whole(NUM_EXAMPLES, least=FEWEST)
     groups: int = whole(GROUPS, least=1)
     name: ClassVar[str] = "calibration"
-    needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, unfiltered=True)
+    needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, unfiltered=True, guided=True)
     rows: ClassVar[Rows] = {"calibration": ClassRow, "strengths": LevelRow, "gains": MeanRow}
 
     def check(self, case: Case) -> None:
         """Refuse classes that cannot be aimed at, and examples that are too few."""
-        if not case.denoisers:
-            raise UserError(f"study=calibration of {case.data.name} needs a trained network: give ckpt_path=")
-        if isinstance(case.target, TableMixture):
-            check_guided_class(case)
         for z in _classes(case):
             check_samples(case, z, self.num_examples)
 
@@ -146,7 +140,7 @@ class CalibrationStudy(Settings):
             about = f"{who} conditionals, class {case.class_name(z)}, w = {g.label}"
             yield case.piece(self._fit, who, z, _aim(case, g), label=f"strengths, {about}")
             yield case.piece(self._gain, who, z, g, label=f"likelihoods, {about}")
-            if is_exact(case):
+            if case.is_exact:
                 yield case.piece(self._distances, who, z, g, label=f"distributions, {about}")
             elif isinstance(case.target, BernoulliMixture):
                 yield case.piece(self._usage, who, z, g, label=f"samples, {about}", cost=20.0)
@@ -166,7 +160,7 @@ class CalibrationStudy(Settings):
     def _gain(self, case: Case, who: str, z: int, guidance: Guidance) -> tuple[torch.Tensor, ...]:
         after = self.fitted(case, who, z, guidance).strengths
         before = [guidance.constant] * len(after)
-        if is_exact(case):
+        if case.is_exact:
             found = exact_gain(case.target, guidance.constant, z, case.denoiser(who), before=before, after=after)
         else:
             part = part_of(case, TEST, who, z, _aim(case, guidance), self.num_examples)
@@ -216,13 +210,13 @@ class CalibrationStudy(Settings):
         means = mean_rows(classes, MeanRow, classes=len)
         blocks = self._blocks(case, classes, levels, means)
         verdict = verdict_of(means, case.target is None, case.plan.num_samples)
-        facts = {"exact": is_exact(case), "num_examples": self.num_examples, "classes": list(_classes(case))}
+        facts = {"exact": case.is_exact, "num_examples": self.num_examples, "classes": list(_classes(case))}
         return Findings(case.plan, blocks, verdict, facts)
 
     def _levels(self, case: Case, who: str, z: int, guidance: Guidance, gain: Gain) -> list[LevelRow]:
         found = self.fitted(case, who, z, guidance)
         d = len(found.strengths)
-        group = group_of(torch.arange(d), d if is_exact(case) else min(self.groups, d), d)
+        group = group_of(torch.arange(d), d if case.is_exact else min(self.groups, d), d)
         rows = []
         for g in group.unique().tolist():
             places = (group == g).nonzero().flatten().tolist()
@@ -239,9 +233,9 @@ class CalibrationStudy(Settings):
         how = OF_TABLES
         if case.target is None:
             how = OF_EXAMPLES.format(origin=origin_of_examples(case, self.num_examples), groups=self.groups)
-        elif not is_exact(case):
+        elif not case.is_exact:
             how = OF_TARGETS.format(num=self.num_examples, groups=self.groups)
-        effects = [name for name in EFFECTS if not (name == "gain_se" and is_exact(case))]
+        effects = [name for name in EFFECTS if not (name == "gain_se" and case.is_exact)]
         every = Table(["w", "denoiser", "target_class"], ["nelbo", "nelbo_calibrated", *effects])
         of_level = ["denoiser", "target_class", "unmasked"]
         lines = ["target_class", "denoiser"]

@@ -18,6 +18,7 @@ from mdlm_cfg.support.cache import AnyCache, no_cache
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.targets.data import Data, class_name
+from mdlm_cfg.targets.table import TableMixture
 
 LEARNED_LAW_ENTRIES = 2e7  # (N+1)^D * D * N up to which a network is evaluated on every partial state
 EXACT = "exact"
@@ -113,6 +114,11 @@ class Case:
         """Whether a network can be evaluated on every partial state."""
         n = self.data.num_tokens
         return (n + 1) ** self.num_dims * n * self.num_dims <= LEARNED_LAW_ENTRIES
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether everything of a network is in reach exactly: of a table that is small enough."""
+        return isinstance(self.target, TableMixture) and self.is_enumerable
 
     @property
     def has_learned(self) -> bool:

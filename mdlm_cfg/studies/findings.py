@@ -18,11 +18,10 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.views import Bars, Cloud, Curve, Interactive, Listing, Mosaic, Panel, PanelGrid, Table, View
+from mdlm_cfg.studies.views import Cloud, Curve, Interactive, Listing, Mosaic, Panel, PanelGrid, Table, View
 
 __all__ = [  # what the findings of a study are written with
     "REPORT_VERSION",
-    "Bars",
     "Block",
     "Cloud",
     "Curve",

@@ -23,7 +23,6 @@ from mdlm_cfg.compare.levels import MaskedSamples
 from mdlm_cfg.compare.profile import InformationProfile, exact_information_profile, information_profile
 from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.sampling.sampler import Sampler
-from mdlm_cfg.studies.likelihood import is_exact
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.support.errors import UserError
@@ -48,7 +47,7 @@ def check_samples(case: Case, target_class: int, num_examples: int) -> None:
     target = case.target
     if isinstance(target, BernoulliMixture):
         check_positive_class(target, target_class)
-    if target is not None or is_exact(case):
+    if target is not None or case.is_exact:
         return
     numbers = [len(examples_of(case, which, target_class, num_examples)) for which in (FIT, TEST)]
     d = math.prod(case.data.grid_shape)
@@ -126,7 +125,7 @@ def fitted_strengths(
     case: Case, who: str, target_class: int, w: float, num_examples: int = NUM_EXAMPLES, groups: int = GROUPS
 ) -> Calibration:
     """The calibrated strengths of a denoiser: exact on a small table, else by levels in groups from samples."""
-    if is_exact(case):
+    if case.is_exact:
         found = calibrated_strengths(case.target, w, target_class, case.denoiser(who))
         return Calibration(tuple(found), (0.0,) * len(found))
     part = part_of(case, FIT, who, target_class, w, num_examples)
@@ -139,7 +138,7 @@ def fitted_profile(
     case: Case, who: str, target_class: int, w: float, which: str = FIT, num_examples: int = NUM_EXAMPLES
 ) -> InformationProfile:
     """The information profile of a denoiser: exact on a small table, else from samples; guided unless w = 0."""
-    if is_exact(case):
+    if case.is_exact:
         return exact_information_profile(case.target, target_class, w, case.denoiser(who))
     part = part_of(case, which, who, target_class, w, num_examples)
     samples = (part.denoiser, target_class, part.x, part.log_weights, part.generator)
@@ -166,13 +165,7 @@ class Fit:
         Raises:
             UserError: no class; data that are not known exactly, and w other than 0; too few examples.
         """
-        case, z = self._case(str(asked))
-        if case.target is None and asked.w:
-            raise UserError(
-                f"w = {asked} targets a tilted distribution, which needs data known exactly, and {self.data.name} is "
-                "not: write w=calibrated, which targets the data of the class"
-            )
-        check_samples(case, z, NUM_EXAMPLES)
+        case, z = self._case("w=calibrated", asked.w)
         return replace(asked, values=fitted_strengths(case, case.judged, z, asked.w).strengths)
 
     def sizes(self, w: float, steps: int) -> Sequence[int]:
@@ -181,18 +174,24 @@ class Fit:
         Raises:
             UserError: as `strengths`.
         """
-        case, z = self._case("schedule = profile")
-        if case.target is None and w:
-            raise UserError(
-                f"schedule = profile({w:g}) targets a tilted distribution, which needs data known exactly, and "
-                f"{self.data.name} is not: write schedule=profile, which targets the data of the class"
-            )
-        check_samples(case, z, NUM_EXAMPLES)
+        case, z = self._case("schedule=profile", w)
         profile = fitted_profile(case, case.judged, z, w)
         return profile.decreasing().best(min(steps, profile.num_dims)).sizes
 
-    def _case(self, asked: str) -> tuple[Case, int]:
+    def _case(self, asked: str, w: float) -> tuple[Case, int]:
+        """The case and its class, once nothing is left to refuse.
+
+        Args:
+            asked: the setting, without w of the tilted distribution that it aims at.
+        """
         if self.target_class is None:
             raise UserError(f"{asked} is fitted to one class: give target_class=")
+        if self.data.target is None and w:
+            raise UserError(
+                f"{asked}({w:g}) targets a tilted distribution, which needs data known exactly, and {self.data.name} "
+                f"is not: write {asked}, which targets the data of the class"
+            )
         plan = Plan((Guidance(0.0),), Sampler(), seed=self.seed, classes=(self.target_class,))
-        return Case.of(self.data, self.denoiser, plan), self.target_class
+        case = Case.of(self.data, self.denoiser, plan)
+        check_samples(case, self.target_class, NUM_EXAMPLES)
+        return case, self.target_class

@@ -19,7 +19,6 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge
 from mdlm_cfg.compare.metrics import sign_beyond, total_variation
 from mdlm_cfg.compare.mixtures import component_usage
-from mdlm_cfg.sampling.smc import group_ess
 from mdlm_cfg.studies.common import SURE, as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
@@ -34,7 +33,6 @@ from mdlm_cfg.targets.bernoulli_fit import fit_em
 HELD_OUT = "test images"
 SHOWN = 8  # samples of a set in the picture
 FAR = ("energy_features", "energy_pixels")  # distances, the first that there is decides
-NEARLY = 0.9  # relative ESS from which the data of a class stand for its tilted distribution
 COMPONENTS = 20  # of the mixture that describes the binary images of a class, as in data=bernoulli_mnist
 PARTS = 16  # of the coordinates of an image, one of which a large move masks
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -121,13 +119,11 @@ class ImageMoves(MovedSets):
         return {name: row[name] for name in MEASURED}
 
     def _held_out(self, case: Case, z: int) -> dict[str, Any]:
-        """Disjoint sets of as many test images, and what the classifier says of them all: ln p(z | x), (m,)."""
+        """Disjoint sets of as many test images, evaluated, and the first images."""
         x = held_out_of(case, z)
         n = min(case.plan.num_samples, len(x))
         sets = [self._numbers(case, z, part) for part in x.split(max(n, 1)) if len(part) == n]
-        _, classifier = judging(case, self.classifier)
-        log_p = None if classifier is None else classifier.log_probs(x)[:, z]
-        return {"sets": sets, "shown": x[:SHOWN], "log_p": log_p}
+        return {"sets": sets, "shown": x[:SHOWN]}
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, start, move and number of moves, and one for test images."""
@@ -146,7 +142,7 @@ class ImageMoves(MovedSets):
             _shown(case, held_out[0]["shown"], pictures),
         ]
         noise = {name: _noise([one["sets"] for one in held_out], name) for name in FAR}
-        said = verdict_of(rows, noise) + of_few(case, rows[-1].recall) + _of_tilting(case, held_out)
+        said = verdict_of(rows, noise) + of_few(case, rows[-1].recall)
         facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "noise": noise}
         return Findings(case.plan, blocks, said, facts)
 
@@ -281,18 +277,4 @@ def _of_strength(g: Guidance, effects: Mapping[str, Compared], far: Distance) ->
         f"Moves {'are' if pays > 0 else 'are not measurably'} worth their calls: the nearest set with moves has "
         f"{short(far.of(near))} with {near.calls} calls; the nearest without moves has {short(far.of(plain))} with "
         f'{plain.calls} ("{plain.start}").',
-    ]
-
-
-def _of_tilting(case: Case, held_out: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whether the data of a class stand for its tilted distribution, p(x | z) p(z | x)^w normalised."""
-    known = [one["log_p"] for one in held_out if one["log_p"] is not None and len(one["log_p"])]
-    if not known:
-        return []
-    w = max(g.constant for g in case.plan.guidances)
-    ess = min(float(group_ess(w * log_p[None])) for log_p in known)
-    stand = "nearly" if ess >= NEARLY else "not"
-    return [
-        f"Weights p(class | image)^{w:g} of test images, by the classifier, have a relative ESS of {short(ess)}: the "
-        f"tilted distribution is {stand} that of the data of the class."
     ]

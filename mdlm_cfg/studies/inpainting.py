@@ -23,8 +23,6 @@ from mdlm_cfg.studies.ledger import Budget, balance_of, columns_of
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, mean_rows, measured, strongest, where
 from mdlm_cfg.studies.slices import (
-    CHOICES,
-    PATCH,
     Found,
     Slice,
     answers_of,
@@ -35,7 +33,7 @@ from mdlm_cfg.studies.slices import (
     marginal_of,
     posterior_of,
 )
-from mdlm_cfg.support.errors import UserError, one_of
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
@@ -110,33 +108,22 @@ class Inpainting:
 
     Args:
         num_free: hidden pixels of an image; the denoiser is asked for (N+1)^num_free partial states under two labels.
-        pixels: "patch" (connected, drawn by the seed) or "variance" (those that vary most), among test images of the
-            class that an image has and of the one that it is guided to.
         images: places of test images; None is one for each class, drawn by the seed. They are guided to the plan's
             classes, and to their own where it has none.
         image_class: of the images that are drawn, where it is not the class that they are guided to.
-
-    Raises:
-        UserError: an unknown way to choose pixels.
     """
 
     num_free: int = 10
-    pixels: str = PATCH
     images: Sequence[int] | None = None
     image_class: int | None = None
-    needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, samples=2)
+    needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, unfiltered=True, samples=2)
     rows: ClassVar[Rows] = {"distances": SliceRow, "means": MeanRow, "ledger": BudgetRow}
 
-    def __post_init__(self) -> None:
-        one_of("study.pixels", self.pixels, CHOICES)
-
     def check(self, case: Case) -> None:
-        """Refuse data that are not known, pixels and images that do not exist, and distributions out of reach."""
+        """Refuse pixels and images that do not exist, and distributions out of reach."""
         plan = case.plan
         n = case.data.num_tokens
         d = math.prod(case.data.grid_shape)
-        if not case.denoisers:
-            raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
         whole_number("study.num_free", self.num_free, 1, d)
         refuse_if_too_large(lattice_of(n, self.num_free), states_kept=4 * n * self.num_free)
         check_sampler(plan.sampler, self.num_free, d, n)
@@ -144,8 +131,6 @@ class Inpainting:
             raise UserError(
                 f"the distribution of {plan.sampler.label} on {self.num_free} pixels needs too many states: hide fewer"
             )
-        if any(guidance.filters for guidance in plan.guidances):
-            raise UserError("study=inpainting compares with the tilted law: leave temperature and top_p at 1")
         self.pairs(case)
 
     def pairs(self, case: Case) -> list[tuple[int, int]]:
@@ -181,7 +166,7 @@ class Inpainting:
             own = int(labels[index])
             variance = images[torch.isin(labels, torch.tensor([own, z]))].float().var(dim=0, correction=0)
             generator = generator_for("inpainting pixels", case.plan.seed, index, z)
-            hidden = hidden_pixels(variance, case.data.grid_shape, self.num_free, self.pixels, generator)
+            hidden = hidden_pixels(variance, case.data.grid_shape, self.num_free, generator)
             x = images[index].long()
             found.append(Slice(index, own, z, x, x.index_fill(0, hidden, case.data.num_tokens)))
         return found
@@ -213,7 +198,7 @@ class Inpainting:
             *(_pictures(case, s, {g: one for t, g, one in found if t is s}, first) for s in slices),
             _budgets(case, budgets),
         ]
-        facts = {"judged": case.judged, "pixels": self.pixels, "num_states": num_states}
+        facts = {"judged": case.judged, "num_states": num_states}
         arrays = {f"{s.name}_{g.kind}_w{g.constant:g}": one.law.numpy() for s, g, one in found}
         return Findings(case.plan, blocks, verdict_of(rows, budgets, case.judged), facts, arrays)
 

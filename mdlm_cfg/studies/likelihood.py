@@ -125,15 +125,13 @@ class LikelihoodStudy(Settings):
     rows: ClassVar[Rows] = {"likelihoods": LikelihoodRow, "bounds": BoundRow, "orders": OrderRow}
 
     def check(self, case: Case) -> None:
-        """Refuse a class, and data that nobody knows or has learned."""
+        """Refuse a class."""
         if case.plan.classes is not None:
             raise UserError("study=likelihood covers all classes together: give target_class=null")
-        if not case.denoisers:
-            raise UserError(f"denoiser=exact needs data known exactly, and {case.data.name} is not: train a network")
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Of a table one for each denoiser and label; of other data NELBOs, orders and the truth of each label."""
-        if is_exact(case):
+        if case.is_exact:
             for who, label in product(case.denoisers, LABELS):
                 yield case.piece(self._of_table, who, label, label=f"likelihoods, {who} conditionals, {label}")
             return
@@ -185,7 +183,7 @@ class LikelihoodStudy(Settings):
 
     def findings(self, case: Case, made: Made) -> Findings:
         """Likelihoods, bounds from k orders, and likelihoods along one order."""
-        return self._of_tables(case, made) if is_exact(case) else self._of_others(case, made)
+        return self._of_tables(case, made) if case.is_exact else self._of_others(case, made)
 
     def _of_tables(self, case: Case, made: Made) -> Findings:
         rows: Listed = defaultdict(list)
@@ -226,11 +224,6 @@ class LikelihoodStudy(Settings):
         facts = {"num_images": min(self.num_images, num_test), "num_test": num_test, "num_draws": NUM_DRAWS}
         how = OF_OTHERS.format(num_test, NUM_DRAWS, facts["num_images"])
         return Findings(case.plan, _blocks(rows, how), verdict_of_bounds(rows), facts)
-
-
-def is_exact(case: Case) -> bool:
-    """Whether all is exact: of a table that is small enough."""
-    return isinstance(case.target, TableMixture) and case.is_enumerable
 
 
 def _labelled(case: Case, label: str) -> tuple[Tensor, Tensor | None]:

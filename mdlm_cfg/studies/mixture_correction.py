@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation
-from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
+from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI, draw_more
-from mdlm_cfg.studies.findings import Bars, Block, Findings, Mosaic, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
 from mdlm_cfg.support.numbers import apart, short
@@ -81,16 +81,6 @@ class NormalizerRow(AtStrength):
 
 
 @dataclass(frozen=True)
-class UsageRow(AtStrength):
-    """The share of one component in one set; the components that the reference uses most come first."""
-
-    set: str = col("set", SET, index=True)
-    target_class: str = col("class", CLASS, index=True)
-    component: int = col("component", "number of the component within the class", index=True)
-    usage: float = col("share", "share of the set that belongs to the component")
-
-
-@dataclass(frozen=True)
 class Seen:
     """A set of samples, evaluated by the exact mixture.
 
@@ -129,17 +119,15 @@ class MixtureCorrection:
     num_groups: int = 10
     num_reference: int = 20_000
     name: ClassVar[str] = "correction"
-    needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
-    rows: ClassVar[Rows] = {"distances": SetRow, "usage": UsageRow, "normalizers": NormalizerRow}
+    needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2, guided=True)
+    rows: ClassVar[Rows] = {"distances": SetRow, "normalizers": NormalizerRow}
 
     def check(self, case: Case) -> None:
-        """Refuse what has no weights, numbers that groups do not divide, and classes of weight 0."""
+        """Refuse what has no weights, and numbers that groups do not divide."""
         for guidance in case.plan.guidances:
             case.plan.sampler.check_weighted(guidance)
         check_groups(case.plan.num_samples, self.num_groups, self.threshold)
         check_reference(self.num_reference)
-        for z in case.classes:
-            check_positive_class(case.target, z)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Three sets of samples for each strength and class; any process may draw them."""
@@ -190,7 +178,6 @@ class MixtureCorrection:
                 name = case.class_name(z)
                 seen = {what: seen_of(case.target, found, z, case.plan.seed) for what, found in sets.items()}
                 rows["distances"] += set_rows(g, name, seen, case.plan.num_samples)
-                rows["usage"] += usage_rows(g, name, seen)
                 for what, one in ((what, sets[what]) for what in (REFERENCE, *SETS[2:])):
                     numbers = (len(one.x), one.log_normalizer, one.relative_error, one.ess)
                     rows["normalizers"].append(NormalizerRow(g, what, name, *numbers))
@@ -217,17 +204,14 @@ class MixtureCorrection:
             Mosaic(blocks, PICTURED, f"Class {name}: a line for each set; weighted sets are drawn by their weights.")
             for name, blocks in images.items()
         ]
-        usage = [Bars("component", "usage", ["set"], "The share of each of the components of the class.")]
         index = ["w", "target_class", "set"]
         title = "Samples and the tilted distribution"
         main = [Table(index, values, note=NOTE)]
         logged = ["usage_tv", "class_posterior"]
         estimates = [Table(index, ["num_samples", "log_normalizer", "relative_error", "ess"])]
-        per = ("target_class", "w")
         return [
             Block("distances", rows["distances"], title, text, [], main, logged, group="", printed=True),
             Block("images", [], "Samples", views=shown, group="Samples"),
-            Block("usage", rows["usage"], "Usage of the components", "", per, usage, group="Components"),
             Block("normalizers", rows["normalizers"], "The normaliser", NORMALIZERS, [], estimates, ["ess"], "Weights"),
         ]
 
@@ -274,12 +258,6 @@ def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_sampl
         tv = total_variation(own.usage, reference.usage)
         rows.append(SetRow(w, what, target_class, tv, own.usage_error(reference), floor, own.class_posterior))
     return rows
-
-
-def usage_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen]) -> list[UsageRow]:
-    """The share of each component in each set; those that the reference uses most come first."""
-    order = torch.argsort(-seen[REFERENCE].usage, stable=True).tolist()
-    return [UsageRow(w, what, target_class, c, float(own.usage[c])) for what, own in seen.items() for c in order]
 
 
 def _pictured(seen: Mapping[str, Seen], grid_shape: Sequence[int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation, tv_error
-from mdlm_cfg.sampling.reference import check_positive_class, check_reference, tilted_reference
+from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.mixture_correction import usage_of
@@ -75,14 +75,12 @@ class MixtureMoves(MovedSets):
     starts: Sequence[Started] = STARTS
     num_reference: int = 20_000
     name: ClassVar[str] = "correction_moves"
-    needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
+    needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2, guided=True)
     rows: ClassVar[Rows] = {"sets": MovedSetRow}
 
     def check(self, case: Case) -> None:
-        """Refuse classes of weight 0, and moves or samplers that do not fit the data."""
+        """Refuse moves or samplers that do not fit the data."""
         check_reference(self.num_reference)
-        for z in case.classes:
-            check_positive_class(case.target, z)
         super().check(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:

@@ -15,9 +15,8 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.common import CALLS, draw_pieces, samples_of
 from mdlm_cfg.studies.findings import col
 from mdlm_cfg.studies.plan import refuse_namesakes
-from mdlm_cfg.studies.protocol import Case, Made, Piece
+from mdlm_cfg.studies.protocol import Case, Made, Piece, Settings, wholes
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numeric import is_whole
 
 Started = Sampler | Mapping[str, Any]
 SetIndex = tuple[str, str, int, int]  # start, move, number of moves, calls
@@ -37,27 +36,6 @@ class AfterMoves:
 def components_column() -> Any:
     """The column of a row of images: how many components of a mixture they use."""
     return col("components", "number of components in use: exp of the entropy of the usage", digits=2)
-
-
-def check_sizes(sizes: Sequence[int] | None) -> None:
-    """Raise UserError unless sizes are whole numbers of at least 1, each given once, or None."""
-    if sizes is None:
-        return
-    if not sizes or len(set(sizes)) < len(sizes) or not all(is_whole(k) and k >= 1 for k in sizes):
-        raise UserError(f"study.sizes = {list(sizes)} must be different whole numbers of at least 1")
-
-
-def check_moves(moves: Sequence[int]) -> tuple[int, ...]:
-    """Numbers of moves, rising, with 0 among them.
-
-    Raises:
-        UserError: none above 0, or what is not a whole number of at least 0.
-    """
-    if not all(is_whole(m) and m >= 0 for m in moves) or not any(moves):
-        raise UserError(
-            f"study.moves = {list(moves)} must be whole numbers of at least 0, and not 0 alone, such as [0,10,40]"
-        )
-    return tuple(sorted({0, *map(int, moves)}))
 
 
 def starts_of(starts: Sequence[Started]) -> tuple[Sampler, ...]:
@@ -117,7 +95,7 @@ def verb_of(number: int, verb: str) -> str:
 
 
 @dataclass(frozen=True)
-class Moves:
+class Moves(Settings):
     """Moves of several sizes that follow several samplers, and the numbers of moves after which something is measured.
 
     Args:
@@ -130,14 +108,14 @@ class Moves:
         UserError: numbers out of range, or what is no sampler.
     """
 
-    sizes: Sequence[int] | None = None
-    moves: Sequence[int] | None = None
+    sizes: Sequence[int] | None = wholes(None)
+    moves: Sequence[int] | None = wholes(None, least=0)
     starts: Sequence[Started] = ({"name": "first_hitting"},)
 
     def __post_init__(self) -> None:
-        check_sizes(self.sizes)
-        if self.moves is not None:
-            object.__setattr__(self, "moves", check_moves(self.moves))
+        super().__post_init__()
+        if self.moves is not None and not any(self.moves):
+            raise UserError(f"study.moves = {list(self.moves)} compares nothing: give numbers above 0, such as [10,40]")
         object.__setattr__(self, "starts", starts_of(self.starts))
 
     def check(self, case: Case) -> None:
@@ -159,7 +137,8 @@ class Moves:
 
     def stages(self, case: Case) -> tuple[int, ...]:
         """The numbers of moves after which it is measured, rising from 0."""
-        return check_moves([case.num_dims // 4, case.num_dims]) if self.moves is None else tuple(self.moves)
+        d = case.num_dims
+        return tuple(sorted({0, *((d // 4, d) if self.moves is None else self.moves)}))
 
     def default_sizes(self, num_dims: int) -> Sequence[int]:
         """The sizes that are compared where none are given."""

@@ -8,9 +8,11 @@ from typing import Any
 
 from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.laws.rates import partial_state_lattice
+from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.studies.case import Case
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.data import Data
+from mdlm_cfg.targets.table import TableMixture
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Needs:
         one_kind: whether all guidances must be of one kind.
         unfiltered: whether the values must have no temperature and no top-p.
         samples: the fewest samples of each class; 0: none are drawn.
-        guided: whether the exact conditionals of a table are guided to its class (`check_guided_class`).
+        guided: whether the exact conditionals of a target are guided to its classes (`check_guided_class`).
     """
 
     target: tuple[type, ...] = ()
@@ -63,6 +65,8 @@ class Needs:
             raise UserError(f"study={name} is made for {self.what}, and {data.name} is not: choose other data{example}")
         if self.learned == "required" and not case.has_learned:
             raise UserError(f"study={name} needs a trained network: train one on {data.name}, or give ckpt_path=")
+        if not case.denoisers:
+            raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not: train a network on it")
         if self.learned == "never" and case.has_learned:
             raise UserError(f"study={name} uses exact conditionals only: give denoiser=exact")
         if self.one_class and len(plan.classes or ()) > 1:
@@ -83,8 +87,11 @@ class Needs:
         if plan.num_samples < self.samples:
             raise UserError(f"num_samples = {plan.num_samples} is too few: study={name} needs at least {self.samples}")
         plan.check_dims(case.num_dims)
-        if self.guided:
+        if self.guided and isinstance(case.target, TableMixture):
             check_guided_class(case)
+        elif self.guided and case.target is not None:
+            for z in (case.one_class,) if self.one_class else case.classes:
+                check_positive_class(case.target, z)
 
 
 def check_guided_class(case: Case) -> None:

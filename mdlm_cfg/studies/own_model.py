@@ -15,18 +15,18 @@ from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_vari
 from mdlm_cfg.compare.sequences import mean_pairwise_difference
 from mdlm_cfg.studies.aligned import SHOWN_CLASSES, aligned_pieces, block_to_read, symbols_of, to_read
 from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv, listed
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
 from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.ties import named
 from mdlm_cfg.targets.table import entropy_of
 
 LIKELIEST = 6  # states of a class that are listed
 ROUNDING = 1e-9  # a TV below which two distributions are one
 HALVES = 20  # random ones of both sets of samples
 CLEAR = 4  # standard deviations above the mean of the noise, from where a change of single values is one
-FEW = 3  # classes and strengths that a sentence names
 UNKNOWN = """\
 The data are not known, so this report shows the effect of guidance on the model, not the quality of the model. All \
 distances in the first columns are exact: they are computed over all partial states."""
@@ -227,20 +227,19 @@ def _of_values(rows: Sequence[ModelRow]) -> str:
     """What guidance changes by samples, where it is more than their noise."""
     clear = [row for row in rows if row.values_changed > row.values_noise + CLEAR * row.values_noise_sd]
     least, most = tied_ends(clear or rows, "values_changed", ROUNDING)
-    named = most or least
-    change = f"{short(named[0].values_changed)} (total variation, mean over positions)"
+    ends = most or least
+    change = f"{short(ends[0].values_changed)} (total variation, mean over positions)"
     if clear:
-        return f"Guidance changes the single values most for {_named(named)}, by {change}."
+        return f"Guidance changes the single values most for {_named(ends)}, by {change}."
     return (
         f"These samples show no effect of guidance on single values: at most {change}, where samples of one "
-        f"distribution differ by {short(named[0].values_noise)}."
+        f"distribution differ by {short(ends[0].values_noise)}."
     )
 
 
 def _named(rows: Sequence[ModelRow]) -> str:
     """The first few of these classes and strengths."""
-    names = [f"class {row.class_name} at w = {row.w.label}" for row in rows]
-    return listed(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+    return named([f"class {row.class_name} at w = {row.w.label}" for row in rows])
 
 
 def _of_orders(rows: Sequence[ModelRow], policy: Policy | None) -> list[str]:

@@ -19,13 +19,9 @@ from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats
 from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile, origin_of_examples
-from mdlm_cfg.studies.likelihood import is_exact
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, check_guided_class, whole
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, ends, where
-from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import apart
-from mdlm_cfg.support.numeric import is_whole
-from mdlm_cfg.targets.table import TableMixture
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 BEST = "best"
@@ -99,27 +95,16 @@ class ProfileStudy(Settings):
         calls: numbers of steps that are compared, each at most D.
         num_examples: of the class, where distributions are sampled: to find the best steps, and as many to judge them
             (all test data where validation data are held out of training).
-
-    Raises:
-        UserError: no numbers of steps, or one below 1.
     """
 
-    calls: Sequence[int] = BUDGETS
+    calls: Sequence[int] = wholes(BUDGETS)
     num_examples: int = whole(NUM_EXAMPLES, least=FEWEST)
     name: ClassVar[str] = "profile"
-    needs: ClassVar[Needs] = Needs(one_class=True, numbers=True, unfiltered=True)
+    needs: ClassVar[Needs] = Needs(one_class=True, numbers=True, unfiltered=True, guided=True)
     rows: ClassVar[Rows] = {"costs": CostRow, "profile": LevelRow, "totals": TotalRow}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        calls = self.calls
-        if isinstance(calls, str | int) or not calls or not all(is_whole(k) and k >= 1 for k in calls):
-            raise UserError(f"study.calls = {calls} is not allowed: it must be a list of whole numbers of at least 1")
 
     def check(self, case: Case) -> None:
         """Refuse what has no class to aim at, and examples that are too few."""
-        if isinstance(case.target, TableMixture):
-            check_guided_class(case)
         check_samples(case, case.one_class, self.num_examples)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
@@ -185,7 +170,7 @@ class ProfileStudy(Settings):
                 cost: Measured = falling.plan(sizes).cost
                 row = CostRow(g, who, name, len(sizes), cost.value, cost.standard_error, kl, _written(sizes))
                 costs.append(row)
-        facts = {"target_class": case.one_class, "exact": is_exact(case)}
+        facts = {"target_class": case.one_class, "exact": case.is_exact}
         blocks = _blocks(case, costs, levels, totals, self.num_examples)
         return Findings(case.plan, blocks, verdict_of(costs, totals), facts)
 
@@ -200,7 +185,7 @@ def _asked(case: Case) -> list[tuple[Guidance, str]]:
 
 def _has_law(case: Case, who: str) -> bool:
     """Whether the distribution of the steps is in reach."""
-    if not is_exact(case) or case.table(who) is None:
+    if not case.is_exact or case.table(who) is None:
         return False
     return kernel_entries(case.target.num_tokens, case.target.num_dims) <= MOST_ENTRIES
 
@@ -216,7 +201,7 @@ def _blocks(
     case: Case, costs: Sequence[CostRow], levels: Sequence[LevelRow], totals: Sequence[TotalRow], num_examples: int
 ) -> list[Block]:
     name = case.class_name(case.one_class)
-    is_sampled = not is_exact(case)
+    is_sampled = not case.is_exact
     text = f"Class {name}. {BY_SAMPLES if is_sampled else EXACTLY}\n\n{READING}"
     if case.target is None:
         text += f"\n\n{OF_EXAMPLES.format(origin=origin_of_examples(case, num_examples))}"

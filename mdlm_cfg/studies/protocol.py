@@ -14,7 +14,7 @@ from mdlm_cfg.studies.case import EXACT, LEARNED, Case, Key, Made, Piece
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.needs import Needs, check_guided_class
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numeric import whole_number
+from mdlm_cfg.support.numeric import whole_number, whole_numbers
 from mdlm_cfg.support.progress import Pieces, silent
 
 __all__ = [  # what a study is written with
@@ -35,6 +35,7 @@ __all__ = [  # what a study is written with
     "name_of",
     "run",
     "whole",
+    "wholes",
 ]
 Rows = Mapping[str, type]  # the class of the rows of each block of a study, by its name
 
@@ -62,8 +63,13 @@ def whole(default: int, least: int) -> Any:
     return field(default=default, metadata={"least": least})
 
 
+def wholes(default: Sequence[int] | None, least: int = 1) -> Any:
+    """A setting of a study: different whole numbers of at least so much, as `Settings` check them; None stays None."""
+    return field(default=default, metadata={"least": least, "several": True})
+
+
 class Settings:
-    """The settings of a study as its dataclass fields, checked as they are declared (`whole`).
+    """The settings of a study as its dataclass fields, checked as they are declared (`whole`, `wholes`).
 
     Raises:
         UserError: a setting that is not what it must be.
@@ -71,9 +77,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type] # a study is a dataclass
-            least = f.metadata.get("least")
-            if least is not None:
-                object.__setattr__(self, f.name, whole_number(f"study.{f.name}", getattr(self, f.name), least))
+            value = getattr(self, f.name)
+            if "least" in f.metadata and value is not None:
+                check = whole_numbers if "several" in f.metadata else whole_number
+                object.__setattr__(self, f.name, check(f"study.{f.name}", value, f.metadata["least"]))
 
 
 def name_of(study: Study) -> str:

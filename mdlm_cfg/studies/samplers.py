@@ -16,11 +16,9 @@ from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, least_and_most, where
-from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import apart
-from mdlm_cfg.support.numeric import is_whole
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MAX_KERNEL_ENTRIES = 200_000  # of one step, up to which distributions of steps come with every report
@@ -42,21 +40,16 @@ class SamplerRow(OfDenoiser):
 
 
 @dataclass(frozen=True)
-class Samplers:
+class Samplers(Settings):
     """The exact distance of every parallel sampler to the chain of the same denoiser in continuous time.
 
     Args:
         budgets: numbers of steps that are compared.
     """
 
-    budgets: tuple[int, ...] = BUDGETS
+    budgets: Sequence[int] = wholes(BUDGETS)
     needs: ClassVar[Needs] = TABLE_NEEDS
     rows: ClassVar[Rows] = {"samplers": SamplerRow}
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "budgets", tuple(self.budgets))
-        if not self.budgets or not all(is_whole(b) and b >= 1 for b in self.budgets):
-            raise UserError(f"study.budgets = {list(self.budgets)} must be whole numbers of at least 1")
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser."""

@@ -15,9 +15,8 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, sure_of, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
-from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.aligned import WRONG, aligned, aligned_pieces, block_to_read, symbols_of, to_read, word_in
+from mdlm_cfg.studies.aligned import aligned, aligned_pieces, block_to_read, to_read
 from mdlm_cfg.studies.common import CALLS, SAMPLER, SURE, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
@@ -43,7 +42,6 @@ total variation with the class's own distribution, which is known exactly, and w
 The set "noise floor" is a second set of exact guided samples, and "class" holds samples of the class itself, \
 unguided. Every distance includes the noise of this number of samples. The distances of "noise floor" to "exact" and \
 of "class" to the class are noise alone; they are means over {draws} draws."""
-OF_WORD = " Capital letters are the motif {word}, with at least {right} of its {letters} letters right."
 OF_ORDERS = """\
 The same guidance with other orders and fewer calls of the denoiser, with {num:,} sequences each. With {dims} calls \
 one position is unmasked at a time; fewer calls are steps of event_leaping or tau_leaping. At w = 0 with exact \
@@ -123,12 +121,9 @@ class Sequences(Settings):
         numbers=True,
         one_kind=True,
         samples=2,
+        guided=True,
     )
     rows: ClassVar[Rows] = {"distances": SetRow, "conditionals_error": ConditionalsRow, "samplers": OrderRow}
-
-    def check(self, case: Case) -> None:
-        """Refuse a class without weight."""
-        check_positive_class(case.target, case.one_class)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The error of the network, the class itself, every set, other samplers, and a few sequences to read."""
@@ -273,13 +268,9 @@ def order_of(sampler: Sampler) -> str:
 
 def _to_read(case: Case, made: Made) -> Block:
     z = case.one_class
-    word = word_in(case.class_name(z), symbols_of(case.target.num_tokens, case.target.value_names))
-    parts = [
-        part
-        for who in case.denoisers
-        for part in to_read(case, made, who, z, f"{who} conditionals, sequence", word=word)
-    ]
-    return block_to_read(parts, OF_WORD.format(word=word, right=len(word) - WRONG, letters=len(word)) if word else "")
+    return block_to_read(
+        part for who in case.denoisers for part in to_read(case, made, who, z, f"{who} conditionals, sequence")
+    )
 
 
 def _guided(case: Case, sets: Sequence[SetRow]) -> Block:

@@ -25,9 +25,6 @@ from mdlm_cfg.studies.protocol import EXACT, Case, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
-PATCH = "patch"
-BY_VARIANCE = "variance"
-CHOICES = (PATCH, BY_VARIANCE)
 NEVER = 1e-9  # the least variance that a pixel counts with: a patch must be able to grow
 FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps have an error
 
@@ -85,20 +82,14 @@ class Found(NamedTuple):
     ledgers: tuple[SampledLedger, SampledLedger]
 
 
-def hidden_pixels(
-    variance: Tensor, grid_shape: Sequence[int], num_free: int, how: str, generator: torch.Generator
-) -> Tensor:
-    """Which coordinates are hidden, int64 (num_free,), ascending.
+def hidden_pixels(variance: Tensor, grid_shape: Sequence[int], num_free: int, generator: torch.Generator) -> Tensor:
+    """Which coordinates are hidden, int64 (num_free,), ascending: a connected patch.
 
     Args:
-        variance: of every coordinate's value, float (D,).
+        variance: of every coordinate's value, float (D,): the first is drawn in proportion to it, and then neighbours.
         grid_shape: its product is D.
-        how: "variance": the coordinates with the largest; "patch": a connected set, from a coordinate drawn in
-            proportion to the variance to neighbours drawn likewise.
         generator: of the patch.
     """
-    if how == BY_VARIANCE:
-        return variance.argsort(descending=True, stable=True)[:num_free].sort().values
     index = torch.arange(math.prod(grid_shape))
     places = torch.stack(torch.unravel_index(index, tuple(grid_shape)), dim=1)
     chance = variance.double().clamp(min=NEVER)

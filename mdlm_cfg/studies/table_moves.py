@@ -21,7 +21,7 @@ from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_tv
 from mdlm_cfg.studies.moves import MOVE, Moves, Started, name_of_move, own_move, phrase, verb_of
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.support.numbers import apart, percent, short
 
@@ -99,7 +99,7 @@ class TableMoves(Moves):
         UserError: numbers out of range, or an entry that is not a sampler.
     """
 
-    moves: Sequence[int] | None = MOVES
+    moves: Sequence[int] | None = wholes(MOVES, least=0)
     starts: Sequence[Started] = STARTS
     name: ClassVar[str] = "correction_moves"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, guided=True)

@@ -1,4 +1,4 @@
-"""How rows are shown: tables, curves, bars, panels, images and text, as values that draw nothing themselves.
+"""How rows are shown: tables, curves, panels, images and text, as values that draw nothing themselves.
 
 `mdlm_cfg.reports.render` turns them into pages.
 """
@@ -62,16 +62,6 @@ class Curve:
     dashed: Mapping[str, Any] = field(default_factory=lambda: {"denoiser": "learned", "law": "learned"})
     reference: Mapping[str, Any] = field(default_factory=dict)
     where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Grouped bars of column `y`: a group for each value of `x`, a bar for each value of `by`."""
-
-    x: str
-    y: str
-    by: Sequence[str] = ()
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,4 +146,4 @@ class Interactive:
     caption: str = ""
 
 
-View = Table | Curve | Bars | Cloud | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]
+View = Table | Curve | Cloud | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]

@@ -43,6 +43,23 @@ def whole_number(what: str, value: Any, least: int = 1, most: int | None = None)
     raise UserError(f"{what} = {shown(value)} is not allowed: it must be a whole number {bounds}")
 
 
+def whole_numbers(what: str, values: Any, least: int = 1) -> tuple[int, ...]:
+    """Different whole numbers, at least one, as Python's.
+
+    Args:
+        what: their name, for the message.
+
+    Raises:
+        UserError: they are not that, or one of them is below `least`.
+    """
+    several = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+    if several and all(is_whole(value) and value >= least for value in several) and len(set(several)) == len(several):
+        return tuple(map(int, several))
+    raise UserError(
+        f"{what} = {shown(values)} is not allowed: it must be a list of different whole numbers of at least {least}"
+    )
+
+
 def number(what: str, value: Any, least: float = -inf, most: float | None = None, *, above: bool = False) -> float:
     """The value as Python's float.
 

@@ -20,8 +20,7 @@ def largest(items: Sequence[Item], of: Callable[[Item], float], same: float = SA
     return [item for item in items if of(item) == most or most - of(item) < same]
 
 
-def named(names: Sequence[str]) -> str:
-    """Names in a row, of many the first: "(0, mask) and (mask, 0)", or "R1, R2, R3 and others"."""
-    if len(names) > NAMED:
-        return f"{', '.join(names[:NAMED])} and others"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def named(names: Sequence[str], mark: str = ",") -> str:
+    """Names in a row, of many the first: "(0, mask) and (mask, 0)", or "R1, R2, R3 and 4 more"."""
+    shown = [*names[:NAMED], f"{len(names) - NAMED} more"] if len(names) > NAMED else list(names)
+    return " and ".join([f"{mark} ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -25,7 +25,7 @@ from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
 from mdlm_cfg.reports.render import drawing_of, sections_of, shown_table
 from mdlm_cfg.reports.tables import Table as ShownTable, print_table
-from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Listing, Mosaic, Panel, PanelGrid, Table, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Listing, Mosaic, Panel, PanelGrid, Table, col
 from mdlm_cfg.studies.plan import Plan
 
 PLAN = Plan((Guidance(2.0),), Sampler(), 10)
@@ -54,7 +54,6 @@ def block(rows: list[Row], names: list[str]) -> Block:
         Table(["w", "name"], ["value"]),
         Curve("w", "value", ["name"]),
         Curve("w", "value", ["name"], panels="name", log_y=True),
-        Bars("name", "value", ["w"]),
         PanelGrid({name: [Panel(name, array), Panel(name, array - 0.2, kind="change")] for name in names}),
         Mosaic(dict.fromkeys(names, array[None, None]), names[:1]),
         Listing("".join(names)),
@@ -116,7 +115,7 @@ def test_the_first_screen_has_the_verdict_and_a_picture(tmp_path: Path) -> None:
 def test_of_many_strengths_the_strongest_alone_is_unfolded_and_no_table_is_of_zeros(tmp_path: Path) -> None:
     strengths = [0.0, 1.0, 2.0]
     rows = [Row(Guidance(w), name, v * w) for w in strengths for name, v in (("a", 0.5), ("b", 0.25))]
-    views = [Table(["name"], ["value"]), Bars("name", "value", ["w"])]
+    views = [Table(["name"], ["value"]), Listing("text")]
     blocks = [Block(name, rows, f"Of {name}", per=["w"], views=views, group="all") for name in ("one", "two")]
     page = render_page("T", sections_of(Findings(PLAN, blocks, []), tmp_path, backend="none")).partition("<h1>")[2]
     unfolded, *folded = page.split('<details class="group"')

@@ -347,9 +347,9 @@ def test_what_cannot_be_judged_is_refused(own: Any, message: str) -> None:
 
 def test_calls_targets_and_references_that_there_are_not_are_refused(found: BenchmarkFindings) -> None:
     for arguments, message in (
-        ({"calls": []}, r"calls = \[\] .* 1, "),
-        ({"calls": [0, 1]}, r"calls = \[0, 1\] .* 1, "),
-        ({"calls": [2, 2]}, r"calls = \[2, 2\] .* 1, "),
+        ({"calls": []}, r"calls = \[\]"),
+        ({"calls": [0, 1]}, r"calls = \[0, 1\]"),
+        ({"calls": [2, 2]}, r"calls = \[2, 2\]"),
         ({"targets": ["toy_3d"]}, "'toy_3d': .* toy_1d_disjoint, "),
         ({"targets": []}, " targets "),
         ({"strengths": []}, r"w=\[0,1,2\]"),
@@ -551,7 +551,6 @@ def test_the_command_refuses_what_the_benchmark_would_not_heed(own: Path, capsys
         (Benchmark(), Guidance(1.0), {"classes": (1,)}),
         (Benchmark(targets=["toy_9d"]), Guidance(1.0), {}),
         (Benchmark(targets=[]), Guidance(1.0), {}),
-        (Benchmark(calls=[0]), Guidance(1.0), {}),
         (Benchmark(own=3), Guidance(1.0), {}),
     ],
 )

@@ -181,17 +181,6 @@ def test_numbers_are_means_over_classes_and_chance_falls_with_them() -> None:
     assert findings.facts["noise"]["energy_pixels"] == pytest.approx(math.hypot(*chances) / 2)
 
 
-def test_how_far_data_stand_for_the_tilted_distribution_is_the_ess_of_its_weights() -> None:
-    case = case_of(images())
-    weights = FirstPixel().log_probs(held_out_of(case, Z))[:, Z].exp() ** 2
-    ess = float(weights.mean() ** 2 / (weights**2).mean())
-    *said, last = found(case).verdict
-    num = case.plan.num_samples * len(case.classes)
-    assert f"{ess:.4f}" in last and any("num_samples=" in sentence and f" {num} " in sentence for sentence in said) == (
-        num < 100
-    )
-
-
 SE = 0.06  # with noise of 0.08 two sets differ by chance by up to 2 sqrt(2 0.06^2 + 2 0.08^2) = 0.2828
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property, partial
+from itertools import product
 from typing import Any, ClassVar, cast
 
 from mdlm_cfg.chain.guidance import Guidance
@@ -24,14 +25,14 @@ from mdlm_cfg.studies.benchmark.ranking import (
     rankings_of,
 )
 from mdlm_cfg.studies.benchmark.targets import TARGETS, VERSION, Target, TargetRow, target_of
-from mdlm_cfg.studies.findings import Block, Curve, Table, View, listed
+from mdlm_cfg.studies.findings import Block, Curve, Table, View
 from mdlm_cfg.studies.plan import Plan, refuse_namesakes
-from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, Rows, run
+from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, Rows, Settings, run, wholes
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import short
-from mdlm_cfg.support.numeric import is_whole
 from mdlm_cfg.support.progress import silent
+from mdlm_cfg.support.ties import named
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.toys import toy_1d_overlap
 from mdlm_cfg.training.checkpoints import stamp
@@ -39,7 +40,6 @@ from mdlm_cfg.training.checkpoints import stamp
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
 NOTHING = 1e-13
-NAMED = 3  # entries that tie, in a sentence
 DRAWN = (  # of what is built in: one of each family, or no line could be followed
     "tau_leaping, rate, linear",
     "event_leaping, rate, cosine",
@@ -98,7 +98,7 @@ def benchmark(
         UserError: something that cannot be judged, two entries of one name, unknown targets, or calls below 1.
     """
     plan = Plan(tuple(map(Guidance, strengths)), Sampler(), num_samples, seed)
-    study = Benchmark(list(own), None if targets is None else list(targets), list(calls))
+    study = Benchmark(list(own), None if targets is None else list(targets), calls)
     data = KnownData(toy_1d_overlap(), "benchmark")  # not used: the benchmark has its own
     found = run(study, Case.of(data, None, plan), progress or silent)
     return cast(BenchmarkFindings, found)
@@ -118,31 +118,20 @@ def entries_of(own: Sequence[Any]) -> list[Entry]:
     return entries
 
 
-def check_calls(calls: Sequence[int]) -> list[int]:
-    """Numbers of calls, in order.
-
-    Raises:
-        UserError: none, one below 1, or one twice.
-    """
-    if not calls or not all(is_whole(k) and k >= 1 for k in calls) or len(set(calls)) < len(calls):
-        raise UserError(f"calls = {list(calls)} must be different whole numbers of at least 1, such as [1,4,16]")
-    return sorted(map(int, calls))
-
-
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Settings):
     """The benchmark as a study; it uses its own targets, whatever the data are.
 
     Args:
         own: what `benchmark` takes, or several; None judges what is built in. On the command line a name,
             study.own=my_package.my_sampler, settings that make one, study.own={_target_:my_package.Mine,share:0.5}, or
             a list of these.
-        targets: names; None is all. calls: None is 1 to 64.
+        targets: names; None is all. calls: of the denoiser, per conditional, that an entry may make.
     """
 
     own: Any = None
     targets: list[Any] | None = None
-    calls: list[int] | None = None
+    calls: Sequence[int] = wholes(CALLS)
     needs: ClassVar[Needs] = Needs(numbers=True)
     rows: ClassVar[Rows] = {
         "rankings": RankingRow,
@@ -152,13 +141,8 @@ class Benchmark:
     }
 
     def check(self, case: Case) -> None:
-        """Refuse settings that the benchmark would ignore.
-
-        Raises:
-            UserError: those, and what `benchmark` says.
-        """
-        entries_of(self._own)
-        check_calls(self._calls)
+        """Refuse what `benchmark` says, and settings that it would ignore."""
+        _ = self._entries
         if not self._targets:
             raise UserError("no target was given: give names of targets, or leave targets out for all")
         refuse_namesakes("targets", {k: target.name for k, target in enumerate(self._targets)})
@@ -177,26 +161,23 @@ class Benchmark:
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each target and strength: the results of all entries."""
-        entries = entries_of(self._own)
-        calls = check_calls(self._calls)
-        for target in self._targets:
-            for guidance in case.plan.guidances:
-                make = partial(_results, target, guidance, case.plan, entries, calls)
-                label = f"benchmark: {target.name}, w = {guidance.label}"
-                yield Piece(self._key(target, guidance), make, label, _cost(target), cached=not self._own)
+        has_own = any(entry.own for entry in self._entries)
+        for target, guidance in product(self._targets, case.plan.guidances):
+            make = partial(_results, target, guidance, case.plan, self._entries, sorted(self.calls))
+            label = f"benchmark: {target.name}, w = {guidance.label}"
+            yield Piece(self._key(target, guidance), make, label, _cost(target), cached=not has_own)
 
     def _key(self, target: Target, guidance: Guidance) -> Key:
         """The version stands for the built-in entries; the user's own are not cached."""
-        calls = tuple(check_calls(self._calls))
-        return ("benchmark", VERSION, tuple(target.describe().values()), guidance.constant, calls)
+        return ("benchmark", VERSION, astuple(target.row), guidance.constant, tuple(sorted(self.calls)))
 
     def findings(self, case: Case, made: Made) -> BenchmarkFindings:
         """Rankings, the error against calls, the targets, and all results."""
-        entries = entries_of(self._own)
-        calls = check_calls(self._calls)
+        entries = self._entries
+        calls = sorted(self.calls)
         strengths = [guidance.constant for guidance in case.plan.guidances]
-        cells = [made[self._key(target, guidance)] for target in self._targets for guidance in case.plan.guidances]
-        results = [ResultRow(**cell) for some in cells for cell in some]
+        keys = [self._key(*pair) for pair in product(self._targets, case.plan.guidances)]
+        results = [ResultRow(**cell) for key in keys for cell in made[key]]
         rankings = rankings_of(results, entries, calls, len(self._targets) * len(strengths))
         own = [entry.name for entry in entries if entry.own]
         blocks = [
@@ -221,15 +202,10 @@ class Benchmark:
     def _targets(self) -> list[Target]:
         return [target_of(target) for target in (TARGETS if self.targets is None else self.targets)]
 
-    @property
-    def _own(self) -> tuple[Any, ...]:
-        if isinstance(self.own, list | tuple):
-            return tuple(self.own)
-        return () if self.own is None else (self.own,)
-
-    @property
-    def _calls(self) -> Sequence[int]:
-        return CALLS if self.calls is None else self.calls
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        own = self.own if isinstance(self.own, list | tuple) else [self.own]
+        return entries_of([one for one in own if one is not None])
 
 
 def _results(
@@ -279,7 +255,7 @@ def _means_block(means: Sequence[MeanRow], own: Sequence[str]) -> Block:
 
 
 def _targets_block(targets: Sequence[Target]) -> Block:
-    rows = [TargetRow(**target.describe()) for target in targets]
+    rows = [target.row for target in targets]
     text = LEARNED_TARGET if any(row.name == "learned_rotation" for row in rows) else ""
     columns = ["num_tokens", "num_dims", "num_classes", "target_class", "fingerprint"]
     return Block("targets", rows, "Targets", text, views=[Table(["name"], columns)], group="Targets")
@@ -303,9 +279,8 @@ def _nearest(placed: Sequence[RankingRow], calls: int, what: str) -> list[str]:
     mean = f"(mean total variation {short(placed[0].error)})"
     if len(first) == len(placed):
         return [f"With {calls_of(calls)}, all {len(first)} entries are equally near to {what} {mean}."]
-    more = f" and {len(first) - NAMED} more" if len(first) > NAMED else ""
     verb = "is" if len(first) == 1 else "are"
-    return [f"With {calls_of(calls)}, nearest to {what} {verb} {listed(first[:NAMED])}{more} {mean}."]
+    return [f"With {calls_of(calls)}, nearest to {what} {verb} {named(first, ";")} {mean}."]
 
 
 def _place_of(row: RankingRow, rows: Sequence[RankingRow], what: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,6 +32,18 @@ FILES = Path(__file__).parent
 DIGITS = FILES / "tiny_mnist_3x3.npz"
 LEARNED = FILES / "learned_rotation.npz"
 GRAIN = 2**20  # a fingerprint sees probabilities to 1e-6: what another machine rounds otherwise is 1e-16
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """A target as it is described in a report."""
+
+    name: str = col("target", "name of the target", index=True)
+    num_tokens: int = col("values N", "number of values of a coordinate")
+    num_dims: int = col("dimensions D", "number of coordinates")
+    num_classes: int = col("classes", "number of classes K")
+    target_class: int = col("class z", "class that is guided to")
+    fingerprint: str = col("fingerprint", "a hash of the class's distribution and of all conditionals, to 1e-6")
 
 
 @dataclass(frozen=True)
@@ -72,29 +84,11 @@ class Target:
         grains = [(one * GRAIN).round().to(torch.int32) for one in (self.class_law, *asked)]
         return hash_of((tuple(self.class_law.shape), self.target_class), *grains)
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values."""
-        denoiser = self.denoiser
-        return {
-            "name": self.name,
-            "num_tokens": denoiser.num_tokens,
-            "num_dims": denoiser.num_dims,
-            "num_classes": denoiser.num_classes,
-            "target_class": self.target_class,
-            "fingerprint": self.fingerprint(),
-        }
-
-
-@dataclass(frozen=True)
-class TargetRow:
-    """A target as it is described in a report."""
-
-    name: str = col("target", "name of the target", index=True)
-    num_tokens: int = col("values N", "number of values of a coordinate")
-    num_dims: int = col("dimensions D", "number of coordinates")
-    num_classes: int = col("classes", "number of classes K")
-    target_class: int = col("class z", "class that is guided to")
-    fingerprint: str = col("fingerprint", "a hash of the class's distribution and of all conditionals, to 1e-6")
+    @property
+    def row(self) -> TargetRow:
+        """As it is described in a report."""
+        d = self.denoiser
+        return TargetRow(self.name, d.num_tokens, d.num_dims, d.num_classes, self.target_class, self.fingerprint())
 
 
 def of_table(name: str, mixture: TableMixture, target_class: int) -> Target:
