@@ -280,7 +280,7 @@ def _nearest(placed: Sequence[RankingRow], calls: int, what: str) -> list[str]:
     if len(first) == len(placed):
         return [f"With {calls_of(calls)}, all {len(first)} entries are equally near to {what} {mean}."]
     verb = "is" if len(first) == 1 else "are"
-    return [f"With {calls_of(calls)}, nearest to {what} {verb} {named(first, ";")} {mean}."]
+    return [f"With {calls_of(calls)}, nearest to {what} {verb} {named(first, ';')} {mean}."]
 
 
 def _place_of(row: RankingRow, rows: Sequence[RankingRow], what: str) -> str:
