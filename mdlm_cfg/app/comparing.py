@@ -54,7 +54,7 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
         out = outs[0].removeprefix("out=") if outs else None
         folder = new_run_folder("runs", "comparisons", made=made) if out is None else made.folder(out)
         check_place(folder, "out")
-    with written_together(folder, RECORD, "comparison", (PAGE, ROWS)) as part:
+    with made.taken_back(), written_together(folder, RECORD, "comparison", (PAGE, ROWS)) as part:
         sections = comparison_sections(found, part)
         write_csv(found.rows(), part / ROWS)
         write_page(part / PAGE, "mdlm_cfg: comparison", sections, {"of": " ".join(paths)})

@@ -37,6 +37,7 @@ INTERRUPTED = 130
 PACKAGE = Path(__file__).resolve().parent.parent
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # which a write finds without a name at hand
+OPEN = (errno.EMFILE, errno.ENFILE)  # whatever file is to be opened next
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,8 @@ def _of_the_machine(error: BaseException) -> str | None:
     """What is said of the disk, of another process and of memory; None of any other error."""
     if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
         return "the working directory no longer exists: change to another one"
+    if isinstance(error, OSError) and error.errno in OPEN:
+        return "there are too many open files: raise the limit (ulimit -n), or end other programs"
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"

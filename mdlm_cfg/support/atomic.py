@@ -85,7 +85,7 @@ def part_folder(folder: Path, name: str) -> Iterator[Path]:
                 error.filename = str(error.filename).replace(str(part), str(folder))
             raise
         finally:
-            shutil.rmtree(part)
+            shutil.rmtree(part, ignore_errors=True)  # or its error would hide the one inside
 
 
 def remove_parts(folder: Path) -> None:

@@ -59,7 +59,10 @@ class Cache:
                     return found["value"]
         value = make()
         self.folder.mkdir(exist_ok=True)
-        store({"value": value, "code": code_of_the_user()}, path)
+        try:
+            store({"value": value, "code": code_of_the_user()}, path)
+        finally:
+            self._leave_no_empty_folder()
         return value
 
     def __len__(self) -> int:
@@ -71,6 +74,9 @@ class Cache:
         for path in self._files():
             path.unlink(missing_ok=True)
         remove_parts(self.folder)
+        self._leave_no_empty_folder()
+
+    def _leave_no_empty_folder(self) -> None:
         with suppress(OSError):  # it is not empty, not there, or a link
             self.folder.rmdir()
 

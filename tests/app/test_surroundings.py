@@ -98,6 +98,11 @@ def test_a_write_that_fails_without_a_name_is_a_sentence(code: int) -> None:
     assert "why" in str(sentence(OSError(code, "why")))
 
 
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_are_not_the_fault_of_the_file_that_is_opened(code: int) -> None:
+    assert "runs/here" not in str(sentence(OSError(code, "why", "runs/here"))) and sentence(OSError(code, "why"))
+
+
 def test_a_warning_that_was_made_an_error_is_a_sentence() -> None:
     assert "old" in str(sentence(FutureWarning("old")))
 

@@ -68,6 +68,18 @@ def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == mine
 
 
+def test_a_value_that_cannot_be_stored_leaves_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (OSError(errno.EFBIG, "too large"), KeyboardInterrupt()):
+        monkeypatch.setattr(os, "fsync", partial(failing, error))
+        with pytest.raises(type(error)):
+            Cache(tmp_path / "kept", "about")("key", lambda: torch.zeros(1))
+        assert not list(tmp_path.iterdir())
+
+
+def failing(error: BaseException, *_: object) -> None:
+    raise error
+
+
 def test_a_cache_behind_a_link_is_emptied(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to("elsewhere")
