@@ -6,6 +6,7 @@ user's own, with its arguments beside it. It is imported only if the command lin
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass, replace
@@ -22,7 +23,7 @@ from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.chain.rule_names import ALLOWED, NAMES as RULES, parse_rule
-from mdlm_cfg.chain.rules import CFG
+from mdlm_cfg.chain.rules import CFG, Rule
 from mdlm_cfg.chain.schedules import check_steps
 from mdlm_cfg.chain.steps import OF_JUMPS
 from mdlm_cfg.sampling.families import FAMILIES, SETTINGS
@@ -72,6 +73,7 @@ def _own_sampler(settings: Mapping[str, Any], trusted: Collection[str], given: M
     is_rule = needs_alone(thing, OF_JUMPS)
     open_ones = {key: value for key, value in arguments.items() if key in SETTINGS and not _has_argument(thing, key)}
     own = {key: value for key, value in arguments.items() if key not in open_ones}
+    _check_order(thing, name, OF_JUMPS, "a jump rule")
     if is_rule:
         found = _with_arguments(thing, OF_JUMPS, own, "sampler")
     else:
@@ -121,7 +123,7 @@ def _on_profile(given: Mapping[str, Any], w: float, sampler: str, sizes: Sizes |
 def guidances_of(
     config: SamplingSchema, strengths: Sequence[Any], trusted: Collection[str], guides: Guides
 ) -> tuple[Guidance, ...]:
-    """The guidance at every strength: of a kind by name, of a kind of the user's own, or made by a function of w.
+    """The guidance at every strength: of a kind or rule by name, or of the user's own, or made by a function of w.
 
     Args:
         config: of the whole. strengths: w. trusted: names that the command line gave. guides: what rules need.
@@ -135,12 +137,7 @@ def guidances_of(
         word = _word(settings, "guidance")
         if word.partition("(")[0].strip() in RULES:
             rule = parse_rule(word, weak=guides.weak, classifier=guides.classifier)
-            fitted = [w for w in strengths if isinstance(w, Calibrated)]
-            if fitted and rule != CFG():
-                raise UserError(
-                    f"w = {fitted[0]} is fitted for classifier-free guidance, and the rule {rule} was given"
-                )
-            return tuple(Guidance(w, "rate", *filters, rule=rule) for w in strengths)  # type: ignore[arg-type]
+            return _by_rule(rule, strengths, filters)
         if word not in KINDS:
             near = did_you_mean(word.partition("(")[0], (*KINDS, *RULES))
             raise UserError(
@@ -148,15 +145,25 @@ def guidances_of(
             )
         return tuple(Guidance(w, kind_of(word), *filters) for w in strengths)
     name, thing, arguments = _named(settings, "guidance", trusted)
-    what = "a Kind, or a Guidance from w"
+    what = "a Kind, a Rule, or a Guidance from w"
     if "w" in arguments or not _has_argument(thing, "w"):
-        made = _instance(thing, settings, "guidance", trusted, (Kind, Guidance), what)
+        made = _instance(thing, settings, "guidance", trusted, (Kind, Rule, Guidance), what)
         if isinstance(made, Guidance):
             return (made,)
+        if isinstance(made, Rule):
+            return _by_rule(made, strengths, filters)
         return tuple(Guidance(w, made, *filters) for w in strengths)
     if filters != (1.0, 1.0):
         raise UserError(f"temperature and top_p are options of the guidance of mdlm_cfg, and {name} makes its own")
     return tuple(_checked(make({**settings, "w": w}, "guidance", (), trusted), name, Guidance, what) for w in strengths)
+
+
+def _by_rule(rule: Rule, strengths: Sequence[Any], filters: tuple[float, float]) -> tuple[Guidance, ...]:
+    """The guidance of a rule at every strength."""
+    fitted = [w for w in strengths if isinstance(w, Calibrated)]
+    if fitted and rule != CFG():
+        raise UserError(f"w = {fitted[0]} is fitted for classifier-free guidance, and the rule {rule} was given")
+    return tuple(Guidance(w, "rate", *filters, rule=rule) for w in strengths)  # type: ignore[arg-type]
 
 
 def policy_of(settings: Any, trusted: Collection[str]) -> Policy:
@@ -189,8 +196,10 @@ def denoiser_of(settings: Mapping[str, Any], data: Any, trusted: Collection[str]
     filled = {key: value for key, value in (("data", data), ("target", data.target)) if _has_argument(thing, key)}
     what = "a Denoiser, a torch module, or a function of (tokens, classes)"
     is_made = isinstance(thing, type) or not isinstance(thing, Denoiser | nn.Module)
-    if needs_alone(thing, ANSWER):
-        found = _with_arguments(thing, ANSWER, arguments, "denoiser")
+    answers = partial(thing, **filled) if is_made and callable(thing) and not isinstance(thing, type) else thing
+    _check_order(answers, settings[TARGET], ANSWER, "a denoiser")
+    if needs_alone(answers, ANSWER):
+        found = _with_arguments(thing, ANSWER, filled | arguments, "denoiser")
     elif is_made and callable(thing):
         found = make(settings, "denoiser", (), trusted, **filled)
     else:
@@ -204,6 +213,16 @@ def denoiser_of(settings: Mapping[str, Any], data: Any, trusted: Collection[str]
     return cast(Denoiser, FunctionDenoiser(found, data.num_tokens, dims, data.num_classes))
 
 
+def _check_order(thing: Any, name: str, wanted: tuple[str, ...], what: str) -> None:
+    """Raise UserError where a function needs as many arguments as it would, by other names or in another order."""
+    required = [key for key, one in parameters_of(thing).items() if one.default is inspect.Parameter.empty]
+    if inspect.isfunction(thing) and len(required) == len(wanted) and tuple(required) != wanted:
+        raise UserError(
+            f"{name} needs the arguments ({', '.join(required)}): as {what} it must take ({', '.join(wanted)}), by "
+            "these names and in this order"
+        )
+
+
 def _with_arguments(function: Any, called_with: Sequence[str], arguments: Mapping[str, Any], what: str) -> Any:
     """A function with the arguments of its settings, beside those that it is called with."""
     check_arguments(function, what, {**dict.fromkeys(called_with), **arguments})
@@ -211,6 +230,8 @@ def _with_arguments(function: Any, called_with: Sequence[str], arguments: Mappin
 
 
 def _word(value: Any, what: str) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value):
+        raise UserError(f"{what} = {value} is unknown here: name something of your own by {what}._target_={value}")
     if not isinstance(value, str):
         raise UserError(f"{what} = {value} is not a name: give one, or {what}._target_=package.module.Name")
     return value

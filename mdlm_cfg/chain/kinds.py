@@ -1,7 +1,7 @@
 """Kinds of guidance: how guidance affects when coordinates are unmasked (theory, section 3).
 
-A kind says at which total rate each masked coordinate jumps, given Z_i = sum_v rho_i(v); everything that depends on it
-is a method of it, so that a new kind cannot fall through to another's numbers.
+A kind says at which total rate each masked coordinate jumps, given Z_i = sum_v rho_i(v). What depends on it follows
+from this rate alone, so that a kind cannot say one thing and do another.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from mdlm_cfg.support.by_value import ByValue, value_key
+from mdlm_cfg.support.by_value import ByValue, fields_in_words, value_key
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.instantiate import calling, is_ours
 
 NEG_INF = float("-inf")
 PROBES = ((-3.0, 0.2, 1.5), (0.0, 0.7, -0.4))  # log Z of coordinates of two states, at which a kind is looked at
+FAR = (-300.0, -30.0, -3.0, 0.2, 1.5, 30.0, 300.0)  # log Z at which a rate is compared with a power of Z
 ROUNDING = 1e-9
-FOLLOWS_FROM_RATE = ("deciding_ratio", "decay_statement")  # methods that hold for one log_rate alone
 
 
 class Kind(ByValue, ABC):
     """A kind of guidance. Two kinds are equal if their types and fields are equal; the name is only a label.
 
-    A subclass that gives no name is called by its class's. One that changes the rate of a kind gives everything else
-    that follows from the rate anew, and says again whether its rate is rho.
+    A subclass that gives no name is called by its class's. One that changes the rate of a kind says again whether its
+    rate is rho.
 
     Attributes:
         name: for people.
-        guides_time: whether w changes when a coordinate is unmasked, and not only what it becomes.
         is_rho: whether the rate of a jump is rho_i(v) itself: the total rate is then Z_i, for every Z_i.
     """
 
     name: str
-    guides_time: bool
     is_rho: bool = False
 
     def __init_subclass__(cls) -> None:
@@ -42,12 +40,7 @@ class Kind(ByValue, ABC):
         own = vars(cls)
         if "name" not in own:
             cls.name = cls.__name__.lower()
-        if "log_rate" not in own:
-            return
-        missing = [part for part in FOLLOWS_FROM_RATE if part not in own]
-        if missing:
-            raise TypeError(f"{cls.__name__} has its own log_rate and must define {' and '.join(missing)} with it")
-        if "is_rho" not in own:
+        if "log_rate" in own and "is_rho" not in own:
             cls.is_rho = False
 
     @abstractmethod
@@ -61,28 +54,17 @@ class Kind(ByValue, ABC):
             the same shape; -inf where log Z_i is.
         """
 
-    @abstractmethod
-    def deciding_ratio(self, best: Tensor) -> Tensor:
-        """The log-ratio that a jump must have to survive as w goes to infinity.
+    def power(self) -> float | None:
+        """h >= 0, where the rate is c Z_i^h for some c and every Z_i; None of any other rate.
 
-        Args:
-            best: max_v log p(v | x_U, z) / p(v | x_U) of every masked coordinate, (C, m, S).
-
-        Returns:
-            (C, m, S).
+        It decides what guidance of infinite strength does, and how the chain converges: where h > 0 the coordinate
+        whose Z_i grows fastest with w outruns every other, and where h = 0 each has its turn, whatever w is.
         """
-
-    @abstractmethod
-    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
-        """In one sentence, how TV to the terminal law decays in w (theory, section 5).
-
-        Args:
-            num_dims: D.
-            growth: how -ln TV grows as w does, by the exit rates and by how often neutral states are visited:
-                "exponential", "linear" or "bounded".
-            neutral: says which reachable partial states are neutral, and which of them the chain visits in the limit of
-                infinite w; empty where there are none.
-        """
+        log_z = torch.tensor(FAR, dtype=torch.float64)
+        log_rate = self.log_rate(log_z.clone())
+        h = float((log_rate[-1] - log_rate[0]) / (log_z[-1] - log_z[0]))
+        line = log_rate[0] + h * (log_z - log_z[0])
+        return h if h >= 0 and torch.allclose(log_rate, line, rtol=ROUNDING, atol=ROUNDING) else None
 
     @property
     def key(self) -> str:
@@ -90,60 +72,28 @@ class Kind(ByValue, ABC):
         return self.name if KINDS.get(self.name) == self else value_key(self)
 
     def __str__(self) -> str:
-        return self.name
+        return self.name + fields_in_words(self)
 
 
 class Rate(Kind):
     """Coordinate i jumps to v at rate rho_i(v): w changes when as well as what (arXiv 2506.10971; Nisonoff et al.)."""
 
     name = "rate"
-    guides_time = True
     is_rho = True
 
     def log_rate(self, log_z: Tensor) -> Tensor:
         """Z_i itself."""
         return log_z
 
-    def deciding_ratio(self, best: Tensor) -> Tensor:
-        """The best of all coordinates: the fastest event outruns every other."""
-        return best.amax(dim=1, keepdim=True).expand_as(best)
-
-    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
-        """Double-exponential, unless the chain visits neutral states, whose exit rates do not depend on w."""
-        if growth == "exponential":
-            return (
-                "TV decays double-exponentially in w: no reachable partial state is neutral, so every exit rate grows "
-                "exponentially."
-            )
-        if growth == "linear":
-            return (
-                f"-ln TV grows linearly in w: {neutral}, and the probability that the chain visits such a state falls "
-                "exponentially in w."
-            )
-        return f"The decay saturates: {neutral}."
-
 
 class Normalized(Kind):
     """Coordinate i jumps to v at rate rho_i(v) / Z_i: w changes only what it becomes (arXiv 2507.08965)."""
 
     name = "normalized"
-    guides_time = False
 
     def log_rate(self, log_z: Tensor) -> Tensor:
         """1 wherever a value is possible."""
         return torch.zeros_like(log_z).masked_fill(log_z == NEG_INF, NEG_INF)
-
-    def deciding_ratio(self, best: Tensor) -> Tensor:
-        """Every coordinate's own: each has its turn whatever the others do."""
-        return best
-
-    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
-        """TV = 1 - (1 - exp(-tau))^D whatever w is."""
-        power = "" if num_dims == 1 else f"^{num_dims}"
-        return (
-            "TV does not depend on w: every coordinate is unmasked after an Exp(1) time on the clock tau, and TV = "
-            f"1 - (1 - exp(-tau)){power} for every w."
-        )
 
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Rate(), Normalized())}

@@ -24,7 +24,7 @@ from mdlm_cfg.chain.checks import constant_on, raise_where
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.nucleus import noise_temperature
 from mdlm_cfg.support.arguments import check_fields
-from mdlm_cfg.support.by_value import ByValue, exact_number
+from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.instantiate import is_ours
 from mdlm_cfg.support.numeric import whole_number
@@ -32,7 +32,8 @@ from mdlm_cfg.support.numeric import whole_number
 NEG_INF = float("-inf")
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
 
-ASKED_TWICE: WeakSet[Policy] = WeakSet()  # policies of one's own that gave the same answer again
+EXAMINED: WeakSet[Policy] = WeakSet()  # policies of one's own that answer every state by itself, and the same again
+ROUNDING = 1e-6  # of a probability, of a policy that is short of digits
 
 
 class Policy(ByValue, ABC):
@@ -74,10 +75,16 @@ class Policy(ByValue, ABC):
         return tiers(score.to(log_z.dtype).expand_as(log_z).masked_fill(nowhere, NEG_INF)), log_weight
 
     def _check_preference(self, found: Any, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> None:
-        """Raise UserError where a policy of one's own gives no score and weights, or others when it is asked again."""
+        """Raise UserError where a policy of one's own gives no score and weights, or others when asked otherwise."""
         is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Tensor)
         if not (is_pair and isinstance(found[0], Tensor | None)):
             raise UserError(f"{self}.preference must return two tensors, the scores (or None) and the logs of weights")
+        for what, part in zip(("scores", "logs of weights"), found):
+            if part is not None and not _broadcasts(part.shape, log_z.shape):
+                raise UserError(
+                    f"{self}.preference returns {what} of shape {tuple(part.shape)} for log Z of shape "
+                    f"{tuple(log_z.shape)}: it must give one for every coordinate"
+                )
 
         def explain(row: int, wrong: Tensor) -> str:
             return (
@@ -89,19 +96,57 @@ class Policy(ByValue, ABC):
         bad = log_weight.isnan() | log_weight.isposinf() | (False if score is None else score.isnan())
         bad = (bad & (log_z != NEG_INF)).reshape(-1, log_z.shape[-1])
         raise_where(bad, explain, bad)
-        if self in ASKED_TWICE:
+        if self in EXAMINED:
             return
+        before = value_key(self)
         again = self.preference(log_z.clone(), log_r, coordinates)
-        if not all(map(_is_same, found, again)):
+        if not all(map(_is_same, found, again)) or value_key(self) != before:
             raise UserError(
-                f"{self}.preference returns other values when it is asked again: it must depend on its arguments "
-                "alone, as laws sum over it; equal scores are drawn at random, by their weights"
+                f"{self}.preference returns other values when it is asked again, or changes its fields: it must depend "
+                "on its arguments alone, as laws sum over it; equal scores are drawn at random, by their weights"
             )
-        ASKED_TWICE.add(self)
+        if not self._answers_each_state(log_z, log_r(), coordinates.expand_as(log_z)):
+            raise UserError(
+                f"{self}.preference must order the coordinates of every state by themselves: its answer changes with "
+                "the other states of the call, with the places of coordinates in it, or with coordinates that have "
+                "nowhere to go (log Z = -inf); `coordinates` says which ones they are"
+            )
+        EXAMINED.add(self)
+
+    def _answers_each_state(self, log_z: Tensor, log_r: Tensor, coordinates: Tensor) -> bool:
+        """Whether pi(i | x_U) is the same alone in a call, with coordinates in another order, and without known ones.
+
+        Laws ask for the masked coordinates of many states, samplers for all coordinates of a few.
+        """
+
+        def choice(*given: Tensor) -> Tensor:
+            z, r, i = (one.clone() for one in given)
+            score, log_weight = self.preference(z.clone(), lambda: r, i)
+            nowhere = z == NEG_INF
+            tier = None if score is None else tiers(score.double().expand_as(z).masked_fill(nowhere, NEG_INF))
+            return log_first(tier, log_weight.double().expand_as(z).masked_fill(nowhere, NEG_INF)).exp()
+
+        m, n = log_r.shape[-2:]
+        shaped = log_z.reshape(-1, m), log_r.reshape(-1, m, n), coordinates.reshape(-1, m)
+        states = [torch.cat([one[:2]] * 3) for one in shaped]
+        whole = choice(*states)
+        alone = torch.cat([choice(*(one[k : k + 1] for one in states)) for k in range(len(whole))])
+        turned = choice(*(one.flip(1) for one in states)).flip(1)
+        known = states[0].clone()
+        known[:, -1] = NEG_INF
+        padded = choice(known, *states[1:])[:, :-1]
+        short = choice(*(one[:, :-1] for one in states)) if m > 1 else padded
+        pairs = (whole, alone), (whole, turned), (padded, short)
+        return all(torch.allclose(one, other, rtol=0, atol=ROUNDING) for one, other in pairs)
 
     def log_choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Tensor:
         """log pi(i | x_U), (..., m): -inf where i is not next, and everywhere where nothing can move."""
         return log_first(*self.choice(log_z, log_r, coordinates))
+
+
+def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether a tensor of one shape can be expanded to another."""
+    return len(shape) <= len(wanted) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(wanted)))
 
 
 def _is_same(one: Tensor | None, other: Tensor | None) -> bool:

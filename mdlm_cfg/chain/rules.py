@@ -25,7 +25,8 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import constant_on, known_within, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, conditionals_under, name_class, name_state
 from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
+from mdlm_cfg.support.numeric import is_number
 
 NEG_INF = float("-inf")
 LARGEST = sys.float_info.max
@@ -162,9 +163,19 @@ class ProductRule(Rule):
         """The terms.
 
         Raises:
-            UserError: a power above `MOST_POWER`, which would show the rounding of its conditional.
+            UserError: no terms, other ones when they are asked for again, or a power above `MOST_POWER`, which would
+                show the rounding of its conditional.
         """
-        terms = self.terms(w, target_class)
+        terms, again = (self.terms(w, target_class) for _ in range(2))
+        is_list = isinstance(terms, list | tuple) and len(terms) > 0
+        if not (is_list and all(isinstance(term, Term) and is_number(term.power) for term in terms)):
+            raise UserError(
+                f"{self}.terms must return a list of one Term(power, class) or more, and returns {shown(terms)}"
+            )
+        if [(a.power, a.target_class) for a in terms] != [(b.power, b.target_class) for b in again]:
+            raise UserError(
+                f"{self}.terms returns others when it is asked again: it must depend on w and the class alone"
+            )
         powers = [term.power for term in terms if not abs(term.power) <= MOST_POWER]
         if powers:
             raise UserError(

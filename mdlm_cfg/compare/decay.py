@@ -183,7 +183,7 @@ class Decay:
 
     Attributes:
         kind: of guidance. strengths: w, (W,). taus: clock times, (T,). log_tv: ln TV, (W, T).
-        neutral: the reachable neutral states; empty where there are none, or w does not guide time.
+        neutral: the reachable neutral states; empty where there are none, or the rate is no power of Z_i above 0.
         fit_tau: the clock time of the fit. fit_slope: d ln(-ln TV) / dw there, over each half of the strengths: a
             double-exponential decay keeps its slope, any other one loses it.
         time_to_5_percent: tau at which TV = 0.05, (W,).
@@ -201,9 +201,12 @@ class Decay:
     num_tokens: int
 
     @property
-    def growth(self) -> str:
-        """How -ln TV grows with w: see `growth_in_w`; "bounded" where w does not guide time."""
-        return growth_in_w(self.neutral) if self.kind.guides_time else "bounded"
+    def growth(self) -> str | None:
+        """How -ln TV grows with w (`growth_in_w`): "bounded" where w does not guide time, None where it is unknown."""
+        power = self.kind.power()
+        if power is None:
+            return None
+        return growth_in_w(self.neutral) if power else "bounded"
 
     @property
     def double_exponential(self) -> bool:
@@ -213,7 +216,32 @@ class Decay:
     @property
     def statement(self) -> str:
         """How TV decays in w, in one sentence."""
-        return self.kind.decay_statement(self.num_dims, self.growth, self._neutral_in_words())
+        if self.growth is None:
+            return f"How TV decays with w is not known of the kind {self.kind}: its rate is not a power of Z."
+        if not self.kind.power():
+            return self._statement_of_constant_rate()
+        neutral = self._neutral_in_words()
+        if self.growth == "exponential":
+            return (
+                "TV decays double-exponentially in w: no reachable partial state is neutral, so every exit rate grows "
+                "exponentially."
+            )
+        if self.growth == "linear":
+            return (
+                f"-ln TV grows linearly in w: {neutral}, and the probability that the chain visits such a state falls "
+                "exponentially in w."
+            )
+        return f"The decay saturates: {neutral}."
+
+    def _statement_of_constant_rate(self) -> str:
+        """TV = 1 - (1 - exp(-c tau))^D whatever w is, c being the rate of every coordinate."""
+        rate = math.exp(float(self.kind.log_rate(torch.zeros(1, dtype=torch.float64))))
+        shown = "" if rate == 1 else f"{rate:.4g} "
+        power = "" if self.num_dims == 1 else f"^{self.num_dims}"
+        return (
+            f"TV does not depend on w: every coordinate is unmasked after an Exp({shown.strip() or 1}) time on the "
+            f"clock tau, and TV = 1 - (1 - exp(-{shown}tau)){power} for every w."
+        )
 
     def _neutral_in_words(self) -> str:
         if not self.neutral:
@@ -284,7 +312,7 @@ def tv_decay(
     slopes = [
         _slope(strengths[part], [math.log(-v) for v in at_fit[part]]) for part in (slice(half), slice(-half, None))
     ]
-    neutral = neutral_states(target, target_class, kind) if kind.guides_time else []
+    neutral = neutral_states(target, target_class, kind) if kind.power() else []
     return Decay(
         kind,
         strengths,

@@ -116,6 +116,9 @@ def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate"
 
     Log-ratios within 1e-9 of each other count as equal, for rounding cannot tell some of them apart: where they differ
     by less, this is the law of a w far above 1 and far below 1e9.
+
+    Raises:
+        UserError: a kind of one's own whose rate is no power of Z_i with an exponent of at least 0.
     """
     return limit_visits(target, target_class, kind)[-1].reshape([target.num_tokens] * target.num_dims)
 
@@ -125,12 +128,21 @@ def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "ra
     """The probability that the guided chain ever visits each partial state as w goes to infinity.
 
     rho = p(.|z) (p(.|z) / p)^w is in the limit carried by the largest ratio p(v | x_U, z) / p(v | x_U): over all (i, v)
-    for `rate`, over the values of each coordinate for `normalized`; among ties by p(v | x_U, z).
+    for `rate` and any other power of Z_i, over the values of each coordinate for `normalized`; among ties by
+    p(v | x_U, z).
 
     Returns:
         levels 0, ..., D: float64 (C(D, l), N^l), each summing to 1.
+
+    Raises:
+        UserError: see `limit_law`.
     """
     kind = kind_of(kind)
+    power = kind.power()
+    if power is None:
+        raise UserError(
+            f"the limit of infinite w is known of kinds whose rate is a power of Z_i, and the rate of {kind} is none"
+        )
     denoiser = target.denoiser()
     lattice = partial_state_lattice(denoiser, target_class)
     log_cond = denoiser.log_marginals(target_class)
@@ -139,12 +151,14 @@ def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "ra
     visits = [torch.ones(1, 1, dtype=torch.float64)]
     for level in range(lattice.num_dims):
         ratios = [lattice.split(log_ratio[level + 1], level, j) for j in range(level + 1)]
-        best = kind.deciding_ratio(by_coordinate([r.amax(dim=2) for r in ratios], lattice, level)).contiguous()
+        best = by_coordinate([r.amax(dim=2) for r in ratios], lattice, level)
+        if power > 0:  # the fastest event outruns every other
+            best = best.amax(dim=1, keepdim=True).expand_as(best).contiguous()
         edges = []
         for j, ratio in enumerate(ratios):
             top = best.flatten(0, 1).index_select(0, lattice.rows[level][j])
             tied = ratio >= lattice.insert(top, level, j) - TIE
             edges.append(lattice.split(log_cond[level + 1], level, j).masked_fill(~tied, NEG_INF))
-        base = torch.zeros_like(log_cond[level])  # a factor of the state, which no kind's shares depend on
+        base = torch.zeros_like(log_cond[level])  # a factor of the state, which shares of a power do not depend on
         visits.append(push(rates_from_edges(edges, base, kind, lattice, level), visits[-1], lattice, level))
     return visits

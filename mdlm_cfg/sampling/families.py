@@ -246,16 +246,30 @@ def _grid_name(grid: Grid) -> str:
 def _check_jump(name: str, jump: JumpRule) -> None:
     """Raise UserError unless a jump rule of one's own gives probabilities at a few places, the same again, 1 at u = 1.
 
-    A law and draws of anything else would differ, or leave masks.
+    It must answer every log Z by itself, since laws and draws ask for different coordinates and states together. The
+    law and the draws of anything else would differ, or leave masks.
     """
     log_z, u = torch.meshgrid(*(torch.tensor(values, dtype=torch.float64) for values in PROBES), indexing="ij")
     with calling(name):
         found, again = (jump(log_z.clone(), u.clone()) for _ in range(2))
-    if not (isinstance(found, torch.Tensor) and found.is_floating_point() and found.shape in (log_z.shape, ())):
-        raise UserError(f"the jump rule of {name} must return a float for each log Z and u, and returns {shown(found)}")
+    is_float = isinstance(found, torch.Tensor) and found.is_floating_point()
+    if not (is_float and found.shape in (log_z.shape, ())):
+        got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else shown(found)
+        raise UserError(
+            f"the jump rule of {name} must return a tensor of floats, one for each log Z, and returns {got} for log Z "
+            f"of shape {tuple(log_z.shape)}"
+        )
     if not torch.equal(found, again):
         raise UserError(f"the jump rule of {name} returns other values when it is called again: it must draw nothing")
     found = found.expand_as(log_z).double()
+    with calling(name):
+        pairs = zip(log_z.reshape(-1, 1), u.reshape(-1, 1))
+        alone = torch.cat([jump(z.clone(), at[0].clone()).expand(1).double() for z, at in pairs])
+    if not torch.allclose(found.flatten(), alone, rtol=0, atol=1e-6, equal_nan=True):
+        raise UserError(
+            f"the jump rule of {name} must give every log Z its probability by itself: it changes with the other "
+            "coordinates or states that are given beside it"
+        )
     for wrong, must in (
         (~((found >= 0) & (found <= 1)), "be a probability, from 0 to 1"),
         ((found < 1 - 1e-6) & (u == 1), "be 1 at u = 1, in the last step, which leaves no mask"),

@@ -98,7 +98,7 @@ class GeometryStudy:
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The distributions, and the limit of infinite strength of every kind."""
         yield from evaluation_pieces(case)
-        for kind in own_kinds(case.plan):
+        for kind in _with_limit(case):
             yield case.piece(_limit, kind, label=f"limit of infinite w, {kind}")
 
     def findings(self, case: Case, made: Made) -> Findings:
@@ -107,13 +107,18 @@ class GeometryStudy:
         found: list[tuple[Guidance | Limit, str, Tensor]] = [
             (r.guidance, who, r.laws[who]) for who in (EXACT, LEARNED) for r in e.results if who in r.laws
         ]
-        found += [(Limit(kind), EXACT, made.of(_limit, kind)) for kind in own_kinds(case.plan)]
+        found += [(Limit(kind), EXACT, made.of(_limit, kind)) for kind in _with_limit(case)]
         parts = regions_of(case)
         masses = [row for one in found for row in _masses(*one, parts)]
         spread = [_spread(*one, parts) for one in found]
         overlap = overlap_of(e) if e.num_dims > 2 else []
         blocks = [_regions_block(masses, e), _spread_block(spread), _overlap_block(overlap)]
         return Findings(case.plan, blocks, verdict_of(masses, {part.name: part.meaning for part in parts}))
+
+
+def _with_limit(case: Case) -> list[Kind]:
+    """The kinds whose own chain is asked for, and has a limit of infinite strength that is known."""
+    return [kind for kind in own_kinds(case.plan) if kind.power() is not None]
 
 
 def _limit(case: Case, kind: Kind) -> Tensor:

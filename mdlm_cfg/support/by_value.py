@@ -46,6 +46,12 @@ class ByValue:
         return f"{type(self).__name__}({_listed(self.__dict__)})"
 
 
+def fields_in_words(value: object) -> str:
+    """The fields of an object after its name, as in "(a=0.5,c=3)"; empty where it has none."""
+    found = _fields(value)
+    return f"({_listed(found)})" if found else ""
+
+
 def exact_number(value: float) -> str:
     """A number in the fewest digits that are exactly it: "2", "0.5", "1.0000001"; "2" of 2.0 too."""
     if isinstance(value, int):

@@ -122,13 +122,13 @@ def _imported(name: str, what: str) -> Any:
     """The attribute of a module; None where the module has none of that name."""
     module_name, _, attribute = name.rpartition(".")
     were_here = set(sys.modules)
+    if not module_name.strip("."):
+        raise UserError(f"{what} cannot be made by {name}: it names no module; write package.module.{name.strip('.')}")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{what} cannot be made by {name}: {error or 'no such module'}; is its folder on PYTHONPATH?"
-        ) from error
     except (Exception, SystemExit) as error:
+        if _is_not_there(module_name, error):
+            raise UserError(f"{what} cannot be made by {name}: {error}; is its folder on PYTHONPATH?") from error
         if name.split(".")[0] == PACKAGE:
             raise
         said = " ".join(f"{type(error).__name__}: {error}".split())
@@ -140,6 +140,17 @@ def _imported(name: str, what: str) -> Any:
     SEEN.difference_update(sys.modules.keys() - were_here)
     code_of_the_user()
     return found
+
+
+def _is_not_there(module_name: str, error: BaseException) -> bool:
+    """Whether an import failed because there is no such module, or its name cannot be one; not inside of it."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{module_name}.".startswith(f"{error.name}.")
+    outside = (__file__, importlib.__file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ValueError | TypeError) and all(
+        frame.filename in outside or frame.filename.startswith("<frozen") for frame in frames
+    )
 
 
 def code_of_the_user() -> dict[str, str]:

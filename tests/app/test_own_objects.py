@@ -45,6 +45,7 @@ import torch
 from mdlm_cfg import Guidance, Sampler
 from mdlm_cfg.chain.kinds import Rate
 from mdlm_cfg.chain.policies import FixedOrder
+from mdlm_cfg.chain.rules import ProductRule, Term
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.findings import Block, Findings, Table, col
 from mdlm_cfg.studies.protocol import Case, Needs, Piece
@@ -75,6 +76,30 @@ def sampler_to_power(power=1.0):
 
 class Mine(Rate):
     name = "mine"
+
+
+class Half(ProductRule):
+    def __init__(self, by=2.0):
+        self.by = by
+
+    def terms(self, w, target_class):
+        return [Term(1 + w, target_class), Term(-w / self.by, None)]
+
+
+def turned(u, log_z):
+    return u + 0 * log_z
+
+
+def answering(t, c):
+    return torch.full((*t.shape, 4), 0.25).log()
+
+
+def of_target(tokens, classes, target):
+    return target.denoiser()(tokens, classes)
+
+
+def of_target_or_none(tokens, classes, target=None):
+    return flat(tokens, classes) if target is None else target.denoiser()(tokens, classes)
 
 
 def halved(w, by=2.0):
@@ -190,7 +215,7 @@ def test_a_sampler_of_ones_own(own: str) -> None:
     assert plan(sampler={"_target_": f"{own}.ready", "steps": 5}).sampler.steps == 5
     with pytest.raises(UserError):  # an object has its own steps: others would be dropped in silence
         plan(sampler={"_target_": f"{own}.ready"}, steps=3)
-    for wrong in ("flat", "Mine", "nothing"):
+    for wrong in ("flat", "Mine", "nothing", "turned"):
         with pytest.raises(UserError):
             plan(sampler={"_target_": f"{own}.{wrong}"})
     with pytest.raises(UserError):
@@ -227,6 +252,8 @@ def test_guidance_and_policy_of_ones_own(own: str) -> None:
     assert kinds == {"Mine"}
     halved = plan(guidance={"_target_": f"{own}.halved", "by": 4.0}, w=[0, 2]).guidances
     assert halved == (Guidance(0.0), Guidance(0.5))
+    ruled = plan(guidance={"_target_": f"{own}.Half", "by": 4.0}, w=[0, 2]).guidances
+    assert ruled == tuple(Guidance(w, rule=sys.modules[own].Half(4.0)) for w in (0.0, 2.0))
     order = {"_target_": f"{own}.backwards", "num_dims": 3}
     assert plan(policy=order).sampler.policy == FixedOrder((2, 1, 0))
     for wrong in ({"guidance": {"_target_": f"{own}.flat"}}, {"policy": {"_target_": f"{own}.Mine"}}, {"policy": 3}):
@@ -255,9 +282,11 @@ def test_a_denoiser_of_ones_own(own: str) -> None:
     target = toy_1d_overlap()
     data = SimpleNamespace(target=target, num_tokens=target.num_tokens, grid_shape=(1,), num_classes=2)
     tokens = torch.tensor([[target.num_tokens]])
-    given = {"_target_": f"{own}.exact"}
-    found = denoiser_of(given, data, {f"{own}.exact"})
-    assert torch.equal(found(tokens, torch.tensor([0])), target.denoiser()(tokens, torch.tensor([0])))
+    for name in ("exact", "of_target", "of_target_or_none"):
+        found = denoiser_of({"_target_": f"{own}.{name}"}, data, {f"{own}.{name}"})
+        assert torch.equal(found(tokens, torch.tensor([0])), target.denoiser()(tokens, torch.tensor([0])))
+    with pytest.raises(UserError):
+        denoiser_of({"_target_": f"{own}.answering"}, data, {f"{own}.answering"})
     data.num_tokens = 4
     for name, arguments in (("flat", {}), ("module", {}), ("called", {}), ("Flat", {}), ("Flat", {"values": 4})):
         flat = denoiser_of({"_target_": f"{own}.{name}", **arguments}, data, {f"{own}.{name}"})
@@ -376,6 +405,22 @@ def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "report.json").read_text()).get("samplers", []) == []
     assert run("eval", *settings, "study.gumbel=2", f"out={tmp_path / 'b'}") == 2
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("part", ["sampler", "guidance", "policy"])
+@pytest.mark.parametrize(
+    ("text", "said"), [("raise TypeError('of my own')", "of my own"), ("import no_such_library", "no_such_library")]
+)
+def test_an_error_of_an_import_is_where_it_is(
+    part: str, text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(f"x = 1\n{text}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=rf"{said}.*{name}\.py, line 2"):
+        plan(**{part: {"_target_": f"{name}.thing"}})
+    with pytest.raises(UserError, match=f"_target_={name}.thing"):
+        plan(**{part: f"{name}.thing"})
 
 
 ENDINGS = ("raise SystemExit", "raise SystemExit('no weights')", "exit(0)", "next(iter([]))", "1 +", "exec('exit(3)')")

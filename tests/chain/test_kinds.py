@@ -10,53 +10,75 @@ from helpers import Opaque, random_target
 from oracle import Chain, fractions
 from torch import Tensor
 
-from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
+from mdlm_cfg import Guidance, UserError, law_at, limit_law, stepped_law, terminal_law
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
+from mdlm_cfg.compare.decay import tv_decay
 
-Z = torch.tensor([[[1.0, 0.0, 2.0], [3.0, 0.0, 2.0]], [[4.0, 5.0, 0.0], [1.0, 7.0, 9.0]]], dtype=torch.float64)
 RATE = KINDS["rate"]
 NORMALIZED = KINDS["normalized"]
-
-
-def test_the_ratio_that_decides_in_the_limit_is_of_each_state() -> None:
-    assert RATE.deciding_ratio(Z).tolist() == [[[3.0, 0.0, 2.0]] * 2, [[4.0, 7.0, 9.0]] * 2]
-    assert torch.equal(NORMALIZED.deciding_ratio(Z), Z)
-
-
-def test_decays_are_stated() -> None:
-    said = [RATE.decay_statement(2, growth, "it waits") for growth in ("exponential", "linear", "bounded")]
-    assert len(set(said)) == 3 and ["it waits" in one for one in said] == [False, True, True]
-    for dims, formula in ((1, "1 - (1 - exp(-tau)) "), (3, "1 - (1 - exp(-tau))^3 ")):
-        assert formula in NORMALIZED.decay_statement(dims, "bounded", "")
 
 
 class Root(Kind):
     """Coordinate i jumps at rate sqrt(Z_i): neither Z_i nor the same for all."""
 
-    name = "root"
-    guides_time = True
-
     def log_rate(self, log_z: Tensor) -> Tensor:
         return log_z / 2
 
-    def deciding_ratio(self, best: Tensor) -> Tensor:
-        return best
 
-    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
-        return ""
+class Twice(Kind):
+    """Coordinate i jumps at rate 2."""
+
+    def log_rate(self, log_z: Tensor) -> Tensor:
+        return torch.full_like(log_z, math.log(2)).masked_fill(log_z == -math.inf, -math.inf)
 
 
-class Saturating(Root):
+class Capped(Kind):
+    """Coordinate i jumps at rate min(Z_i^a, c)."""
+
+    def __init__(self, a: float = 0.5, c: float = 2.0) -> None:
+        self.a = a
+        self.c = c
+
+    def log_rate(self, log_z: Tensor) -> Tensor:
+        return (self.a * log_z).clamp(max=math.log(self.c))
+
+
+class Reversed(Kind):
+    """Coordinate i jumps at rate 1 / Z_i, where it can."""
+
+    def log_rate(self, log_z: Tensor) -> Tensor:
+        return torch.where(log_z == -math.inf, log_z, -log_z)
+
+
+class Saturating(Kind):
     """Coordinate i jumps at rate Z_i / (1 + Z_i), which is no power of Z_i."""
 
     def log_rate(self, log_z: Tensor) -> Tensor:
         return -torch.logaddexp(torch.zeros_like(log_z), -log_z)
 
-    def deciding_ratio(self, best: Tensor) -> Tensor:
-        return best
 
-    def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
-        return ""
+@pytest.mark.parametrize("kind", [RATE, NORMALIZED, Root(), Twice()], ids=str)
+@pytest.mark.parametrize("seed", [4, 5])
+def test_the_limit_of_strong_guidance_follows_from_the_rate(kind: Kind, seed: int) -> None:
+    target = random_target(3, 2, k=2, seed=seed, zeros=0.2)
+    strong = terminal_law(target.denoiser(), Guidance(1e4, kind), 1)
+    assert float((limit_law(target, 1, kind) - strong).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [Capped(), Saturating(), Reversed()], ids=str)
+def test_no_limit_is_claimed_for_a_rate_that_is_no_power(kind: Kind) -> None:
+    target = random_target(3, 2, k=2, seed=4)
+    with pytest.raises(UserError):
+        limit_law(target, 1, kind)
+    assert tv_decay(target, 1, [Guidance(w, kind) for w in (0.0, 1.0)], [0.5]).growth is None
+
+
+@pytest.mark.parametrize("w", [0.0, 3.0])
+def test_a_constant_rate_decays_as_is_said_of_it(w: float) -> None:
+    decay = tv_decay(random_target(3, 2, k=2, seed=4), 1, [Guidance(w, Twice())], [0.1, 0.5])
+    expected = 1 - (1 - (-2 * decay.taus).exp()) ** 2
+    assert torch.allclose(decay.log_tv[0].exp(), expected, atol=1e-12) and decay.growth == "bounded"
+    assert "1 - (1 - exp(-2 tau))^2 " in decay.statement
 
 
 @pytest.mark.parametrize("w", [-0.5, 0.0, 3.0])

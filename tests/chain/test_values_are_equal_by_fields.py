@@ -36,19 +36,12 @@ class Power(Kind):
     """Coordinate i jumps at rate Z_i^a."""
 
     name = "power"
-    guides_time = True
 
     def __init__(self, a: float) -> None:
         self.a = a
 
     def log_rate(self, log_z):
         return self.a * log_z
-
-    def deciding_ratio(self, best):
-        return best
-
-    def decay_statement(self, num_dims, certain):
-        return ""
 
 
 class Nameless(Rate):
@@ -88,9 +81,9 @@ def test_values_are_equal_exactly_when_types_and_fields_are() -> None:
 
 def test_a_kind_has_what_follows_from_its_rate() -> None:
     assert Rate().is_rho and Nameless().is_rho and not Normalized().is_rho and not Power(1.0).is_rho
-    assert str(Nameless()) == "nameless"
-    with pytest.raises(TypeError):
-        type("Half", (Rate,), {"log_rate": lambda self, log_z: log_z / 2})
+    half = type("Half", (Rate,), {"log_rate": lambda self, log_z: log_z / 2})()
+    assert not half.is_rho and [kind.power() for kind in (Rate(), Normalized(), half)] == [1.0, 0.0, 0.5]
+    assert len({str(kind) for kind in (Nameless(), Power(0.3), Power(0.7))}) == 3
 
 
 def test_no_kind_or_policy_goes_by_the_name_of_a_built_in_one() -> None:
@@ -125,8 +118,15 @@ def test_a_plan_takes_what_is_equal_once_and_what_shares_a_name_never() -> None:
     for twice in ((Guidance(1.0), Guidance(1)), (Guidance([0, 1]), Guidance(PerCount((0.0, 1.0))))):
         with pytest.raises(UserError):
             Plan(twice, Sampler())
+
+    class Labelled(Power):
+        def __str__(self) -> str:
+            return "mine"
+
+    kinds = Power(0.3), Power(0.7)
+    assert len(Plan((Guidance(1.0, kinds[0]), Guidance(2.0, kinds[1])), Sampler()).guidances) == 2
     with pytest.raises(UserError):
-        Plan((Guidance(1.0, Power(0.3)), Guidance(2.0, Power(0.7))), Sampler())
+        Plan((Guidance(1.0, Labelled(0.3)), Guidance(2.0, Labelled(0.7))), Sampler())
 
 
 def test_numbers_are_written_exactly() -> None:

@@ -88,9 +88,3 @@ def test_it_is_equal_by_type_and_fields(kind: Kind) -> None:
     assert kind_of(kind.name) is kind
     with pytest.raises(UserError):
         kind_of(Same())
-
-
-@kinds
-@pytest.mark.parametrize("growth", ["exponential", "linear", "bounded"])
-def test_it_says_how_its_law_decays(kind: Kind, growth: str) -> None:
-    assert kind.decay_statement(3, growth, "" if growth == "exponential" else "a state is neutral").endswith(".")

@@ -40,6 +40,9 @@ JUMPS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "truth": lambda log_z, u: u + log_z > 0.5,
     "other shape": lambda log_z, u: torch.ones(7),
     "number": lambda log_z, u: 1.0,
+    "whole numbers": lambda log_z, u: torch.ones_like(log_z).long(),
+    "of all coordinates together": lambda log_z, u: torch.where(u < 1, u * log_z.softmax(dim=-1), 1.0),
+    "of all states together": lambda log_z, u: torch.where(u < 1, u / log_z.numel() + 0 * log_z, 1.0),
 }
 
 
@@ -71,6 +74,11 @@ PREFERENCES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "a score that is NaN": lambda log_z, i: (torch.where(i == 1, math.nan, 0.0).expand_as(log_z), 0 * log_z),
     "a weight that is NaN": lambda log_z, i: (None, torch.where(i == 1, math.nan, 0.0).expand_as(log_z)),
     "a weight that is infinite": lambda log_z, i: (None, torch.where(i == 1, math.inf, 0.0).expand_as(log_z)),
+    "by all states": lambda log_z, i: ((1 if log_z.numel() > 3 else -1) * i.double().expand_as(log_z), 0 * log_z),
+    "by the place in the call": lambda log_z, i: (torch.arange(log_z.shape[-1]).expand_as(log_z), 0 * log_z),
+    "by the number of coordinates": lambda log_z, i: (None, log_z.shape[-1] * i.double().expand_as(log_z)),
+    "one score for each value": lambda log_z, i: (torch.zeros(*log_z.shape, 3), torch.zeros_like(log_z)),
+    "one more axis": lambda log_z, i: (None, log_z[..., None]),
     "scores alone": lambda log_z, i: torch.zeros_like(log_z),
     "nothing": lambda log_z, i: None,
 }
@@ -104,18 +112,27 @@ def test_what_a_policy_prefers_is_what_is_drawn(answer: Any) -> None:
     assert is_drawn_from(sample(DENOISER, GUIDANCE, 0, NUM, policy=own, generator=seeded()), law)
 
 
+TERMS: dict[str, Callable[[float, int | None], Any]] = {
+    "nothing": lambda w, z: None,
+    "no terms": lambda w, z: [],
+    "pairs": lambda w, z: [(1 + w, z)],
+    "a power that is a tensor": lambda w, z: [Term(torch.tensor([1.0, 2.0]), z)],
+    "random powers": lambda w, z: [Term(1 + float(torch.rand(())), z)],
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_that_are_none_are_refused(name: str) -> None:
+    rule = type("Own", (ProductRule,), {"terms": lambda self, w, z: TERMS[name](w, z)})()
+    for use in (terminal_law, lambda *given: sample(*given, 5, generator=seeded())):
+        with pytest.raises(UserError):
+            use(DENOISER, Guidance(2.0, rule=rule), 0)
+
+
 def kind(rate: Callable[[Tensor], Tensor], is_rho: bool = False) -> Kind:
     class Own(Kind):
-        guides_time = True
-
         def log_rate(self, log_z: Tensor) -> Tensor:
             return rate(log_z)
-
-        def deciding_ratio(self, best: Tensor) -> Tensor:
-            return best
-
-        def decay_statement(self, num_dims: int, growth: str, neutral: str) -> str:
-            return ""
 
     Own.is_rho = is_rho
     return Own()
