@@ -217,7 +217,7 @@ class Decay:
     def statement(self) -> str:
         """How TV decays in w, in one sentence."""
         if self.growth is None:
-            return f"How TV decays with w is not known of the kind {self.kind}: its rate is not a power of Z."
+            return f"How TV decays with w is not known for the kind {self.kind}: its rate is not a power of Z."
         if not self.kind.power():
             return self._statement_of_constant_rate()
         neutral = self._neutral_in_words()

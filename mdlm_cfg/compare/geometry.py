@@ -141,7 +141,7 @@ def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "ra
     power = kind.power()
     if power is None:
         raise UserError(
-            f"the limit of infinite w is known of kinds whose rate is a power of Z_i, and the rate of {kind} is none"
+            f"the limit of infinite w is known for kinds whose rate is a power of Z_i, and the rate of {kind} is not"
         )
     denoiser = target.denoiser()
     lattice = partial_state_lattice(denoiser, target_class)

@@ -234,6 +234,22 @@ def check_network(net: object, name: str) -> None:
         )
     if not bool((log_probs.double().exp().sum(dim=-1) - 1).abs().max() < 1e-3):
         raise UserError(f"{name} returns rows whose exponentials do not sum to 1: it must return log-probabilities")
+    refuse_unregistered(net, name)
+
+
+def refuse_unregistered(net: nn.Module, name: str) -> None:
+    """Raise UserError where a module has parameters in a plain list or dict: neither trained nor saved with it."""
+    registered = set(map(id, net.parameters()))
+    for module in net.modules():
+        for key, value in vars(module).items():
+            held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+            own = [one for one in held if isinstance(one, nn.Parameter)]
+            own += [part for one in held if isinstance(one, nn.Module) for part in one.parameters()]
+            if any(id(part) not in registered for part in own):
+                raise UserError(
+                    f"{name} holds parameters in a plain {type(value).__name__}, {key}, so torch would neither train "
+                    "nor save them: use nn.ModuleList, nn.ModuleDict or nn.ParameterList"
+                )
 
 
 def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:

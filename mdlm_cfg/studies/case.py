@@ -15,7 +15,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.cache import AnyCache, no_cache
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.targets.data import Data, class_name
 from mdlm_cfg.targets.table import TableMixture
@@ -55,8 +55,20 @@ class Made(dict[Key, Any]):
         self.case = case
 
     def of(self, make: Callable[..., Any], *at: Any) -> Any:
-        """What the piece `case.piece(make, *at)` made."""
-        return self[self.case.key_of(make, *at)]
+        """What the piece `case.piece(make, *at)` made.
+
+        Raises:
+            UserError: no such piece was named.
+        """
+        key = self.case.key_of(make, *at)
+        if key not in self:
+            name = getattr(make, "__qualname__", type(make).__name__)
+            values = ", ".join([name, *map(shown, at)])
+            raise UserError(
+                f"made.of({values}) asks for a piece that `pieces` did not name: give both the same function and "
+                "values, and change no field of the study"
+            )
+        return self[key]
 
 
 @dataclass

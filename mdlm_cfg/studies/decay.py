@@ -26,8 +26,8 @@ MOST_STATES = 20  # neutral states that are listed
 SMALLEST = 1e-12  # of -ln TV that is drawn
 COST = 3.0  # of one kind, beside the samples of one strength
 NONE = (
-    "Convergence in time was not computed: it is known of classifier-free guidance in its own order, without "
-    f"temperature or top-p, for tables of at most {MAX_STATES:,} partial states."
+    "Convergence in time was not computed: it is available for classifier-free guidance without a policy, temperature "
+    f"or top-p, and for tables of at most {MAX_STATES:,} partial states."
 )
 READING = """\
 tau is the time scale on which every masked coordinate is unmasked at rate 1 without guidance. The total variation to \

@@ -217,7 +217,7 @@ def _moments(e: TableEvaluation) -> Block:
                 MomentRow(result.guidance, name, found.mean.tolist(), found.covariance.tolist(), eigenvalues, *norms)
             )
     values = ["mean", "eigenvalues", "covariance_frobenius", "covariance_spectral"]
-    note = "In units of the values. Differences are from the exact guided covariance and relative to it."
+    note = "In units of the values. Differences from the exact guided covariance are relative to its norm."
     table = Table(["w", "law"], values, note=note)
     return Block("moments", rows, "Mean and covariance", views=[table], group="Distributions")
 

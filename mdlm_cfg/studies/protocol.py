@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Protocol, cast
 from mdlm_cfg.studies.case import EXACT, LEARNED, Case, Key, Made, Piece
 from mdlm_cfg.studies.findings import Findings, together
 from mdlm_cfg.studies.needs import Needs, check_guided_class
+from mdlm_cfg.studies.written import check_findings, check_pieces
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.instantiate import is_ours
 from mdlm_cfg.support.numeric import whole_number, whole_numbers
 from mdlm_cfg.support.progress import Pieces, silent
 
@@ -107,16 +109,21 @@ def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findin
         say: gets one short line before each piece: what it is, and how long the rest will take.
 
     Raises:
-        UserError: as `check`.
+        UserError: as `check`; or pieces, rows or views of a study of one's own that cannot be shown.
     """
     check(study, case)
-    pieces = {piece.key: piece for piece in study.pieces(case)}
+    is_own = not is_ours(type(study))
+    named = check_pieces(name_of(study), study.pieces(case)) if is_own else study.pieces(case)
+    pieces = {piece.key: piece for piece in named}
     progress = Pieces([piece.cost for piece in pieces.values()], say)
     for key, piece in pieces.items():
         progress(piece.label)
         if key not in case.made:
             case.made[key] = case.cache(key, piece.make) if piece.cached else piece.make()
-    return replace(study.findings(case, case.made), num_dims=case.num_dims)
+    found = study.findings(case, case.made)
+    if is_own:
+        check_findings(name_of(study), found)
+    return replace(found, num_dims=case.num_dims)
 
 
 class ByCase:

@@ -252,7 +252,9 @@ def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for key in arguments:
             if key not in parameters:
-                raise UserError(f"{what}.{key} is not an argument of {name}: it takes {', '.join(parameters)}")
+                raise UserError(
+                    f"{what}.{key} is not an argument of {name}: it takes {', '.join(parameters) or 'none'}"
+                )
     for key, parameter in parameters.items():
         plain = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         if plain and parameter.default is inspect.Parameter.empty and key not in arguments:

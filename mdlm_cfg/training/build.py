@@ -80,6 +80,8 @@ def build_optimizer(
     Raises:
         UserError: a name that is neither in `mdlm_cfg.nets.optimizer` nor trusted, or something that is no optimizer.
     """
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise UserError("the network has no parameters to train")
     optimizer = make(settings, "optimizer", OPTIMIZERS, trusted, net=net)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(f"{settings['_target_']} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer")

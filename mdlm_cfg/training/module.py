@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.nets.optimizer import allow_clipping
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import calling, code_of_the_user
+from mdlm_cfg.support.instantiate import calling, code_of_the_user, is_ours
 from mdlm_cfg.support.seeds import generator_for, seed_for
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.checkpoints import stamp
@@ -24,7 +24,7 @@ from mdlm_cfg.training.compiled import compiled
 from mdlm_cfg.training.data.base import check_batch
 from mdlm_cfg.training.elbo import nelbo
 from mdlm_cfg.training.lean import LeanModule
-from mdlm_cfg.training.objectives import Objective
+from mdlm_cfg.training.objectives import Objective, check_losses
 from mdlm_cfg.training.unfinished import BEGUN, CODE, begun_with
 from mdlm_cfg.training.watching import ExactWatch, mean_and_errors, moments, watch_for
 
@@ -98,6 +98,7 @@ class MaskedDiffusion(LeanModule):
         self._is_checked = True  # whether batches of training may hold anything
         self._losses: dict[str, float] = {}  # of the step at hand, where it is logged
         self._step = 0  # the steps before that one
+        self._has_own_objective = not is_ours(type(objective))
 
     # training
 
@@ -112,6 +113,8 @@ class MaskedDiffusion(LeanModule):
         _seed_torch(x.device, seed_for("step", *key))
         with calling("objective"):
             losses = self.objective.loss(*self._asked, x, classes, generator)
+        if self._has_own_objective:
+            check_losses(losses, type(self.objective).__name__)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_logged = every > 0 and (step + 1) % every == 0
         loss = losses["loss"].detach()

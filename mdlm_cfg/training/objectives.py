@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mdlm_cfg.nets.wrapper import has_class_head
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.training.averaged import averaged_objective
 from mdlm_cfg.training.elbo import class_cross_entropy, drop_labels, nelbo, paired_nelbo
 from mdlm_cfg.training.pooled import pool_of, pooled_nelbo
@@ -72,12 +73,25 @@ class Objective:
         Returns:
             scalars in nats per sample: "loss", which is trained on, and where they are known "nelbo" and "nelbo_null".
         """
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} is no objective: it must define loss(net, x, classes, generator)")
 
     def weigh(self, conditional: Tensor, null: Tensor) -> Losses:
         """The losses of two conditionals, with the null class weighted by its share."""
         share = self.label_dropout
         return {"loss": (1 - share) * conditional + share * null, "nelbo": conditional, "nelbo_null": null}
+
+
+def check_losses(losses: Any, name: str) -> None:
+    """Raise UserError unless an objective of one's own returned scalars by name, with a "loss" to train on."""
+    if not (isinstance(losses, dict) and "loss" in losses):
+        raise UserError(
+            f'{name}.loss must return a mapping with "loss", such as self.weigh(...), and returns {shown(losses)}'
+        )
+    for key, value in losses.items():
+        if not (isinstance(value, Tensor) and value.numel() == 1):
+            raise UserError(f"{name}.loss must return scalar tensors, and {key!r} is {shown(value)}")
+    if not losses["loss"].requires_grad:
+        raise UserError(f"the loss of {name} does not depend on the network's parameters: nothing would be trained")
 
 
 class Averaged(Objective):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.targets.tiny_mnist import tiny_mnist_pmfs
@@ -47,6 +47,8 @@ class TargetData(DiffusionData):
         stratified: bool = False,
         **loading: Any,
     ) -> None:
+        if target is not None and not isinstance(target, Target):
+            raise UserError(f"data.target makes {shown(target)}, and must make a target, such as a TableMixture")
         if stratified and target is not None and not isinstance(target, TableMixture):
             raise UserError(
                 f"data.stratified=true needs a table, and the target is a {type(target).__name__}: leave it out"
@@ -66,7 +68,8 @@ class TargetData(DiffusionData):
                 check_size(target.num_tokens, target.num_dims)
 
     def _build(self) -> Target:
-        assert self._given is not None
+        if self._given is None:
+            raise UserError("data.target makes nothing: it must make a target, such as a TableMixture")
         return self._given
 
     def setup(self, stage: str | None = None) -> None:
