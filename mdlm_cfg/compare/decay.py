@@ -253,7 +253,9 @@ class Decay:
         if not visited:
             which = "which is " if count == 1 else ""
             return f"{what}, {which}{self._most(self.neutral, 'p(x_U | z) =', lambda one: one.probability)}"
-        which = "one" if len(visited) == 1 else f"{len(visited)} of them"
+        which = "one of them" if len(visited) == 1 else f"{len(visited)} of them"
+        if len(visited) == count:
+            which = "it" if count == 1 else "all of them"
         most = self._most(visited, "probability", lambda one: one.limit)
         return f"{what}, and in the limit of infinite w the chain still visits {which}, {most}"
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from mdlm_cfg.studies.case import Piece
 from mdlm_cfg.studies.findings import Block, Findings, plain_row
-from mdlm_cfg.studies.views import Bars, Curve, Table
+from mdlm_cfg.studies.views import Curve, Table
 from mdlm_cfg.support.errors import UserError, shown
 
 
@@ -83,5 +83,3 @@ def _columns_of(block: Block) -> Iterator[str]:
         elif isinstance(view, Curve):
             yield from (view.x, *([view.y] if isinstance(view.y, str) else view.y), *view.by, *view.where)
             yield from (one for one in (view.panels, view.low, view.high) if one)
-        elif isinstance(view, Bars):
-            yield from (view.x, view.y, *view.by)

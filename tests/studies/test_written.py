@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mdlm_cfg import Guidance, Sampler, UserError
-from mdlm_cfg.studies.findings import Bars, Block, Curve, Findings, Table, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Needs, run
 from mdlm_cfg.targets.toys import toy_1d_overlap
@@ -94,7 +94,6 @@ WRONG: dict[str, dict[str, Any]] = {
     "a table across what is no column": {"views": [Table(["w"], ["value"], across="denoiser")]},
     "a curve of what is no column": {"views": [Curve("w", ["value", "valeu"])]},
     "a curve by what is no column": {"views": [Curve("w", "value", by=["denoiser"])]},
-    "bars of what is no column": {"views": [Bars("w", "valeu")]},
     "what is logged is no column": {"logged": ["valeu"]},
 }
 
@@ -105,7 +104,7 @@ def test_what_cannot_be_shown_is_refused(name: str) -> None:
         found(Own(**WRONG[name]))
 
 
-@pytest.mark.parametrize("views", [[], [Curve("w", "value")], [Bars("w", "half")], [lambda rows, path: None]])
+@pytest.mark.parametrize("views", [[], [Curve("w", "value")], [lambda rows, path: None]])
 def test_what_can_be_shown_is_returned_whole(views: list[Any]) -> None:
     rows = found(Own(views=views)).rows()
     assert [(row["w"], row["value"], row["half"]) for row in rows] == [(w, w + math.pi, None) for w in (0.0, 2.0)]
