@@ -33,6 +33,7 @@ NEG_INF = float("-inf")
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
 
 EXAMINED: WeakSet[Policy] = WeakSet()  # policies of one's own that answer every state by itself, and the same again
+MANY = 50  # times that states are given together, to see whether they are answered as they are alone
 ROUNDING = 1e-6  # of a probability, of a policy that is short of digits
 
 
@@ -128,9 +129,10 @@ class Policy(ByValue, ABC):
 
         m, n = log_r.shape[-2:]
         shaped = log_z.reshape(-1, m), log_r.reshape(-1, m, n), coordinates.reshape(-1, m)
-        states = [torch.cat([one[:2]] * 3) for one in shaped]
+        states = [torch.cat([one[:2]] * MANY) for one in shaped]
         whole = choice(*states)
-        alone = torch.cat([choice(*(one[k : k + 1] for one in states)) for k in range(len(whole))])
+        rows = range(len(whole) // MANY)
+        alone = torch.cat([choice(*(one[k : k + 1] for one in states)) for k in rows] * MANY)
         turned = choice(*(one.flip(1) for one in states)).flip(1)
         known = states[0].clone()
         known[:, -1] = NEG_INF

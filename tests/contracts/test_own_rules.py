@@ -74,7 +74,7 @@ PREFERENCES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "a score that is NaN": lambda log_z, i: (torch.where(i == 1, math.nan, 0.0).expand_as(log_z), 0 * log_z),
     "a weight that is NaN": lambda log_z, i: (None, torch.where(i == 1, math.nan, 0.0).expand_as(log_z)),
     "a weight that is infinite": lambda log_z, i: (None, torch.where(i == 1, math.inf, 0.0).expand_as(log_z)),
-    "by all states": lambda log_z, i: ((1 if log_z.numel() > 3 else -1) * i.double().expand_as(log_z), 0 * log_z),
+    "by all states": lambda log_z, i: ((1 if log_z.numel() > 40 else -1) * i.double().expand_as(log_z), 0 * log_z),
     "by the place in the call": lambda log_z, i: (torch.arange(log_z.shape[-1]).expand_as(log_z), 0 * log_z),
     "by the number of coordinates": lambda log_z, i: (None, log_z.shape[-1] * i.double().expand_as(log_z)),
     "one score for each value": lambda log_z, i: (torch.zeros(*log_z.shape, 3), torch.zeros_like(log_z)),
