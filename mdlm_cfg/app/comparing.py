@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from mdlm_cfg.app.errors import as_command
-from mdlm_cfg.app.places import check_path, naming_way_out
+from mdlm_cfg.app.places import check_path
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import Made, new_run_folder
+from mdlm_cfg.support.folders import Made
 
 PAGE = "comparison.html"
 ROWS = "comparison.csv"
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     from rich.console import Console
 
-    from mdlm_cfg.app.folders import check_place
+    from mdlm_cfg.app.folders import place_for
     from mdlm_cfg.app.report_cache import written_together
     from mdlm_cfg.reports.comparison_report import comparison_sections
     from mdlm_cfg.reports.page import write_page
@@ -49,11 +49,9 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
         for path in given:
             check_path(key, path.removeprefix("out="))
     found = compare(paths)
+    out = outs[0].removeprefix("out=") if outs else None
     made = Made()
-    with made.taken_back(), naming_way_out("out"):
-        out = outs[0].removeprefix("out=") if outs else None
-        folder = new_run_folder("runs", "comparisons", made=made) if out is None else made.folder(out)
-        check_place(folder, "out")
+    folder = place_for(out, None, "runs", "comparisons", (), made)
     with made.taken_back(), written_together(folder, RECORD, "comparison", (PAGE, ROWS)) as part:
         sections = comparison_sections(found, part)
         write_csv(found.rows(), part / ROWS)

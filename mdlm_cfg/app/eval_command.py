@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from mdlm_cfg.app.build import build_data, build_loggers
 from mdlm_cfg.app.evaluation import evaluate
-from mdlm_cfg.app.folders import check_place, folder_below, out_folder, write_config
+from mdlm_cfg.app.folders import place_for, write_config
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.merging import merged, merged_data
 from mdlm_cfg.app.overrides import given_for
@@ -138,14 +138,17 @@ def _evaluated(
     data = subject.data
     _one_thread_for_small_tables(config, data)
     made = Made()
-    out = _report_folder(config, subject, overrides, job, made)
+    if job is not None:
+        write_config(subject.settings, job, made)
+    run = subject.run_folder
+    root, name = (config.runs, subject.run_name) if run is None else (run, "evaluations")
+    out = place_for(config.out, job, root, name, overrides, made)
     shown = {COMMAND: command_of("eval.py", overrides), **subject.shown}
     report = report_of(out, data, subject.study, shown, subject.settings, who=subject.who)
     if subject.run_folder == out.resolve().parent:  # as the report of train.py, which shows how the network was trained
         report = replace(report, metrics=out.parent / METRICS)
     loggers: list[Logger] = []
     with made.taken_back():
-        check_place(out, "out" if job is None else "hydra.sweep.dir")
         if config.logger:
             settings = (subject.settings, made, ALL_STEPS)
             loggers = build_loggers(config.logger, out, subject.run_name, "eval", *settings)
@@ -156,20 +159,6 @@ def _evaluated(
             written = evaluate(*asked, report, subject.study)
             log(loggers, written, subject.step)
     return outcome_of(written)
-
-
-def _report_folder(
-    config: EvalSchema, subject: Subject, overrides: Sequence[str], job: Path | None, made: Made
-) -> Path:
-    """The folder given for a report, or a job's own, which gets its settings; else a new one."""
-    if job is not None:
-        write_config(subject.settings, job, made)
-    out = out_folder(config.out, made) or job
-    if out is not None:
-        return out
-    if subject.run_folder is not None:
-        return folder_below(subject.run_folder, "evaluations", overrides, made)
-    return folder_below(config.runs, subject.run_name, overrides, made)
 
 
 def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:

@@ -102,28 +102,24 @@ def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
     write_text(made.file(folder / CONFIG), yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
-def out_folder(asked: str | Path | None, made: Made) -> Path | None:
-    """The folder given for a report, made if it is not there.
+def place_for(
+    asked: str | Path | None, job: Path | None, root: str | Path, name: str, overrides: Sequence[str], made: Made
+) -> Path:
+    """The folder for what a command writes, which can hold it: the one given, a job's own, or a new one in root/name.
+
+    Processes other than the first need no new one.
 
     Raises:
-        UserError: there is a file of that name, or it cannot be made.
+        UserError: it cannot be made, or as `check_place`.
     """
-    if asked is None:
-        return None
-    out = Path(asked)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out={out} is a file, and must be a folder for the report: choose another name")
     with made.taken_back(), naming_way_out("out"):
-        return made.folder(out)
-
-
-def folder_below(root: str | Path, name: str, overrides: Sequence[str], made: Made) -> Path:
-    """A new folder for what the first process writes where none is given; the others need none.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    if not is_first_process():
-        return Path(root, name, "other_ranks")
-    with made.taken_back(), naming_way_out("out"):
-        return new_run_folder(root, name, overrides, made=made)
+        if asked is not None:
+            folder = made.folder(asked)
+        elif job is not None:
+            folder = job
+        elif is_first_process():
+            folder = new_run_folder(root, name, overrides, made=made)
+        else:
+            folder = Path(root, name, "other_ranks")
+        check_place(folder, "out" if job is None else "hydra.sweep.dir")
+        return folder

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
-from mdlm_cfg.app.folders import check_place, out_folder
-from mdlm_cfg.app.places import check_path, naming_way_out
+from mdlm_cfg.app.folders import place_for
+from mdlm_cfg.app.places import check_path
 from mdlm_cfg.app.study_choice import checked_study
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.chain.denoiser import Denoiser, FunctionDenoiser
@@ -23,7 +23,7 @@ from mdlm_cfg.studies.own_model import OwnModel
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError, shown
-from mdlm_cfg.support.folders import Made, new_run_folder
+from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.targets.checks import checked_names
 from mdlm_cfg.targets.data import Data, KnownData, Target, UnknownData
@@ -81,12 +81,9 @@ def report(
     )
     study = checked_study(data, plan, None, OwnModel() if target is None else None, denoiser=denoiser)
     made = Made()
-    folder = out_folder(out if out is None else Path(out).absolute(), made)
+    asked = out if out is None else Path(out).absolute()
+    folder = place_for(asked, None, Path("runs").absolute(), data.name, (), made)
     with made.taken_back():
-        if folder is None:
-            with naming_way_out("out"):
-                folder = new_run_folder(Path("runs").absolute(), data.name, made=made)
-        check_place(folder, "out")
         shown = {"denoiser": _name_of(denoiser), "data": data.name}
         about = Report(folder, title_of(data.name, study), shown, data.describe(), {}, Console())
         with steady_streams():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.app.build import build_data
-from mdlm_cfg.app.folders import check_place, folder_below, out_folder
+from mdlm_cfg.app.folders import place_for
 from mdlm_cfg.app.guides import guides_of
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.merging import merged
@@ -69,9 +69,8 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     for guidance, k in product(plan.guidances, classes):
         guidance.rule.check(run.denoiser, k)
     made = Made()
-    out = out_folder(config.out, made) or job or folder_below(run.folder, "samples", overrides, made)
+    out = place_for(config.out, job, run.folder, "samples", overrides, made)
     with made.taken_back():
-        check_place(out, "out" if job is None else "hydra.sweep.dir")
         check_places_for(FILES, out, files_of(out, RECORD))
     if is_first_process():
         print(f"sampling from {shown_path(run.path)}", file=sys.stderr)

@@ -30,16 +30,6 @@ def pixel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.mean(dim=0), centred.T @ centred / max(1, len(x) - 1)
 
 
-def leading_component(covariance: Tensor) -> Tensor:
-    """The leading eigenvector (D,) of a covariance (D, D), as long as its standard deviation.
-
-    Of the two signs the one whose sum is not negative.
-    """
-    values, vectors = torch.linalg.eigh(covariance)
-    found = values[-1].clamp(min=0).sqrt() * vectors[:, -1]
-    return -found if float(found.sum()) < 0 else found
-
-
 def moment_difference(x: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
     """How far the moments of points are from given ones.
 

@@ -15,6 +15,7 @@ from mdlm_cfg.chain.denoiser import (
     check_asked,
     check_shape_of,
     class_numbers,
+    conditionals,
     eval_mode,
     name_state,
     normalizes,
@@ -41,7 +42,7 @@ class _Wrapped:
     @property
     def device(self) -> torch.device:
         """The network's device: tokens that are there already are not moved."""
-        return next(self.net.parameters()).device
+        return next(self.net.parameters(), torch.empty(0)).device
 
 
 class NetDenoiser(_Wrapped):
@@ -213,7 +214,7 @@ def check_network(net: object, name: str) -> None:
     """Raise UserError unless an object is a network that denoises, as far as one call of it can tell.
 
     Args:
-        net: is called on the all-masked state under every label, in eval mode.
+        net: is called on the all-masked state under every label, as `NetDenoiser` calls it.
         name: of it, for messages.
     """
     if not isinstance(net, nn.Module):
@@ -223,18 +224,10 @@ def check_network(net: object, name: str) -> None:
         raise UserError(
             f"{name} has no attribute {missing[0]}: a network must have num_tokens, num_dims and num_classes"
         )
-    n, d, k = (int(getattr(net, part)) for part in ("num_tokens", "num_dims", "num_classes"))
-    with torch.no_grad(), eval_mode(net):
-        log_probs = net(torch.full((k + 1, d), n), torch.arange(k + 1))
-    if not isinstance(log_probs, Tensor) or log_probs.shape != (k + 1, d, n):
-        shape = tuple(log_probs.shape) if isinstance(log_probs, Tensor) else type(log_probs).__name__
-        raise UserError(
-            f"{name} returns {shape} for {k + 1} partial states of {d} coordinates with {n} values: it must return "
-            f"log-probabilities of shape {(k + 1, d, n)}"
-        )
-    if not bool((log_probs.double().exp().sum(dim=-1) - 1).abs().max() < 1e-3):
-        raise UserError(f"{name} returns rows whose exponentials do not sum to 1: it must return log-probabilities")
     refuse_unregistered(net, name)
+    k = cast(int, net.num_classes)
+    tokens = torch.full((k + 1, cast(int, net.num_dims)), cast(int, net.num_tokens))
+    conditionals(NetDenoiser(net), tokens, torch.arange(k + 1))
 
 
 def refuse_unregistered(net: nn.Module, name: str) -> None:

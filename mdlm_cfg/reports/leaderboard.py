@@ -33,15 +33,7 @@ Version {version} of the benchmark, mdlm_cfg {package}.{scope}
 
 
 def leaderboard(report: Mapping[str, Any]) -> str:
-    """The page, in Markdown, of a report.json of the benchmark.
-
-    Raises:
-        UserError: a report of another study.
-    """
-    if not isinstance(report, Mapping) or "benchmark_version" not in report:
-        raise UserError(
-            "this is not a report of the benchmark: give the report.json of python eval.py experiment=benchmark"
-        )
+    """The page, in Markdown, of a report.json of the benchmark."""
     plan = report["plan"]
     rows = [RankingRow(**row) for row in report["rankings"]]
     calls = ranked_of(plan["calls"])
@@ -88,19 +80,16 @@ def write_page(report: Path, page: Path) -> None:
     Raises:
         UserError: no such file, a report of another study, or a page that would replace a file of anybody else.
     """
-    if not report.is_file():
-        raise UserError(f"there is no file {report}: give the report.json of python eval.py experiment=benchmark")
     if not page.name or page.parts[0].startswith("~") or not is_path(str(page)):
         raise UserError(f"{str(page)!r} is not the path of a page: give one such as docs/leaderboard.md")
     check_page(page, HEAD.partition("{")[0])
     try:
-        found = json.loads(report.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{report} is not JSON in UTF-8 ({error}): give the report.json of a benchmark") from error
-    try:
-        text = leaderboard(found)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"{report} is not a complete report of the benchmark: evaluate it again") from error
+        text = leaderboard(json.loads(report.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{report} is no complete report of the benchmark: give the report.json of python eval.py "
+            "experiment=benchmark"
+        ) from error
     write_text(page.resolve(), text)
 
 

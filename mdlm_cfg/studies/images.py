@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
-from mdlm_cfg.compare.images import leading_component, pixel_moments
 from mdlm_cfg.studies.common import EVALUATE_AGAIN, as_images, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.image_models import (
@@ -129,14 +128,13 @@ class Images(Settings):
         return judge_all(judges, list(_samples(case, case.made, guidance)), classifier)
 
     def _held_out(self, case: Case) -> dict[str, Any]:
-        """Test images as judged, the classifier's accuracy on all of them, and moments of training images."""
+        """Test images as judged, the classifier's accuracy on all of them, and pixel means of training images."""
         judges, classifier = judging(case, self.classifier)
         by_class, pooled = judge_all(judges, held_out(case), classifier)
         return {
             "judged": (by_class, pooled),
             "accuracy": None if classifier is None else classifier.accuracy(*case.data.test_examples()),
             "means": torch.stack([judge.mean for judge in judges]),
-            "components": torch.stack([leading_component(judge.covariance) for judge in judges]),
         }
 
     def findings(self, case: Case, made: Made) -> Findings:
@@ -258,39 +256,21 @@ def _by_class(rows: Sequence[ClassRow]) -> Block:
 
 
 def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[str, Tensor]) -> Block:
-    """Mean images and leading components of data and samples."""
+    """Mean images of data and samples."""
     top = case.data.num_tokens - 1
     means = {f"w = {g.label}": x.double().mean(dim=1) / top for g, x in samples.items()}
     changes = {name: mean - reference["means"] for name, mean in means.items()}
-    components = {f"w = {g.label}": components_of(x, reference["components"]) for g, x in samples.items()}
     names = [case.class_name(k) for k in case.classes]
 
     def tiles(blocks: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         return {title: as_images(case, block)[:, None] for title, block in blocks.items()}
 
-    text = (
-        "The mean image of every class shows which pixels guidance makes certain to be black or white. The leading "
-        "component of the covariance shows in which pixels the images of a class vary most: if guidance makes samples "
-        "alike, it becomes pale."
-    )
-    caption = "The leading component of each class's covariance."
-    components = {"data": reference["components"], **components}
+    text = "The mean image of every class shows which pixels guidance makes certain to be black or white."
     views = [
         Mosaic(tiles({"data": reference["means"], **means}), names, "Pixel means of data and of samples."),
         Mosaic(tiles(changes), names, "Pixel means of samples minus those of data.", "change of the mean"),
-        Mosaic(tiles(components), names, caption, "one standard deviation"),
     ]
-    return Block("means", [], "Pixel means and covariances", text, views=views, group="Pixel means and covariances")
-
-
-def components_of(samples: Tensor, reference: Tensor) -> Tensor:
-    """The leading component of every class's covariance, (C, D), with the sign that is nearer to the reference's.
-
-    Args:
-        samples: (C, n, D). reference: (C, D).
-    """
-    found = torch.stack([leading_component(pixel_moments(x)[1]) for x in samples])
-    return torch.where((found * reference).sum(dim=1, keepdim=True) < 0, -found, found)
+    return Block("means", [], "Pixel means", text, views=views, group="Pixel means")
 
 
 def verdict_of(

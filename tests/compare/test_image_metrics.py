@@ -15,7 +15,6 @@ from mdlm_cfg.compare.images import (
     energy_by_chance,
     energy_distance,
     energy_error,
-    leading_component,
     mean_pixel_distance,
     moment_difference,
     nearest_image,
@@ -164,20 +163,6 @@ def test_nelbos_are_of_masked_pixels_alone() -> None:
     x, _ = target.sample(5, generator())
     found = class_nelbos(FunctionDenoiser(careless, 2, 6, 3), x, 3, generator(1))
     assert torch.equal(found, class_nelbos(exact, x, 3, generator(1)))
-
-
-def test_leading_component_is_as_long_as_its_standard_deviation() -> None:
-    g = torch.Generator().manual_seed(0)
-    axes = torch.linalg.qr(torch.randn(4, 4, generator=g, dtype=torch.float64))[0]
-    covariance = axes @ torch.diag(torch.tensor([0.1, 4.0, 1.0, 0.5], dtype=torch.float64)) @ axes.T
-    found = leading_component(covariance)
-    torch.testing.assert_close(found.abs(), 2 * axes[:, 1].abs())
-    torch.testing.assert_close(covariance @ found, 4 * found)
-    assert not leading_component(torch.zeros(3, 3)).any()
-    for _ in range(20):  # the sum of the one sign is minus that of the other
-        covariance = torch.cov(0.1 * torch.randn(4, 9, generator=g, dtype=torch.float64))
-        found = leading_component(covariance)
-        assert found.sum() > 0 and torch.allclose(covariance @ found, found.square().sum() * found)
 
 
 def test_the_error_of_an_energy_distance_is_its_spread_over_samples() -> None:
