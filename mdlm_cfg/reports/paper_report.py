@@ -17,10 +17,10 @@ COLUMNS = ["the paper", "exact", "learned", "verdict"]
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """Markdown for docs/paper.md, of a report.json with its `run` and `paper`."""
+    """Markdown for docs/paper.md, of a report.json with its `run`, `claims` and `paper`."""
     paper = report["paper"]
     lines = [f"## {paper['name']}", "", f"    python {report['run'].get('command', '')}", ""]
-    claims = [[claim[key] for key in ("statement", "exact", "learned", "verdict")] for claim in paper["claims"]]
+    claims = [[claim[key] for key in ("statement", "exact", "learned", "verdict")] for claim in report["claims"]]
     for table in [{"title": "", "columns": COLUMNS, "rows": claims}, *paper["tables"]]:
         title = table["title"]
         columns = table["columns"]

@@ -47,8 +47,8 @@ BERNOULLI: dict[str, Any] = {
 
 
 def draw_more(num_samples: int) -> str:
-    """The advice to draw more samples than these."""
-    return f"Draw more: {EVALUATE_AGAIN} num_samples={MORE * num_samples}"
+    """The advice to draw so many samples, more than there are."""
+    return f"Draw more: {EVALUATE_AGAIN} num_samples={num_samples}"
 
 
 def law_piece(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None = None) -> Piece:

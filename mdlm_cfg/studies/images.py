@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
-from mdlm_cfg.studies.common import EVALUATE_AGAIN, as_images, draw_pieces, held_out_of, samples_of
+from mdlm_cfg.studies.common import as_images, draw_more, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.image_models import (
     IMAGE,
@@ -297,7 +297,7 @@ def of_few(case: Case, share: float | None) -> list[str]:
     num = len(case.classes) * case.plan.num_samples
     if num >= ENOUGH:
         return []
-    more = f"Draw more: {EVALUATE_AGAIN} num_samples={ENOUGH}"
+    more = draw_more(ENOUGH)
     if share is None:
         return [f"{num} samples at each strength are few: differences between strengths may be chance. {more}"]
     return [

@@ -19,7 +19,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation
 from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
-from mdlm_cfg.studies.common import BERNOULLI, draw_more
+from mdlm_cfg.studies.common import BERNOULLI, MORE, draw_more
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
@@ -279,7 +279,7 @@ def verdict_of(rows: Sequence[SetRow], num_samples: int) -> list[str]:
     moved = [row.usage_se for row in here if row.set in ("guided", "resampled")]
     gain = sign_beyond(tv["guided"] - tv["resampled"], SURE * math.hypot(*moved) / len(classes))
     does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
-    more = f" {draw_more(num_samples)}" if gain == 0 else ""
+    more = f" {draw_more(MORE * num_samples)}" if gain == 0 else ""
     resampled, guided = apart(tv["resampled"], tv["guided"], 3)
     return [
         f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: total "

@@ -19,7 +19,7 @@ from mdlm_cfg.laws.rates import partial_state_lattice
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
-from mdlm_cfg.studies.common import TABLE, draw_more
+from mdlm_cfg.studies.common import MORE, TABLE, draw_more
 from mdlm_cfg.studies.evaluation import array_name
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.plan import Plan
@@ -292,7 +292,7 @@ def _of_samples(last: SampleRow) -> str:
     more = ""
     if len(best) == 3:
         end = "no set ends measurably closer to the tilted distribution than the others"
-        more = f" {draw_more(last.num_samples)}"
+        more = f" {draw_more(MORE * last.num_samples)}"
     return (
         f"With {last.num_samples:,} samples, {end}: total variation {short(last.tv_guided)} without correction, "
         f"{short(last.tv_weighted)} weighted, {short(last.tv_resampled)} resampled; the noise floor is "

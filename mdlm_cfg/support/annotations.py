@@ -93,4 +93,5 @@ def in_words(hint: Any, several: bool = False, python: bool = False) -> str:
         return f"values that are each {one}" if several else one
     name = getattr(kind, "__name__", str(kind))
     such_as = f", such as {SUCH_AS[name]}" if python and name in SUCH_AS else ""
-    return f"{'objects of type' if several else 'a'} {name}{such_as}"
+    article = "an" if name[0] in "AEIOU" else "a"
+    return f"{'objects of type' if several else article} {name}{such_as}"

@@ -201,10 +201,10 @@ def test_what_was_not_learned_is_absent(name: str) -> None:
     for _, columns, _rows in learned.tables:
         assert columns[:4] == ["region", "w", "exact", "learned"] and len(columns) == 5
     command = f"train.py experiment=paper/{name}"
-    text = to_markdown({"run": {"command": command}, "paper": {"name": name, **learned.to_dict()}})
+    claimed = [vars(claim) for claim in learned.claims]
+    text = to_markdown({"run": {"command": command}, "claims": claimed, "paper": {"name": name, "tables": []}})
     assert f"    python {command}\n" in text
     assert all(claim.verdict.replace("|", "\\|") in text for claim in learned.claims)
-    assert len(learned.to_dict()["claims"]) == len(learned.claims)
 
 
 def test_learned_values_are_the_networks_own() -> None:

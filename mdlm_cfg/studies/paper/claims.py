@@ -7,9 +7,8 @@ value and a verdict that is computed, not written. Here is what they are made of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,11 +49,6 @@ class PaperResult:
 
     claims: list[Claim]
     tables: Sequence[tuple[str, list[str], list[list[str]]]] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain values."""
-        tables = [{"title": title, "columns": columns, "rows": rows} for title, columns, rows in self.tables]
-        return {"claims": [asdict(claim) for claim in self.claims], "tables": tables}
 
 
 Experiment = Callable[[TableMixture, TableEvaluation, Denoiser | None], PaperResult]

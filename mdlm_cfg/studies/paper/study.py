@@ -48,5 +48,6 @@ class Paper:
             widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
             shown = "\n".join("  ".join(c.ljust(width) for c, width in zip(line, widths)) for line in lines)
             blocks.append(Block(title, [], title, views=[Listing(shown)], group="The paper"))
-        facts = {"paper": {"name": self.experiment, **result.to_dict()}}
+        tables = [{"title": title, "columns": columns, "rows": cells} for title, columns, cells in result.tables]
+        facts = {"paper": {"name": self.experiment, "tables": tables}}
         return Findings(case.plan, blocks, [], facts)
