@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.overrides import given_for, values_of
@@ -31,7 +30,6 @@ VALUED = (  # options that have a value
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
     "--experimental-rerun",
 )
-FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # options of hydra that name a folder of files
 
 
 def check_keys(arguments: Sequence[str]) -> None:
@@ -123,30 +121,17 @@ def refuse_one_wandb_run(logger: Mapping[str, Any] | None) -> None:
         )
 
 
-def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exception:
-    """A sentence for what hydra itself does not name: settings below null, or a file without any.
+def unreadable(error: Exception, arguments: Sequence[str]) -> Exception:
+    """A sentence for what hydra itself does not name: settings below null, or a file of YAML without settings.
 
     Args:
-        error: what was raised; it is returned if it is another one, or if no such file is found.
-        arguments: of the command line. configs: the folder of this package's own files.
+        error: what was raised; it is returned if it is another one. arguments: of the command line.
     """
     if isinstance(error, AssertionError | AttributeError) and _is_of("omegaconf", error):
         return _below_null(arguments) or error
-    if isinstance(error, OSError) and "Invalid loaded object type" in str(error):
-        check = _not_a_mapping
-    elif isinstance(error, UnicodeDecodeError):
-        check = _not_text
-    elif isinstance(error, ValueError) and str(error).startswith("Invalid defaults list"):
-        return UserError(f"{error}: write it as lines that begin with a dash")
-    elif type(error) is ValueError and _is_of("hydra", error):
-        return UserError(str(error))
-    else:
-        return error
-    paths = [path for folder in (*_folders(arguments), configs) for path in sorted(folder.rglob("*.yaml"))]
-    asked = {argument.rpartition("=")[2].rpartition("/")[2] for argument in arguments}
-    for path in sorted(paths, key=lambda path: path.stem not in asked):
-        if path.is_file() and (said := check(path)):
-            return UserError(said)
+    is_of_a_file = "Invalid loaded object type" in str(error) or isinstance(error, UnicodeDecodeError)
+    if is_of_a_file or "Invalid defaults list" in str(error) or (type(error) is ValueError and _is_of("hydra", error)):
+        return UserError(f"a configuration file cannot be used: {error}")
     return error
 
 
@@ -168,34 +153,3 @@ def _below_null(arguments: Sequence[str]) -> UserError | None:
 def _is_of(package: str, error: Exception) -> bool:
     """Whether an error was raised by a package itself."""
     return package in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
-
-
-def _not_text(path: Path) -> str | None:
-    """What is wrong with a file that is not text in UTF-8."""
-    try:
-        path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as found:
-        line = found.object[: found.start].count(b"\n") + 1
-        return f"{path}, line {line}, is not text in UTF-8: save the file in that encoding"
-    except OSError:
-        return None
-    return None
-
-
-def _not_a_mapping(path: Path) -> str | None:
-    """What is wrong with a file of YAML that holds a number or a truth value in place of settings."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return None
-    if found is None or isinstance(found, Mapping | list | str):
-        return None
-    return f"{path} holds only {found!r}: write settings in it, as lines such as seed: 3"
-
-
-def _folders(arguments: Sequence[str]) -> Iterator[Path]:
-    """The folders of configuration files that the command line names."""
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
-        option, _, value = argument.partition("=")
-        if option in FOLDERS:
-            yield Path(value or following)
