@@ -1,14 +1,12 @@
-"""What several tests need: random mixtures, denoisers that no joint has, the reference cases."""
+"""What several tests need: random mixtures, denoisers that no joint has."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import permutations, product
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,19 +27,6 @@ from mdlm_cfg.support.cache import AnyCache
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import KnownData
-
-CASES = json.loads((Path(__file__).parent / "fixtures" / "laws.json").read_text())["cases"]
-
-
-def case_target(case: dict) -> TableMixture:
-    shape = [case["num_tokens"]] * case["dims"]
-    pmfs = torch.tensor(case["class_pmfs"], dtype=torch.float64).reshape(-1, *shape)
-    return TableMixture(pmfs, torch.tensor(case["class_weights"], dtype=torch.float64))
-
-
-def case_id(case: dict) -> str:
-    zeros = "zeros" if any(v == 0 for row in case["class_pmfs"] for v in row) else "full"
-    return f"{case['guidance']}-D{case['dims']}-w{case['w']}-{zeros}"
 
 
 def random_target(n: int, d: int, k: int = 2, seed: int = 0, zeros: float = 0.0) -> TableMixture:

@@ -30,7 +30,7 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     return most
 
 
-@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 2.0, 30.0])
+@pytest.mark.parametrize("w", [-1.0, 2.0, 30.0])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_by_states_is_level_by_level(width, shape, w, monkeypatch) -> None:
     target = random_target(*shape, k=3, seed=sum(shape), zeros=0.4 if shape[0] < 7 else 0.0)

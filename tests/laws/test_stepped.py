@@ -1,4 +1,4 @@
-"""Laws of stepped samplers against dense kernels, references and the order of convergence (theory, section 6)."""
+"""Laws of stepped samplers: the order of convergence, and what they take (theory, section 6)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 from itertools import pairwise, product
 
 import pytest
-import torch
-from helpers import CASES, case_id, case_target, random_target
+from helpers import random_target
 
 from mdlm_cfg import Guidance, Sampler, stepped_law, terminal_law
 from mdlm_cfg.chain.schedules import cosine, exponential, linear
@@ -18,20 +17,13 @@ from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.targets import toys
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if "step_taus" in c], ids=case_id)
-def test_reference_cases(case):
-    guidance = Guidance(case["w"], case["guidance"])
-    law = stepped_law(case_target(case).denoiser(), guidance, case["target_class"], "tau_leaping", case["step_taus"])
-    assert (law.flatten() - torch.tensor(case["tau_leaping_law"], dtype=torch.float64)).abs().max() < 1e-12
-
-
 @pytest.mark.parametrize("sampler", JUMPS)
 @pytest.mark.parametrize("schedule", [linear(), cosine(), exponential(6.0)], ids=["linear", "cosine", "exponential"])
 def test_first_order_convergence(sampler, schedule):
     denoiser = random_target(3, 2, seed=8).denoiser()
     guidance = Guidance(1.0)
     exact = terminal_law(denoiser, guidance, 0)
-    steps = [64, 128, 256, 512]
+    steps = [64, 128, 256]
     errors = [total_variation(stepped_law(denoiser, guidance, 0, sampler, k, schedule)[:3, :3], exact) for k in steps]
     orders = [math.log(a / b) / math.log(2) for a, b in pairwise(errors)]
     # the cosine schedule's last steps in tau are coarser: its order comes with a logarithm

@@ -232,7 +232,7 @@ SAMPLERS = ("first_hitting", "tau_leaping", "euler", "d_cfg", "event_leaping")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("w", [-1.0, -0.5, 0.0, 3.0, 1000.0, 1e4])
+@pytest.mark.parametrize("w", [-1.0, -0.5, 3.0, 1e4])
 @pytest.mark.parametrize("name", EDGES)
 def test_where_guidance_changes_nothing(name, w, kind) -> None:
     # the class alone has the values it can take, or they all have one ratio: guidance has nothing to choose
@@ -301,7 +301,7 @@ def mirrored(seed: int) -> TableMixture:
 @pytest.mark.parametrize("policy", [None, "confidence"])
 @pytest.mark.parametrize("w", [-1.0, 3.0, 1e3, 1e4])
 def test_top_p_keeps_all_values_that_tie(w, policy) -> None:
-    for seed in range(40):
+    for seed in range(15):
         guidance = Guidance(w, temperature=1e-3, top_p=0.4)
         law = terminal_law(mirrored(seed).denoiser(), guidance, 0, policy)
         seen = torch.stack([law[1].flip(0), law[0].flip(0), law[2].flip(0)])

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import case_target
 from torch import Tensor
 
-from mdlm_cfg import Correction, Guidance, Sampler, stationary_law, terminal_law, tilted_law
+from mdlm_cfg import Correction, Guidance, Sampler, TableMixture, stationary_law, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.laws.stationary import spectral_gap
@@ -28,6 +27,12 @@ SAMPLED = [
 ]
 REMASKED = [(case, name, law) for case in CASES for name, law in case.get("remdm", {}).items()]
 CORRECTED = [(case, one) for case in CASES for one in case.get("corrections", [])]
+
+
+def case_target(case: dict) -> TableMixture:
+    pmfs = torch.tensor(case["class_pmfs"], dtype=torch.float64)
+    shape = [case["num_tokens"]] * case["dims"]
+    return TableMixture(pmfs.reshape(-1, *shape), torch.tensor(case["class_weights"], dtype=torch.float64))
 
 
 def difference(law: Tensor, expected: list[float]) -> float:
