@@ -77,5 +77,5 @@ CASES: dict[str, tuple[Any, Any, Plan]] = {
     "Samplers": (Samplers((2, 16)), TABLE, PLAN),
     "Sequences": (Sequences(num_test=20, num_draws=1), KnownData(hidden_markov(), "small", (3,)), PLAN),
     "TableCorrection": (TableCorrection(), TABLE, PLAN),
-    "TableMoves": (TableMoves(), TABLE, PLAN),
+    "TableMoves": (TableMoves(moves=[3], starts=[Sampler()]), TABLE, PLAN),
 }

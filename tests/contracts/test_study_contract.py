@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache
@@ -35,10 +35,9 @@ ASKED: dict[str, dict[str, Any]] = {
     "two kinds": {"guidances": (Guidance(1.0), Guidance(1.0, "normalized"))},
     "another rule": {"guidances": (Guidance(1.0, rule=Negative(1)),)},
     "a temperature": {"guidances": (Guidance(1.0, temperature=0.5),)},
-    "no guidance": {"guidances": (Guidance(0.0),)},
+    "no guidance, of the last class": {"guidances": (Guidance(0.0),), "classes": (1,)},
+    "one sample of several classes": {"num_samples": 1, "classes": (1, 0)},
     "one sample": {"num_samples": 1},
-    "several classes": {"classes": (1, 0)},
-    "the last class": {"classes": (1,)},
     "parallel steps": {"sampler": Sampler("tau_leaping", 4)},
     "moves": {"sampler": Sampler(correction=Correction(moves=2))},
     "an order": {"sampler": Sampler(policy="confidence")},
@@ -48,6 +47,15 @@ EXACT_ONLY = {"Benchmark"}  # it has targets of its own
 SHARED = ("samples", "compared")  # pieces that several processes draw
 # rows that are about several strengths, about strengths of the study's own, or about the noise of a common draw
 OF_SEVERAL = {"between", "decay", "decay_curves", "transfer"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_searches() -> Iterator[None]:
+    """A search for the best strengths that ends early: what studies promise does not depend on how far it goes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, least in (("ITERATIONS", 3), ("RANDOM_STARTS", 1), ("VALUES", 5)):
+            patch.setattr(f"mdlm_cfg.compare.best_schedule.{name}", least)
+        yield
 
 
 class Asked(Exception):
