@@ -18,7 +18,7 @@ from mdlm_cfg.studies.benchmark.targets import of_table
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    targets = [of_table(name, random_target(2, 3, seed=k), 1) for k, name in enumerate(("first", "second"))]
+    targets = [of_table(name, random_target(2, 2, seed=k), 1) for k, name in enumerate(("first", "second"))]
     found = benchmark(targets=targets, strengths=[0.0, 2.0], calls=[2, 4, 16])
     return json.loads(json.dumps(found.to_dict()))
 
