@@ -55,9 +55,12 @@ VERDICTS: dict[str, list[str]] = {
 }
 
 
-def plan_of(*strengths: float, kind: str = "rate", n: int = 400, classes: tuple[int, ...] | None = None) -> Plan:
+def plan_of(
+    *strengths: float, kind: str = "rate", n: int = 20, classes: tuple[int, ...] | None = None, steps: int = 2
+) -> Plan:
+    """Of few samples and steps: the experiments are about exact laws."""
     guidances = tuple(Guidance(w, kind) for w in strengths)
-    return Plan(guidances, Sampler("tau_leaping", 50), n, classes=classes)
+    return Plan(guidances, Sampler("tau_leaping", steps), n, classes=classes)
 
 
 Plant = Callable[[StrengthEvaluation], Tensor]
@@ -222,7 +225,7 @@ def test_learned_values_are_the_networks_own() -> None:
     assert f"{own:.4g}" in decay
 
 
-CUBE_PLAN = plan_of(2.0, n=100, classes=(1,))
+CUBE_PLAN = plan_of(2.0, n=100, classes=(1,), steps=50)
 
 
 def turned_over(r: StrengthEvaluation) -> Tensor:
