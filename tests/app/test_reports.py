@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import shlex
+import shutil
 from dataclasses import replace
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from commands import QUICK, TOY, flat, report_in, run, table_file
 from helpers import found_by, random_target
 
 from mdlm_cfg import Blocks, Confidence, FixedOrder, Guidance, LinearRamp, Sampler
+from mdlm_cfg.app import evaluation
 from mdlm_cfg.app.evaluation import with_commands
 from mdlm_cfg.reports.render import sections_of
-from mdlm_cfg.studies import report
 from mdlm_cfg.studies.best_schedule import BestScheduleStudy
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.common import EVALUATE_AGAIN, LONGER, TRAIN_AGAIN
@@ -73,9 +73,10 @@ SAMPLERS: dict[str, Sampler] = {  # as options say them
 }
 
 
-@pytest.fixture(scope="module")
-def short_reports() -> None:
-    """None: the pictures of every study are drawn here, and a test fails where one has no room for what it shows."""
+@pytest.fixture
+def with_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are drawn, and a test fails where one has no room for what it shows."""
+    monkeypatch.setattr(evaluation, "sections_of", sections_of)
 
 
 def judged(out: Path, study: Any, plan: Plan, *asked: str) -> None:
@@ -101,6 +102,7 @@ def judged(out: Path, study: Any, plan: Plan, *asked: str) -> None:
             assert all(np.abs(arrays[name] - value).max() < 1e-12 for name, value in expected.arrays.items())
 
 
+@pytest.mark.usefixtures("with_pictures")
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_by_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study, settings = STUDIES[name]
@@ -120,12 +122,13 @@ def looks_like_a_number(text: Any) -> bool:
 
 
 @pytest.mark.parametrize("options", SAMPLERS)
-def test_settings_of_the_plan(options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_plan(options: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """By the default report of a table, and by its quickest part."""
-    monkeypatch.setattr(report, "Samplers", partial(Samplers, (2, 3)))  # other numbers of steps are as these
     whole = options.startswith("sampler=tau_leaping")
     w = (Guidance(2.0, "normalized"), Guidance(LinearRamp(0.0, 4.0), "normalized"), Guidance([0.5, 2.0], "normalized"))
     asked = ("guidance=normalized", "w=[2,ramp(0,4),[0.5,2]]", "target_class=2", "seed=7")
+    if whole:
+        request.getfixturevalue("with_pictures")
     study = TableReport() if whole else LedgerStudy()
     named = () if whole else ("study=ledger",)
     judged(tmp_path / "out", study, Plan(w, SAMPLERS[options], NUM, 7, (Z,)), *options.split(), *asked, *named)
@@ -136,25 +139,30 @@ def test_settings_of_the_plan(options: str, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("what", ["excess", "nelbo"])
-def test_the_training_curve_is_the_excess_over_the_entropy_where_it_is_known(what: str, tmp_path: Path) -> None:
+def test_the_training_curve_is_the_excess_over_the_entropy_where_it_is_known(
+    what: str, runs: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(newest_run(runs).parent.parent, tmp_path / "run"))
+    curve = folder / "again" / "training.csv"
+    quick = ("data=toy_1d_overlap", "study=samplers", "study.budgets=[2]", "w=[1]", "logger=null")
+    asked = (*quick, f"out={curve.parent}")
     values = {f"val/{name}{end}": start for name, start in (("nelbo", 4.0), (what, 0.5)) for end in ("", "_null")}
-    assert run("train", *QUICK, f"runs={tmp_path}") == 0
-    folder = newest_run(tmp_path).parent.parent
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["val/minutes", *values])
         writer.writeheader()
         writer.writerows({"val/minutes": k} | {name: v / (k + 1) for name, v in values.items()} for k in range(3))
-    asked = ("data=toy_1d_overlap", "study=samplers", "w=[1]", "logger=null", f"out={folder / 'again'}")
-    for subject, has_curve in ((f"ckpt_path={folder}", True), ("denoiser=exact", False), (f"ckpt_path={folder}", True)):
-        assert run("eval", subject, *asked) == 0
-        assert (folder / "again" / "training.csv").exists() == has_curve  # of its own network, and of no other
-    with (folder / "again" / "training.csv").open(newline="") as file:
+    assert run("eval", f"ckpt_path={folder}", *asked) == 0
+    with curve.open(newline="") as file:
         drawn = [float(list(row.values())[-1]) for row in csv.DictReader(file)]
     assert drawn == pytest.approx([0.5, 0.25, 0.5 / 3] * 2)
+    if what == "nelbo":
+        return
+    assert run("eval", "denoiser=exact", *asked) == 0
+    assert not curve.exists()  # it is of its own network, and of no other
     for content in (b"val/nelbo,val/minutes\n1,2\nno,number", b"\xff\xfe", b"val/nelbo,val/minutes\n1,2\n3,4"):
         (folder / "metrics.csv").write_bytes(content)  # no table of numbers, or not all of them
         assert run("eval", f"ckpt_path={folder}", *asked) == 0
-        assert not (folder / "again" / "training.csv").exists()
+        assert not curve.exists()
 
 
 def test_a_network_saved_on_the_way_is_reported_as_such(tmp_path: Path) -> None:
