@@ -44,6 +44,7 @@ POLISHED = 2  # ends of descents that a search without gradients goes on from
 SIMPLEX = 0.2  # its first size
 VALUES = 500  # that it asks for, times D
 NUDGE = 1e-7  # strengths this close must do as well: a policy's order may jump between them
+ROUNDING = 1e-12  # of an objective: what differs by less is as good
 EQUAL = 1e-3  # strengths closer than this are equal: what a descent leaves
 
 
@@ -202,7 +203,7 @@ def best_schedule(
     """The best strengths found, per number of unmasked coordinates, to bring the chain near a tilted law.
 
     They are never worse than the constant w or the calibrated strengths, except where another order of unmasking an
-    infinitesimal change away is worse still.
+    infinitesimal change away is worse still. Where the strength of a level makes no difference it is w.
 
     Args:
         target: the known distribution, on few dimensions.
@@ -244,6 +245,7 @@ def best_schedule(
         ends = sorted((_descend(push, goal, w0) for w0 in starts), key=steady)
         ends += [nelder_mead(steady, end, SIMPLEX, VALUES * target.num_dims) for end in ends[:POLISHED]]
     best = min((_allowed(strengths) for strengths in [*starts, *ends]), key=steady)
+    best = _constant_where_as_good(constant, best, steady)
     if value(best) > value(constant):
         best = constant
     with torch.no_grad():
@@ -256,6 +258,19 @@ def best_schedule(
             divergence_from_chain(reference, law, asked, chain, target_class, made) for law, chain in zip(laws, chains)
         ]
     return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, values[0], values[1], laws[0])
+
+
+def _constant_where_as_good(constant: Tensor, best: Tensor, value: Callable[[Tensor], float]) -> Tensor:
+    """The best strengths, with the constant w in place of those that do no better: rounding would decide on them."""
+    least = value(best)
+    enough = least + ROUNDING * max(1.0, abs(least))
+    if value(constant) <= enough:
+        return constant
+    for level in range(len(best)):
+        other = best.clone()
+        other[level] = constant[level]
+        best = other if value(other) <= enough else best
+    return best
 
 
 def _starts(target: TableMixture, w: float, target_class: int) -> list[Tensor]:
