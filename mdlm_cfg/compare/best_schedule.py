@@ -244,8 +244,8 @@ def best_schedule(
         starts += _random_starts(w, target.num_dims)
         ends = sorted((_descend(push, goal, w0) for w0 in starts), key=steady)
         ends += [nelder_mead(steady, end, SIMPLEX, VALUES * target.num_dims) for end in ends[:POLISHED]]
-    best = min((_allowed(strengths) for strengths in [*starts, *ends]), key=steady)
-    best = _constant_where_as_good(constant, best, steady)
+    allowed = map(_allowed, [*starts, *ends])
+    best = _constant_where_as_good(constant, min(allowed, key=steady), steady)
     if value(best) > value(constant):
         best = constant
     with torch.no_grad():

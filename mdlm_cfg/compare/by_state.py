@@ -21,9 +21,13 @@ class MixedDenoiser:
 
     A learned class has some probability everywhere; where an exact mixture beside it has none, the guided rate would be
     infinite. There the class is restricted to the mixture's support, and renormalised.
+
+    Args:
+        restricted: False where no w is above 0, and no rate infinite: the class is then left as it is.
     """
 
-    def __init__(self, conditional: Denoiser, unconditional: Denoiser) -> None:
+    def __init__(self, conditional: Denoiser, unconditional: Denoiser, restricted: bool = True) -> None:
+        self.restricted = restricted
         self.conditional = conditional
         self.unconditional = unconditional
         self.num_tokens = conditional.num_tokens
@@ -44,7 +48,7 @@ class MixedDenoiser:
             return self.unconditional(tokens, None)
         log_probs = self.conditional(tokens, tokens.new_full((len(tokens),), k))
         outside = self.unconditional(tokens, None) == -torch.inf
-        if not bool((outside & (log_probs > -torch.inf)).any()):
+        if not (self.restricted and bool((outside & (log_probs > -torch.inf)).any())):
             return log_probs
         inside = log_probs.masked_fill(outside, -torch.inf)
         return inside - inside.logsumexp(dim=-1, keepdim=True)

@@ -21,6 +21,7 @@ from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
+SQUARED_ROUNDING = 1e-24  # what rounding of 1e-12 makes of a covariance that is 0
 CHANCE = 0.05  # that the extremes of several equal sets are said to differ
 
 
@@ -177,12 +178,17 @@ def multinomial_counts(p: Tensor, num_trials: int, num_draws: int, generator: to
 
 
 def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:
-    """|a - b| relative to |b|, in the Frobenius and the spectral norm (Euclidean for vectors); 0 where a is b."""
+    """|a - b| relative to |b|, in the Frobenius and the spectral norm (Euclidean for vectors); 0 where a is b.
+
+    So it is where they differ by rounding, which is all that the covariance of a law of one point has.
+    """
     orders: dict[str, Any] = {"euclidean": 2} if a.ndim == 1 else {"frobenius": "fro", "spectral": 2}
     norm = torch.linalg.vector_norm if a.ndim == 1 else torch.linalg.matrix_norm
     gaps = {name: norm(a - b, ord=order) for name, order in orders.items()}
-    # 0 / 0 of equal laws of one point, whose covariance is 0, is 0
-    return {name: float(torch.where(gap == 0, gap, gap / norm(b, ord=orders[name]))) for name, gap in gaps.items()}
+    return {
+        name: float(torch.where(gap <= SQUARED_ROUNDING, 0.0, gap / norm(b, ord=orders[name])))
+        for name, gap in gaps.items()
+    }
 
 
 def tv_error(num_samples: int) -> float:

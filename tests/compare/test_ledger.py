@@ -55,6 +55,13 @@ def test_the_interval_of_disjoint_laws_holds_their_distance(excess: float) -> No
     assert predicted.low <= total_variation(reference, law) <= predicted.high <= 1
 
 
+def test_without_guidance_the_whole_error_is_that_of_the_class() -> None:
+    target = TableMixture(torch.tensor([[[0.4, 0.0], [0.6, 0.0]], [[0.7, 0.0], [0.3, 0.0]]]), torch.tensor([0.5, 0.5]))
+    found = ledger_laws(target, Inconsistent(2, 2, 2), Guidance(0.0), 0)  # which gives every value a probability
+    whole = total_variation(found.laws["L2"], found.laws["L3"])
+    assert found.error_share == {"conditional": pytest.approx(whole, abs=1e-14), "unconditional": 0}
+
+
 @pytest.mark.parametrize("policy", [None, Confidence()], ids=str)
 @pytest.mark.parametrize("strength", [2.0, LinearRamp(0, 2)], ids=str)
 def test_the_targets_own_denoiser_is_judged_without_a_conditionals_error(strength, policy):

@@ -91,6 +91,7 @@ def test_relative_difference():
     assert relative_difference(zero, zero) == {"frobenius": 0, "spectral": 0}
     assert relative_difference(zero[0], zero[0]) == {"euclidean": 0}
     assert set(relative_difference(zero + 1, zero).values()) == {math.inf}
+    assert relative_difference(zero + 1e-30, zero) == {"frobenius": 0, "spectral": 0}  # what many steps leave of it
 
 
 @pytest.mark.parametrize("n", [1, 7, 50])
