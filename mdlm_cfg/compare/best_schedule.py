@@ -244,8 +244,7 @@ def best_schedule(
         starts += _random_starts(w, target.num_dims)
         ends = sorted((_descend(push, goal, w0) for w0 in starts), key=steady)
         ends += [nelder_mead(steady, end, SIMPLEX, VALUES * target.num_dims) for end in ends[:POLISHED]]
-    allowed = map(_allowed, [*starts, *ends])
-    best = _constant_where_as_good(constant, min(allowed, key=steady), steady)
+    best = _best_of([*starts, *ends], steady)
     if value(best) > value(constant):
         best = constant
     with torch.no_grad():
@@ -260,8 +259,10 @@ def best_schedule(
     return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, values[0], values[1], laws[0])
 
 
-def _constant_where_as_good(constant: Tensor, best: Tensor, value: Callable[[Tensor], float]) -> Tensor:
-    """The best strengths, with the constant w in place of those that do no better: rounding would decide on them."""
+def _best_of(found: Sequence[Tensor], value: Callable[[Tensor], float]) -> Tensor:
+    """The best strengths, with those of the first in place of what does no better: rounding would decide on it."""
+    constant, *_ = found
+    best = min(map(_allowed, found), key=value)
     least = value(best)
     enough = least + ROUNDING * max(1.0, abs(least))
     if value(constant) <= enough:
