@@ -185,6 +185,7 @@ def ledger_laws(
     learned = TabulatedDenoiser(denoiser)
     laws["L3"] = terminal_law(learned, guidance, target_class, policy)
     guided = guidance.rule != CFG() or max(guidance.table(target.num_dims)) > 0
+    pairs: dict[str, tuple[Denoiser, Denoiser]]
     pairs = {"conditional": (learned, exact), "unconditional": (exact, learned)}
     swapped = {name: MixedDenoiser(*pair, restricted=guided) for name, pair in pairs.items()}
     share = {
