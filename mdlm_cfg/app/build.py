@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
@@ -34,7 +34,7 @@ from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run,
 from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.instantiate import ADDED, TARGET, locate, make, names_in
+from mdlm_cfg.support.instantiate import ADDED, TARGET, locate, make, mark_calls, names_in
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.callbacks import RunProgress
@@ -146,6 +146,8 @@ def build_loggers(
         loggers.append(logger)
         if is_wandb:
             begin_wandb(loggers[-1], settings.get("mode"))
+        else:
+            mark_calls(logger, Logger, target)
     return loggers
 
 
@@ -170,6 +172,10 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
         own = own if isinstance(own, list) else [own]
         made = [make(one, f"trainer.{key}", (), names_in(one)) for one in own]
         ADDED.update((str(one[TARGET]), type(thing)) for one, thing in zip(own, made))
+        for one, thing in zip(own, made):
+            for kind in (Callback, Logger):
+                if isinstance(thing, kind):
+                    mark_calls(thing, kind, str(one[TARGET]))
         for kind, instead in ELSEWHERE.items():
             if any(isinstance(one, kind) for one in made):
                 raise UserError(f"trainer.{key} holds a {kind.__name__}, which runs here cannot have: give {instead}")

@@ -7,6 +7,7 @@ make nothing else.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -58,6 +59,22 @@ class calling:
             return
         if not any(FOLDER in Path(frame.filename).resolve().parents for frame in traceback.extract_tb(trace.tb_next)):
             vars(error).setdefault(CALLED, self.name)
+
+
+def mark_calls(thing: Any, kind: type, name: str) -> None:
+    """Mark the errors (`calling`) of every method of a class that an object has in its own way, such as its hooks."""
+    for method, of_kind in inspect.getmembers_static(kind, inspect.isfunction):
+        if not method.startswith("_") and inspect.getattr_static(thing, method) is not of_kind:
+            object.__setattr__(thing, method, _marked(getattr(thing, method), name))
+
+
+def _marked(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with calling(name):
+            return method(*args, **kwargs)
+
+    return call
 
 
 def called_in(error: BaseException) -> str | None:

@@ -478,6 +478,27 @@ def test_own_code_that_ends_training_is_no_success(
     assert sorted(states) == ["done", "failed"]
 
 
+CALLBACK = """
+from lightning.pytorch import Callback
+
+class Ending(Callback):
+    def {hook}(self, *given):
+        raise StopIteration
+"""
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_batch_end", "on_test_batch_start"])
+def test_a_callback_ends_no_loop_of_lightning(
+    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Lightning takes a StopIteration for the end of the data: an epoch or a test would be short."""
+    name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(CALLBACK.format(hook=hook))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert run("train", *QUICK, f"runs={tmp_path}", f"+trainer.callbacks=[{{_target_:{name}.Ending}}]") == 2
+    assert re.search(rf"{name}\.py\D+\d", capsys.readouterr().err)
+
+
 def test_own_code_that_moves_all_tensors_is_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
