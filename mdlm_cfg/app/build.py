@@ -173,9 +173,7 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
         made = [make(one, f"trainer.{key}", (), names_in(one)) for one in own]
         ADDED.update((str(one[TARGET]), type(thing)) for one, thing in zip(own, made))
         for one, thing in zip(own, made):
-            for kind in (Callback, Logger):
-                if isinstance(thing, kind):
-                    mark_calls(thing, kind, str(one[TARGET]))
+            mark_calls(thing, Callback if isinstance(thing, Callback) else Logger, str(one[TARGET]))
         for kind, instead in ELSEWHERE.items():
             if any(isinstance(one, kind) for one in made):
                 raise UserError(f"trainer.{key} holds a {kind.__name__}, which runs here cannot have: give {instead}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from mdlm_cfg.support.atomic import remove_parts
-from mdlm_cfg.support.checked_io import Damaged, load, store
+from mdlm_cfg.support.checked_io import Damaged, Unreadable, load, store
 from mdlm_cfg.support.instantiate import changed_code, code_of_the_user
 
 DIGITS = 24  # of the hexadecimal hash that a file is named by
@@ -60,7 +60,8 @@ class Cache:
         value = make()
         self.folder.mkdir(exist_ok=True)
         try:
-            store({"value": value, "code": code_of_the_user()}, path)
+            with suppress(Unreadable):  # it is made again
+                store({"value": value, "code": code_of_the_user()}, path)
         finally:
             self._leave_no_empty_folder()
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,26 @@ class Damaged(Exception):
     """A file is not what `store` wrote: whoever reads it knows what to do then."""
 
 
+class Unreadable(Exception):
+    """A value is not of tensors and plain values: numbers, text, lists, dictionaries."""
+
+
 def store(value: object, path: str | Path) -> None:
     """Write what `load` gives back.
 
     Raises:
+        Unreadable: `load` would not give it back.
         OSError: with the name of the file (`atomic_write`).
     """
     buffer = io.BytesIO()  # torch makes a RuntimeError of a disk that is full
-    torch.save(value, buffer)
+    try:
+        torch.save(value, buffer)
+        buffer.seek(0)
+        others = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+    except (pickle.PickleError, AttributeError, TypeError) as error:
+        raise Unreadable(f"{path} cannot hold this: {error}") from error
+    if others:
+        raise Unreadable(f"{path} cannot hold {', '.join(others)}, which is no tensor and no plain value")
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 

@@ -64,7 +64,8 @@ class calling:
 def mark_calls(thing: Any, kind: type, name: str) -> None:
     """Mark the errors (`calling`) of every method of a class that an object has in its own way, such as its hooks."""
     for method, of_kind in inspect.getmembers_static(kind, inspect.isfunction):
-        if not method.startswith("_") and inspect.getattr_static(thing, method) is not of_kind:
+        has_it = not method.startswith("_") and isinstance(thing, kind)
+        if has_it and inspect.getattr_static(thing, method) is not of_kind:
             object.__setattr__(thing, method, _marked(getattr(thing, method), name))
 
 

@@ -21,7 +21,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mdlm_cfg.support.atomic import remove_parts
-from mdlm_cfg.support.checked_io import store
+from mdlm_cfg.support.checked_io import Unreadable, store
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.support.signals import INTERRUPTS, Repeats, interrupts_given_back
 from mdlm_cfg.training.checkpoints import BEST, LAST
@@ -52,8 +53,18 @@ class WholeFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save, in a folder that must be there still: a new one would hide that the run's own is gone."""
-        store(checkpoint, path)
+        """Save, in a folder that must be there still: a new one would hide that the run's own is gone.
+
+        Raises:
+            UserError: code of the user's own has put something into the checkpoint that nobody could read again.
+        """
+        try:
+            store(checkpoint, path)
+        except Unreadable as error:
+            raise UserError(
+                f"{error}: give that of your own callbacks, network and optimizer tensors, numbers, text, lists and "
+                "dictionaries as their state"
+            ) from error
 
 
 class Interrupts:

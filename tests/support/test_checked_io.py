@@ -5,15 +5,21 @@ from __future__ import annotations
 import random
 import resource
 import zipfile
+from collections import deque
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
-from mdlm_cfg.support.checked_io import Damaged, load, store
+from mdlm_cfg.support.cache import Cache
+from mdlm_cfg.support.checked_io import Damaged, Unreadable, load, store
+from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.saving import WholeFiles
 
 VALUE = {"weights": torch.arange(300.0), "step": 12, "name": "toy", "odd": [torch.ones(3, dtype=torch.bool), None, 0.1]}
 
@@ -25,6 +31,23 @@ def same(found: Any, expected: Any) -> bool:
 def test_it_comes_back(tmp_path: Path) -> None:
     store(VALUE, tmp_path / "x.pt")
     assert same(load(tmp_path / "x.pt"), VALUE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Path("x"), np.float64(1), np.arange(3), datetime(2020, 1, 1), Mock, deque([1]), range(3), lambda: 1, -(2**3000)],
+    ids=str,
+)
+def test_what_could_not_be_read_is_not_written(value: Any, tmp_path: Path) -> None:
+    """As the state of a callback of one's own: the checkpoint would be lost with it."""
+    store(VALUE, tmp_path / "x.pt")
+    with pytest.raises(Unreadable):
+        store({**VALUE, "state": {"a": [value]}}, tmp_path / "x.pt")
+    assert same(load(tmp_path / "x.pt"), VALUE)
+    with pytest.raises(UserError):
+        WholeFiles().save_checkpoint({"state": value}, tmp_path / "last.ckpt")
+    assert Cache(tmp_path / "kept", "about")("key", lambda: value) is value
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
 
 
 def check_bits(path: Path, bits: Iterable[int]) -> None:
