@@ -174,7 +174,7 @@ class MaskedDiffusion(LeanModule):
         if self.is_compiled:
             self._asked = (compiled(self.net),)
         super().on_train_start()
-        self._is_checked = not getattr(getattr(self.trainer, "datamodule", None), "draws_valid_batches", False)
+        self._is_checked = not getattr(self.trainer.train_dataloader, "are_valid", False)
         self._started = time.monotonic()
         self._first_bad = torch.tensor(NEVER, device=self.device)
         self._batches = 0

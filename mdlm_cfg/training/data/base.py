@@ -76,11 +76,15 @@ class Batches(Iterable[Batch]):
     """Ready batches, made anew whenever an epoch begins.
 
     No DataLoader of torch: it would have nothing to put together, and would take a tenth of the time of a toy's batch.
+
+    Attributes:
+        are_valid: whether they are certain to hold values and classes of their data, and need not be checked.
     """
 
-    def __init__(self, batches: Callable[[], Iterator[Batch]], num_batches: int) -> None:
+    def __init__(self, batches: Callable[[], Iterator[Batch]], num_batches: int, are_valid: bool = False) -> None:
         self.batches = batches
         self.num_batches = num_batches
+        self.are_valid = are_valid
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
@@ -154,7 +158,7 @@ class DiffusionData(LightningDataModule):
 
     @property
     def draws_valid_batches(self) -> bool:
-        """Whether those of training are certain to hold values and classes of these data, and need not be checked."""
+        """Whether `Batches` of training `are_valid`."""
         return False
 
     def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
@@ -174,7 +178,7 @@ class DiffusionData(LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """`steps_per_epoch` batches (x int64 (B, D), classes int64 (B,)), new ones every epoch."""
-        return Batches(self._next_epoch, self.steps_per_epoch)
+        return Batches(self._next_epoch, self.steps_per_epoch, self.draws_valid_batches)
 
     def val_dataloader(self) -> Batches:
         """Few fixed samples, to watch training by."""
