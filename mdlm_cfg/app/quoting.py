@@ -20,7 +20,6 @@ OVERRIDE = re.compile(rf"(\+{{0,2}}(?:{CALLS})=)(.*)", re.DOTALL)
 OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
-CLOSES = {"(": ")", "[": "]", "{": "}"}
 KEY = re.compile(r"(?:~|\+{0,2})[\w$/-]+(?:\.[\w$-]+)*(?:@[\w$.:-]*)?")
 HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is not a grid; here it stands for `Interval`
     *("choice", "range", "tag", "sort", "shuffle", "glob", "int", "float", "str", "bool", "json_str", "extend_list"),
@@ -88,10 +87,6 @@ def why_unreadable(argument: str, said: str) -> str:
         return f"{argument!r} cannot be read: {key!r} is not the name of a setting, such as net.width"
     if evaluated is not None:
         return f"{argument} cannot be read: {evaluated[1]}"
-    if value.startswith("~"):
-        return f"{argument} cannot be read: ~ is not expanded here; write the whole path"
-    if found := _unbalanced(value):
-        return f"{argument} cannot be read: {found}"
     return (
         f"{argument} cannot be read as a number, a word, a list [a,b] or a mapping {{a:1}}; other text needs two kinds "
         f"of quotes: {_as_text(key, value)}"
@@ -111,24 +106,6 @@ def _as_text(key: str, value: str) -> str:
     """A setting as it is typed in a shell when its value is text: in quotes for hydra, and in others for the shell."""
     escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value)
     return shlex.quote(f'{key}="{escaped}"')
-
-
-def _unbalanced(value: str) -> str:
-    """Which bracket or quote of a value has no partner, and what to do; "" where all have one."""
-    opened: list[str] = []
-    at = 0
-    while at < len(value):
-        text = QUOTED.match(value, at)
-        sign = value[at]
-        if text is None and sign in "'\"":
-            return f"the quote {sign} is not closed; close it, or leave it out"
-        if sign in CLOSES:
-            opened.append(sign)
-        elif sign in CLOSES.values() and (not opened or CLOSES[opened.pop()] != sign):
-            return f"the bracket {sign} does not match an open one; correct the brackets"
-        at = at + 1 if text is None else text.end()
-    missing = "".join(CLOSES[sign] for sign in reversed(opened))
-    return f"the bracket {opened[-1]} is not closed; write {value}{missing}" if opened else ""
 
 
 def with_objects(arguments: Sequence[str]) -> list[str]:

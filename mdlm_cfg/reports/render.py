@@ -108,19 +108,24 @@ def _part(block: Block, rows: Rows, stem: Path, backend: str, taken: Sequence[st
     return [head, *others]
 
 
+def _about(row: Any, name: str) -> Mapping[str, Any]:
+    """What is declared of a column."""
+    return next(f.metadata for f in fields(row) if f.name == name)
+
+
 def _head(row: Any, name: str) -> str:
-    return str(next(f.metadata["head"] for f in fields(row) if f.name == name))
+    return str(_about(row, name)["head"])
 
 
 def _label(row: Any, name: str) -> str:
     """The label of an axis: the column's heading and its unit."""
-    about = next(f.metadata for f in fields(row) if f.name == name)
+    about = _about(row, name)
     return f"{about['head']} ({about['unit']})" if about["unit"] else str(about["head"])
 
 
 def cells(rows: Rows, name: str) -> list[str]:
     """A column of rows, as people read it: measured numbers have one format."""
-    about = next(f.metadata for f in fields(rows[0]) if f.name == name)
+    about = _about(rows[0], name)
     values = [getattr(row, name) for row in rows]
     is_measured = [isinstance(value, float) and not about["index"] for value in values]
     numbers = format_column([value if of else None for value, of in zip(values, is_measured)], about["digits"])
@@ -254,7 +259,7 @@ def _series(row: Any, name: str) -> str:
 
 
 def _unit(row: Any, name: str) -> str:
-    return str(next(f.metadata["unit"] or f.metadata["head"] for f in fields(row) if f.name == name))
+    return str(_about(row, name)["unit"] or _head(row, name))
 
 
 def _number(value: Any) -> float | None:

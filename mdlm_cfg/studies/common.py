@@ -34,6 +34,7 @@ STRENGTH = "guidance strength"
 TRAIN_AGAIN = "python train.py with the same options and"
 EVALUATE_AGAIN = "python eval.py with the same options and"
 LONGER = f"Train longer: {TRAIN_AGAIN} trainer.max_epochs=100 trainer.max_steps=-1 max_time=00:01:00:00"
+MOST_COLUMNS = 40  # images in a line of a picture
 MORE = 10  # times as many samples, where those drawn decide nothing
 WHO = '"exact" or "learned"'
 SAMPLER = "sampler with its steps, schedule and policy"
@@ -114,6 +115,11 @@ def held_out_of(case: Case, k: int) -> Tensor:
     x, labels = case.data.test_examples()
     order = torch.randperm(len(x), generator=generator_for("held out", case.plan.seed))
     return x[order][labels[order] == k]
+
+
+def columns_shown(case: Case, sets: int) -> int:
+    """How many images of each of some sets are in a line of a picture."""
+    return max(2, min(10, MOST_COLUMNS // sets, case.plan.num_samples))
 
 
 def as_images(case: Case, x: Tensor) -> np.ndarray:

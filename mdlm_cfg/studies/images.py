@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
-from mdlm_cfg.studies.common import as_images, draw_more, draw_pieces, held_out_of, samples_of
+from mdlm_cfg.studies.common import as_images, columns_shown, draw_more, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.image_models import (
     IMAGE,
@@ -38,7 +38,6 @@ from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
 
 HELD_OUT = "data"  # in place of a strength: test images, judged like samples
-MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 CLASSIFIER: Key = ("classifier",)
 ENOUGH = 100  # images, of which a share has a standard error of at most 0.05
 SUMS = "Means over classes, except that precision and recall are computed for all classes together."
@@ -232,7 +231,7 @@ def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
 def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
     """The first samples of every class and strength, beside test images."""
     top = case.data.num_tokens - 1
-    columns = max(2, min(10, MOST_COLUMNS // (len(samples) + 1), case.plan.num_samples))
+    columns = columns_shown(case, len(samples) + 1)
     test = np.full((len(case.classes), columns, *case.data.grid_shape), np.nan)
     for at, x in enumerate(held_out(case)):
         test[at, : len(x)] = as_images(case, x[:columns]) / top

@@ -17,7 +17,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_by_chance, energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import sign_beyond, total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
-from mdlm_cfg.studies.common import BERNOULLI, LONGER, SURE, as_images, draw_pieces, samples_of
+from mdlm_cfg.studies.common import BERNOULLI, LONGER, SURE, as_images, columns_shown, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.mixture_effects import (
@@ -41,7 +41,6 @@ DISTINCT_IMAGES = 200  # of each component, to judge its distinctness by
 CLEAR = 3.0  # times what chance makes of it, from which an energy distance is called clear
 ROUNDING = 1e-9  # of an energy distance
 RANKED = 0.2  # rank correlation from which a relation is spoken of
-MOST_COLUMNS = 40  # images in a line of the picture, over all strengths
 SETS = '"learned": from the network, "noise floor": a second exact guided set, "class": unguided'
 SET_TEXT = """\
 Each row compares a set with guided samples of the exact conditionals. "noise floor" is a second, independent exact \
@@ -217,7 +216,7 @@ def _distances(case: Case, rows: Sequence[SetRow]) -> Block:
 
 def _shown(case: Case, samples: Mapping[Guidance, Mapping[str, Tensor]]) -> list[Block]:
     """The first samples of every class and strength, a block for each set."""
-    columns = max(2, min(10, MOST_COLUMNS // len(samples), case.plan.num_samples))
+    columns = columns_shown(case, len(samples))
     names = [case.class_name(k) for k in case.classes]
     blocks = []
     for name in case.denoisers:
