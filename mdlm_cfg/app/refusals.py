@@ -129,6 +129,8 @@ def unreadable(error: Exception, arguments: Sequence[str]) -> Exception:
     """
     if isinstance(error, AssertionError | AttributeError) and _is_of("omegaconf", error):
         return _below_null(arguments) or error
+    if isinstance(error, RecursionError):  # while settings are composed, before any work
+        return UserError("a configuration file holds itself (&NAME and *NAME of YAML), or is nested too deeply")
     is_of_a_file = "Invalid loaded object type" in str(error) or isinstance(error, UnicodeDecodeError)
     if is_of_a_file or "Invalid defaults list" in str(error) or (type(error) is ValueError and _is_of("hydra", error)):
         return UserError(f"a configuration file cannot be used: {error}")

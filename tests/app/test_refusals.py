@@ -363,6 +363,12 @@ def test_a_primary_file_of_nonsense_is_refused(
 ) -> None:
     (tmp_path / "mine.yaml").write_text(content)
     assert refusal(capsys, "train", "--config-dir", str(tmp_path), "--config-name=mine")
+
+
+def test_a_file_that_holds_itself_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text("&a [*a]\n")
+    assert refusal(capsys, "eval", *EXACT, "--config-dir", str(tmp_path), "study=mine")
     assert "objective" in refusal(capsys, "train", "--config-name=eval", f"runs={tmp_path}")  # of another command
 
 
