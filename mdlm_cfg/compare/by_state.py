@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
+from mdlm_cfg.chain.rules import CFG, ProductRule
 from mdlm_cfg.laws.push import visit_law
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.targets.table import TableMixture
@@ -19,15 +22,18 @@ from mdlm_cfg.targets.table import TableMixture
 class MixedDenoiser:
     """One denoiser for the classes, another for the null class: it shows how much of the error each of them causes.
 
-    A learned class has some probability everywhere; where an exact mixture beside it has none, the guided rate would be
-    infinite. There the class is restricted to the mixture's support, and renormalised.
+    A learned class has some probability everywhere; where an exact mixture beside it has none, a guided rate that
+    divides by it would be infinite. There the class is restricted to the mixture's support, and renormalised.
 
     Args:
-        restricted: False where no w is above 0, and no rate infinite: the class is then left as it is.
+        restricted: whether rates divide by the mixture while 0, 1, ..., D - 1 coordinates are unmasked
+            (`divides_by_mixture`); elsewhere the class is left as it is. None: always.
     """
 
-    def __init__(self, conditional: Denoiser, unconditional: Denoiser, restricted: bool = True) -> None:
-        self.restricted = restricted
+    def __init__(
+        self, conditional: Denoiser, unconditional: Denoiser, restricted: Sequence[bool] | None = None
+    ) -> None:
+        self.restricted = (True,) * conditional.num_dims if restricted is None else restricted
         self.conditional = conditional
         self.unconditional = unconditional
         self.num_tokens = conditional.num_tokens
@@ -47,11 +53,29 @@ class MixedDenoiser:
         if k == self.num_classes:
             return self.unconditional(tokens, None)
         log_probs = self.conditional(tokens, tokens.new_full((len(tokens),), k))
-        outside = self.unconditional(tokens, None) == -torch.inf
-        if not (self.restricted and bool((outside & (log_probs > -torch.inf)).any())):
+        if not any(self.restricted):
+            return log_probs
+        num_unmasked = (tokens != self.num_tokens).sum(dim=1)
+        restricted = torch.tensor([*self.restricted, False], device=tokens.device)[num_unmasked]
+        outside = (self.unconditional(tokens, None) == -torch.inf) & restricted[:, None, None]
+        if not bool((outside & (log_probs > -torch.inf)).any()):
             return log_probs
         inside = log_probs.masked_fill(outside, -torch.inf)
         return inside - inside.logsumexp(dim=-1, keepdim=True)
+
+
+def divides_by_mixture(guidance: Guidance, num_dims: int, target_class: int | None) -> list[bool]:
+    """Whether guided rates hold the mixture's conditional to a negative power, by the number of unmasked coordinates.
+
+    Without a guided strength none do, nor do rules that leave the mixture out. Of a rule of one's own nothing is known.
+    """
+    rule = guidance.rule
+    if isinstance(rule, CFG | AdaptiveCFG):
+        return [w > 0 for w in guidance.table(num_dims)]
+    if not isinstance(rule, ProductRule):
+        return [True] * num_dims
+    terms = [rule.checked_terms(w, target_class) for w in guidance.table(num_dims)]
+    return [any(t.power < 0 and t.target_class is t.denoiser is None for t in at_level) for at_level in terms]
 
 
 @dataclass(frozen=True)

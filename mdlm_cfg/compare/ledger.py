@@ -18,9 +18,8 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Policy
-from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.chain.schedules import Schedule, Steps
-from mdlm_cfg.compare.by_state import MixedDenoiser, StateError, conditionals_error_by_state
+from mdlm_cfg.compare.by_state import MixedDenoiser, StateError, conditionals_error_by_state, divides_by_mixture
 from mdlm_cfg.compare.divergence import divergence_from_sampler
 from mdlm_cfg.compare.metrics import (
     Estimate,
@@ -184,10 +183,10 @@ def ledger_laws(
         return LedgerLaws(target, None, guidance, target_class, laws | {"L3": laws["L2"]}, {}, [], [], policy)
     learned = TabulatedDenoiser(denoiser)
     laws["L3"] = terminal_law(learned, guidance, target_class, policy)
-    guided = guidance.rule != CFG() or max(guidance.table(target.num_dims)) > 0
+    divided = divides_by_mixture(guidance, target.num_dims, target_class)
     pairs: dict[str, tuple[Denoiser, Denoiser]]
     pairs = {"conditional": (learned, exact), "unconditional": (exact, learned)}
-    swapped = {name: MixedDenoiser(*pair, restricted=guided) for name, pair in pairs.items()}
+    swapped = {name: MixedDenoiser(*pair, divided) for name, pair in pairs.items()}
     share = {
         name: total_variation(laws["L2"], terminal_law(d, guidance, target_class, policy))
         for name, d in swapped.items()

@@ -13,6 +13,7 @@ from scipy.stats import binom
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law, tilted_law
 from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.chain.policies import Confidence, Uniform
+from mdlm_cfg.chain.product_rules import Compose, Negative
 from mdlm_cfg.compare.by_state import MixedDenoiser, conditionals_error_by_state
 from mdlm_cfg.compare.ledger import LINES, ledger_laws, ledger_of, predicted_sample_tv
 from mdlm_cfg.compare.metrics import (
@@ -55,11 +56,26 @@ def test_the_interval_of_disjoint_laws_holds_their_distance(excess: float) -> No
     assert predicted.low <= total_variation(reference, law) <= predicted.high <= 1
 
 
-def test_without_guidance_the_whole_error_is_that_of_the_class() -> None:
-    target = TableMixture(torch.tensor([[[0.4, 0.0], [0.6, 0.0]], [[0.7, 0.0], [0.3, 0.0]]]), torch.tensor([0.5, 0.5]))
-    found = ledger_laws(target, Inconsistent(2, 2, 2), Guidance(0.0), 0)  # which gives every value a probability
+RARE = TableMixture(torch.tensor([[[0.4, 0.0], [0.6, 0.0]], [[0.7, 0.0], [0.3, 0.0]]]), torch.tensor([0.5, 0.5]))
+
+
+WITHOUT_MIXTURE = [Guidance(0.0), Guidance(2.0, rule=Negative(1)), Guidance(0.0, rule=Compose({0: 1}))]
+
+
+@pytest.mark.parametrize("guidance", WITHOUT_MIXTURE, ids=str)
+def test_where_the_mixture_plays_no_part_the_whole_error_is_that_of_the_classes(guidance) -> None:
+    found = ledger_laws(RARE, Inconsistent(2, 2, 2), guidance, 0)  # which gives every value a probability
     whole = total_variation(found.laws["L2"], found.laws["L3"])
-    assert found.error_share == {"conditional": pytest.approx(whole, abs=1e-14), "unconditional": 0}
+    assert found.error_share == {"conditional": pytest.approx(whole, abs=1e-14), "unconditional": pytest.approx(0)}
+
+
+def test_the_class_is_left_as_it_is_at_levels_without_guidance() -> None:
+    """The second coordinate is unmasked without guidance: by what is learned of the class alone."""
+    found = ledger_laws(RARE, Inconsistent(2, 2, 2), Guidance([3.0, 0.0]), 0)
+    kept = MixedDenoiser(Inconsistent(2, 2, 2), RARE.denoiser(), [True, False])
+    first = terminal_law(kept, Guidance([3.0, 0.0]), 0)
+    assert float(first[:, 1].sum()) > 0.01  # values that the mixture does not have
+    assert found.error_share["conditional"] == pytest.approx(total_variation(found.laws["L2"], first), abs=1e-14)
 
 
 @pytest.mark.parametrize("policy", [None, Confidence()], ids=str)
