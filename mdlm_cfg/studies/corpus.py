@@ -201,8 +201,7 @@ class Corpus(Settings):
         left_out = [row.class_name for k, row in held.items() if k not in compared]
         samples = {g: torch.stack([_samples(case, made, g, k) for k in case.classes]) for g in case.plan.guidances}
         fewest = min(row.num_sequences for row in held.values())
-        data = {"name": case.data.name, "classes": list(case.classes), "num_held_out": fewest}
-        facts = {"data": data, "num_draws": self.num_draws}
+        facts = {"data": {"classes": list(case.classes), "num_held_out": fewest}, "num_draws": self.num_draws}
         of_nelbos = [nelbo_block(nelbos, SEQUENCE, NETWORK)] if nelbos else []
         blocks = [_to_read(case, made), self._compared(case, rows, left_out), *of_nelbos, _by_class(by_class)]
         said = [training_sentence(nelbos, SEQUENCE)] if nelbos else []

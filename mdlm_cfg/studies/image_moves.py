@@ -143,7 +143,7 @@ class ImageMoves(MovedSets):
         ]
         noise = {name: _noise([one["sets"] for one in held_out], name) for name in FAR}
         said = verdict_of(rows, noise) + of_few(case, rows[-1].recall)
-        facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "noise": noise}
+        facts = {"data": {"classes": list(case.classes)}, "noise": noise}
         return Findings(case.plan, blocks, said, facts)
 
 

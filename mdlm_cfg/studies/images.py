@@ -198,8 +198,8 @@ def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
 
 
 def _facts(case: Case, num_draws: int) -> dict[str, Any]:
-    data = {"name": case.data.name, "grid_shape": list(case.data.grid_shape), "classes": list(case.classes)}
-    return {"data": data | {"num_held_out": min(len(x) for x in held_out(case))}, "num_draws": num_draws}
+    data = {"classes": list(case.classes), "num_held_out": min(len(x) for x in held_out(case))}
+    return {"data": data, "num_draws": num_draws}
 
 
 def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:

@@ -121,8 +121,8 @@ class Mixtures(Settings):
             *_shown(case, samples),
         ]
         chance = {g: found["by_chance"] for g, found in compared.items()}
-        data = {"name": case.data.name, "classes": list(case.classes)}
-        facts = {"data": data, "energy_by_chance": {g.label: value for g, value in chance.items()}}
+        by_chance = {g.label: value for g, value in chance.items()}
+        facts = {"data": {"classes": list(case.classes)}, "energy_by_chance": by_chance}
         arrays = {f"{who}_w{g.written:g}": as_images(case, x) for g, own in samples.items() for who, x in own.items()}
         verdict = verdict_of(errors, sets, pixels, components, chance[strongest(sets)])
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")

@@ -187,8 +187,7 @@ class MixtureCorrection:
                     arrays[f"{key}_{end}"] = sets[what].x.reshape(-1, *case.data.grid_shape).numpy().astype(np.uint8)
                     arrays[f"{key}_{end}_log_weights"] = sets[what].log_weights.numpy()
         settings = {"threshold": self.threshold, "num_groups": self.num_groups, "num_reference": self.num_reference}
-        classes = {"name": case.data.name, "grid_shape": list(case.data.grid_shape), "classes": list(case.classes)}
-        facts = {"judged": case.judged, **settings, "data": classes}
+        facts = {"judged": case.judged, **settings, "data": {"classes": list(case.classes)}}
         verdict = verdict_of(rows["distances"], case.plan.num_samples)
         return Findings(case.plan, self._blocks(case, rows, images), verdict, facts, arrays)
 

@@ -110,7 +110,7 @@ class MixtureMoves(MovedSets):
             rows.append(MovedSetRow(g, who, REFERENCE, "", 0, 0, *_mean(known)))
             rows += [MovedSetRow(g, who, *at, *_mean(found)) for at, found in self.each_set(case, made, g, who)]
         text = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}.\n\n{READING}"
-        facts = {"data": {"name": case.data.name, "classes": list(case.classes)}, "num_reference": self.num_reference}
+        facts = {"data": {"classes": list(case.classes)}, "num_reference": self.num_reference}
         error = tv_error(case.plan.num_samples * len(case.classes))
         return Findings(case.plan, blocks_of(rows, text), verdict_of(rows, error), facts)
 

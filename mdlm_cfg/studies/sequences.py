@@ -164,7 +164,7 @@ class Sequences(Settings):
         of_error = [error_block(errors, "test sequences", "sequence")] if errors else []
         blocks = [_to_read(case, made), _guided(case, sets), *of_error, _orders(case, orders)]
         verdict = verdict_of(errors, sets, orders, case.plan.num_samples)
-        facts = {"data": {"name": case.data.name, "classes": [case.one_class]}}
+        facts = {"data": {"classes": [case.one_class]}}
         return Findings(case.plan, blocks, verdict, facts, _arrays(case, made))
 
 
