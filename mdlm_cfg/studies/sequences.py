@@ -13,26 +13,23 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
-from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, sure_of, total_variation
+from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import aligned, aligned_pieces, block_to_read, to_read
-from mdlm_cfg.studies.common import CALLS, SAMPLER, SURE, draw_pieces, samples_of
-from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
-from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, measured, strongest, where
-from mdlm_cfg.support.numbers import percent
+from mdlm_cfg.studies.rows import measured
+from mdlm_cfg.studies.sequence_rows import CLASS, NOISE_DRAWS, Measured, OrderRow, SetRow, verdict_of
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
 ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
-NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
-COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
-CLASS = "class"
 READING = """\
 {plan.num_samples:,} sequences of class {name} in each set, by {plan.sampler.label}, guidance of the kind \
 “{plan.guidances[0].kind}”, seed {plan.seed}. Each sequence is evaluated exactly: p(z | x) is the probability of its \
@@ -49,56 +46,6 @@ conditionals every order, one position at a time, samples the class exactly. Wit
 several positions per call, neighbours that are drawn together are independent."""
 MORE = "± is one standard error, of {num:,} sequences; raise num_samples= for more."
 MEASURED = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Statistics of a set of sequences; absent if nothing is left to average over, or n-grams are too many."""
-
-    posterior: float | None = col(
-        "p(z | x)", "class posterior, mean over the sequences that the mixture allows", digits=3
-    )
-    posterior_se: float | None = col("p(z | x), ±", "standard error", digits=3)
-    log_prob: float | None = in_nats(
-        "ln p(x | z)", "log-likelihood, mean over the sequences that the class allows", digits=1
-    )
-    log_prob_se: float | None = in_nats("ln p(x | z), ±", "standard error", digits=2)
-    impossible: float = col("impossible", "share of sequences that the class does not allow", unit="share", digits=3)
-    diversity: float = col(
-        "differ", "share of positions in which two sequences of the set differ", unit="share", digits=3
-    )
-    tv_class_1: float | None = in_tv(
-        "values to class", "TV between the distribution of single values and that of the class", digits=3
-    )
-    tv_class_2: float | None = in_tv("pairs to class", "the same for neighbouring pairs", digits=3)
-    tv_class_3: float | None = in_tv("triples to class", "the same for three neighbours", digits=3)
-
-
-SETS = (
-    '"exact", "noise floor" (a second exact set), "learned", or "class" (unguided); distances of "noise floor" to '
-    f'exact, and of "class" to the class, are means over {NOISE_DRAWS} draws'
-)
-
-
-@dataclass(frozen=True)
-class SetRow(Measured, AtStrength):
-    """One set of samples at one strength, drawn by the plan's sampler."""
-
-    set: str = col("set", SETS, index=True)
-    tv_exact_1: float | None = in_tv(
-        "values to exact", "TV between the distribution of single values and that of the exact guided samples", digits=3
-    )
-    tv_exact_2: float | None = in_tv("pairs to exact", "the same for neighbouring pairs", digits=3)
-    tv_exact_3: float | None = in_tv("triples to exact", "the same for three neighbours", digits=3)
-
-
-@dataclass(frozen=True)
-class OrderRow(Measured, OfDenoiser):
-    """A set of samples with another order or number of calls."""
-
-    sampler: Sampler = col("sampler", SAMPLER, index=True)
-    order: str = col("order", "policy, or tau_leaping")
-    calls: int = col("calls", CALLS)
 
 
 @dataclass(frozen=True)
@@ -313,98 +260,3 @@ def _arrays(case: Case, made: Made) -> dict[str, np.ndarray]:
         for who in case.denoisers:
             found[f"aligned_{who}_{g.identifier}"] = made.of(aligned, who, g, case.one_class)
     return {name: x.to(small).numpy() for name, x in found.items()}
-
-
-def verdict_of(
-    errors: Sequence[ConditionalsRow],
-    sets: Sequence[SetRow],
-    orders: Sequence[OrderRow],
-    num: int,
-) -> list[str]:
-    """How wrong the network is, what guidance does at the largest strength, and what orders and calls cost.
-
-    Args:
-        num: sequences in each set.
-    """
-    said = [error_sentence(errors, "sequence")] if errors else []
-    w = strongest(sets)
-    own = {row.set: row for row in where(sets, w=w)}
-    said.append(_of_guidance(own[EXACT], own[CLASS], w, num))
-    if LEARNED in own:
-        said.append(_of_network(own[LEARNED], own[EXACT], w, num))
-    return said + _of_orders(where(orders, w=w, denoiser=EXACT), w, num)
-
-
-def _clear(a: float | None, b: float | None, *errors: float | None, sure: float = SURE) -> int:
-    """1 where a is surely larger than b, -1 where it is surely smaller, else 0, as where an error is unknown."""
-    known = [error for error in errors if error is not None]
-    if a is None or b is None or len(known) < len(errors):
-        return 0
-    return sign_beyond(a - b, sure * math.hypot(*known))
-
-
-def _more_impossible(a: Measured, b: Measured, num: int, sure: float = SURE) -> int:
-    """`_clear` of the shares of sequences that the class does not allow."""
-    difference, error = difference_of_shares(a.impossible, num, b.impossible, num)
-    return _clear(difference, 0.0, error, sure=sure)
-
-
-def _likelier(a: Measured, b: Measured, num: int) -> int:
-    """`_clear` of likelihoods: those of a set are 0 where the class does not allow a sequence, so that counts first."""
-    return -_more_impossible(a, b, num) or _clear(a.log_prob, b.log_prob, a.log_prob_se, b.log_prob_se)
-
-
-def _show(value: float | None, digits: int) -> str:
-    return "unknown" if value is None else f"{value:z.{digits}f}"
-
-
-def _likelihoods(a: Measured, b: Measured) -> str:
-    """The mean log-likelihoods of two sets, and the shares that have none."""
-    nats = f"{_show(a.log_prob, 1)} and {_show(b.log_prob, 1)} nats"
-    if not a.impossible and not b.impossible:
-        return nats
-    return f"{nats}; {percent(a.impossible, 1)} and {percent(b.impossible, 1)} of them are impossible under the class"
-
-
-def _of_guidance(exact: SetRow, own: SetRow, w: Guidance, num: int) -> str:
-    """The effect of exact guidance on the class posterior and the likelihood."""
-    surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se)
-    return (
-        f"At w = {w.label}, exact guided samples identify their class {COMPARED[surer].format('clearly')} samples of "
-        f"the class itself (posterior {_show(exact.posterior, 3)} and {_show(own.posterior, 3)}), and under the class "
-        f"they are {COMPARED[_likelier(exact, own, num)].format('likely')} those ({_likelihoods(exact, own)})."
-    )
-
-
-def _of_network(learned: SetRow, exact: SetRow, w: Guidance, num: int) -> str:
-    """How the network's guided samples differ from exact guided ones."""
-    return (
-        f"At w = {w.label}, the network's sequences are {COMPARED[_likelier(learned, exact, num)].format('likely')} "
-        f"exact guided ones ({_likelihoods(learned, exact)}); their class posterior is {_show(learned.posterior, 3)}, "
-        f"that of exact ones {_show(exact.posterior, 3)}."
-    )
-
-
-def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
-    """The extremes in likelihood, beyond chance in 1 of 20 reports at most, however many are compared.
-
-    Where orders differ in how many of their sequences the class does not allow, that decides.
-    """
-    possible = [row for row in rows if row.log_prob is not None]
-    if len(possible) < 2:
-        return []
-    sure = sure_of(len(rows))
-    head = f"Among {len(rows)} combinations of order and calls (exact conditionals, w = {w.label}),"
-    fewest, most = ends(rows, "impossible")
-    if _more_impossible(most, fewest, num, sure):
-        return [
-            f"{head} {most.sampler.label} has the most sequences that are impossible under the class "
-            f"({percent(most.impossible, 1)}), and {fewest.sampler.label} the fewest ({percent(fewest.impossible, 1)})."
-        ]
-    worst, best = ends(possible, "log_prob")
-    if _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se, sure=sure):
-        return [
-            f"{head} {worst.sampler.label} has the least likely sequences ({_show(worst.log_prob, 1)} nats) and "
-            f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
-        ]
-    return [f"{head} none has a clearly higher log-likelihood than another."]

@@ -16,11 +16,12 @@ from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_law
 from mdlm_cfg.reports.render import sections_of
-from mdlm_cfg.studies import sequences
+from mdlm_cfg.studies import sequence_rows
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
-from mdlm_cfg.studies.sequences import NOISE_DRAWS, Sequences, others
+from mdlm_cfg.studies.sequence_rows import NOISE_DRAWS
+from mdlm_cfg.studies.sequences import Sequences, others
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.training.watching import exact_nelbos
 
@@ -204,7 +205,7 @@ def test_a_network_that_leaves_the_support_of_the_class_is_said_to_be_less_likel
     assert learned.impossible == pytest.approx(float(outside.double().mean())) and bool(outside.any()) == (share > 0)
     said = findings.verdict[2]
     assert "nan" not in " ".join(findings.verdict)
-    assert (sequences.COMPARED[-1].format("likely") in said) == (share > 0)
+    assert (sequence_rows.COMPARED[-1].format("likely") in said) == (share > 0)
     assert (f"{learned.impossible:.1%}" in said) == (share > 0)
 
 
@@ -221,5 +222,5 @@ def test_equal_orders_are_rarely_said_to_differ() -> None:
 
 @pytest.mark.parametrize(("error", "clear"), [(0.1, 1), (2.0, 0), (None, 0)])
 def test_a_difference_is_clear_only_beside_errors_that_are_known(error: float | None, clear: int) -> None:
-    assert sequences._clear(3.0, 1.0, error, 0.1) == clear
-    assert sequences._clear(1.0, 3.0, 0.1, error) == -clear
+    assert sequence_rows._clear(3.0, 1.0, error, 0.1) == clear
+    assert sequence_rows._clear(1.0, 3.0, 0.1, error) == -clear
