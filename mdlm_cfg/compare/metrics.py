@@ -112,12 +112,33 @@ def expected_sampling_tv(law: Tensor, num_samples: int) -> float:
     E|B(n, q) - nq| is 2 n q (1 - q) P(B(n - 1, q) = floor(nq)) (De Moivre); for n q large it is sqrt(2nq(1-q)/pi), the
     theory's approximation.
     """
+    return float(_expected_deviations(law.cpu(), whole_number("num_samples", num_samples)).sum())
+
+
+def expected_share_tv(shares: Tensor, weights: Tensor, num_samples: int) -> float:
+    """E TV of the mean shares of n independent samples to the mean shares q of their law.
+
+    Shares that are 0 or 1 make it `expected_sampling_tv` of q. Others, such as probabilities of hidden components, vary
+    less: the deviation of each q is that of a count, times the ratio of the two standard deviations.
+
+    Args:
+        shares: of examples of the law, (B, C), each row summing to 1.
+        weights: of the examples, (B,), summing to 1.
+    """
+    q = weights @ shares
+    variance = weights @ (shares - q).square()
+    of_counts = (q * (1 - q)).clamp(min=0)
+    ratio = torch.where(of_counts > 0, variance / of_counts, 0.0).clamp(max=1).sqrt()
+    return float((_expected_deviations(q, whole_number("num_samples", num_samples)) * ratio).sum())
+
+
+def _expected_deviations(law: Tensor, num_samples: int) -> Tensor:
+    """E|B(n, q) - nq| / 2n of every cell."""
     from scipy.stats import binom  # takes most of a second to import
 
-    num_samples = whole_number("num_samples", num_samples)
-    q = law.cpu().clamp(0, 1)  # rounding alone may exceed 1
+    q = law.clamp(0, 1)  # rounding alone may exceed 1
     at = binom.pmf((num_samples * q).floor(), num_samples - 1, q)
-    return float((q * (1 - q) * torch.from_numpy(np.asarray(at))).sum())
+    return q * (1 - q) * torch.from_numpy(np.asarray(at))
 
 
 @dataclass(frozen=True)

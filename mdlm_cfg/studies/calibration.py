@@ -12,7 +12,7 @@ import torch
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of, held_out_gain
-from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation, tv_error
+from mdlm_cfg.compare.metrics import sign_beyond, total_variation, tv_error
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import tilted_reference
 from mdlm_cfg.sampling.smc import even_of
@@ -28,7 +28,7 @@ from mdlm_cfg.studies.fitting import (
     origin_of_examples,
     part_of,
 )
-from mdlm_cfg.studies.mixture_correction import usage_of
+from mdlm_cfg.studies.mixture_correction import usage_noise, usage_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, mean_rows, measured, strongest, where
 from mdlm_cfg.support.numbers import instead_of, short
@@ -187,7 +187,7 @@ class CalibrationStudy(Settings):
         generator = plan.generator("calibration reference", guidance, z)
         reference = tilted_reference(target, guidance.constant, z, NUM_REFERENCE, generator)
         aim = usage_of(target, reference.x, reference.weights, z)
-        found = {"usage_floor": expected_sampling_tv(aim, plan.num_samples)}
+        found = {"usage_floor": usage_noise(target, reference, z, plan.num_samples)}
         for end, given in self._pair(case, who, z, guidance).items():
             generator = plan.generator(f"calibration samples{end}", guidance, z, of=denoiser)
             x = plan.sampler.draw(denoiser, given, z, plan.num_samples, generator).cpu()

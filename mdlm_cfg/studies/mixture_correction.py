@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.metrics import expected_sampling_tv, sign_beyond, total_variation
+from mdlm_cfg.compare.metrics import expected_share_tv, sign_beyond, total_variation
 from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI, MORE, draw_more
@@ -230,6 +230,11 @@ def usage_of(target: BernoulliMixture, x: Tensor, weights: Tensor, target_class:
     return _shares(weights, _components(target, x, target_class))
 
 
+def usage_noise(target: BernoulliMixture, reference: Weighted, target_class: int, num_samples: int) -> float:
+    """The TV of usages that is expected of so many samples of the law that weighted samples represent."""
+    return expected_share_tv(_components(target, reference.x, target_class), reference.weights, num_samples)
+
+
 def _shares(weights: Tensor, components: Tensor) -> Tensor:
     usage = weights @ components
     return usage / usage.sum()
@@ -251,7 +256,7 @@ def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: 
 def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_samples: int) -> list[SetRow]:
     """Every set beside the reference."""
     reference = seen[REFERENCE]
-    floor = expected_sampling_tv(reference.usage, num_samples)
+    floor = expected_share_tv(reference.components, reference.samples.weights, num_samples)
     rows = []
     for what, own in seen.items():
         tv = total_variation(own.usage, reference.usage)

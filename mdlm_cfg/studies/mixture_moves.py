@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation, tv_error
+from mdlm_cfg.compare.metrics import sure_of, total_variation, tv_error
 from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
-from mdlm_cfg.studies.mixture_correction import usage_of
+from mdlm_cfg.studies.mixture_correction import usage_noise, usage_of
 from mdlm_cfg.studies.moves import AfterMoves, MovedSets, Started, components_column, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, measured, strongest, where
@@ -93,20 +93,20 @@ class MixtureMoves(MovedSets):
 
     def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> dict[str, float]:
         """What the mixture sees."""
-        reference = case.made.of(self._reference, guidance, z)["usage"]
-        return _numbers(_seen(case.target, x, None, z), reference, case.plan.num_samples)
+        return _numbers(_seen(case.target, x, None, z), case.made.of(self._reference, guidance, z))
 
     def _reference(self, case: Case, guidance: Guidance, z: int) -> dict[str, Any]:
         generator = case.plan.generator("reference", guidance, z, num_dims=case.target.num_dims)
         found = tilted_reference(case.target, guidance.constant, z, self.num_reference, generator)
-        return _seen(case.target, found.x, found.weights, z)
+        floor = usage_noise(case.target, found, z, case.plan.num_samples)
+        return _seen(case.target, found.x, found.weights, z) | {"floor": floor}
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, denoiser, start, move and number of moves, and one for the reference."""
         rows = []
         for g, who in case.by_denoiser():
             seen = [made.of(self._reference, g, z) for z in case.classes]
-            known = [_numbers(one, one["usage"], case.plan.num_samples) for one in seen]
+            known = [_numbers(one, one) for one in seen]
             rows.append(MovedSetRow(g, who, REFERENCE, "", 0, 0, *_mean(known)))
             rows += [MovedSetRow(g, who, *at, *_mean(found)) for at, found in self.each_set(case, made, g, who)]
         text = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}.\n\n{READING}"
@@ -124,12 +124,12 @@ def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -
     return {"usage": usage, "accuracy": float(shares @ right), "log_likelihood": float(shares @ own)}
 
 
-def _numbers(seen: Mapping[str, Any], reference: Tensor, num_samples: int) -> dict[str, float]:
+def _numbers(seen: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, float]:
     """The measured columns of `MovedSetRow`."""
     usage = seen["usage"]
     return {
-        "usage_tv": total_variation(usage, reference),
-        "usage_floor": expected_sampling_tv(reference, num_samples),
+        "usage_tv": total_variation(usage, reference["usage"]),
+        "usage_floor": reference["floor"],
         "components": math.exp(entropy_of(usage)),
         "accuracy": seen["accuracy"],
         "log_likelihood": seen["log_likelihood"],

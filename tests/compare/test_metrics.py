@@ -13,6 +13,7 @@ from helpers import random_target
 from mdlm_cfg.compare.metrics import (
     difference_of_shares,
     expected_sampling_tv,
+    expected_share_tv,
     histogram,
     kl_divergence,
     least_tv,
@@ -104,6 +105,20 @@ def test_expected_sampling_tv_is_the_sum_over_binomials(n):
         expected += float((chances * (ks / n - q).abs()).sum()) / 2
     assert expected_sampling_tv(law, n) == pytest.approx(expected, rel=1e-12)
     assert expected_sampling_tv(torch.tensor([0.0, 1.0], dtype=torch.float64), n) == 0
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 2.0, 1000.0])
+def test_the_noise_of_mean_shares_is_that_of_simulated_samples(sharpness):
+    generator = generator_for("shares")
+    shares = (sharpness * torch.randn(50, 4, generator=generator, dtype=torch.float64)).softmax(dim=1)
+    weights = torch.rand(50, generator=generator, dtype=torch.float64)
+    weights /= weights.sum()
+    drawn = torch.multinomial(weights, 400 * 100, replacement=True, generator=generator).view(400, 100)
+    tvs = (shares[drawn].mean(dim=1) - weights @ shares).abs().sum(dim=1) / 2
+    assert abs(float(tvs.mean()) - expected_share_tv(shares, weights, 100)) < 4 * float(tvs.std()) / 20
+    certain = torch.eye(4, dtype=torch.float64)
+    law = torch.tensor([0.5, 0.0, 0.2, 0.3], dtype=torch.float64)
+    assert expected_share_tv(certain, law, 7) == pytest.approx(expected_sampling_tv(law, 7), rel=1e-12)
 
 
 def test_multinomial_counts_have_the_moments_of_a_multinomial():

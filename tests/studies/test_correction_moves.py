@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -248,6 +249,19 @@ def test_sets_of_a_mixture_are_judged_by_its_exact_law() -> None:
             assert abs(getattr(row, name) - sum(mean for mean, _ in found) / 2) < 5 * error + 1e-9
     (reference,) = [row for row in rows if row.start == REFERENCE]
     assert reference.usage_tv == 0
+
+
+def test_the_noise_floor_of_usage_is_that_of_probabilities_of_components() -> None:
+    """Usage is a mean of probabilities, which vary less than counts of known components."""
+    table = table_of(PIXELS)
+    states = torch.cartesian_prod(*[torch.arange(2)] * 9)
+    expected = 0.0
+    for z in (0, 1):
+        tilted = tilted_law(table, 2.0, z).flatten()
+        components = PIXELS.component_posterior(states, z)
+        variance = tilted @ (components - tilted @ components).square()
+        expected += float((variance / (2 * math.pi * EVERY.num_samples)).sqrt().sum()) / 2
+    assert all(row.usage_floor == pytest.approx(expected, rel=0.03) for row in sets())
 
 
 @pytest.mark.parametrize("components", [1, 3])
