@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -61,11 +62,13 @@ def test_commands_with_a_module_of_ones_own_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("script", "place"), [("guidance.py", "mine.npz"), ("build.py", ".")])
-def test_scripts_replace_nothing_of_others(script: str, place: str, tmp_path: Path) -> None:
+def test_scripts_replace_nothing_of_others(
+    script: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.npz").write_text("mine")
-    command = [sys.executable, ROOT / "docs" / script, tmp_path / place]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and done.stderr.startswith("error: ")
+    monkeypatch.setattr(sys, "argv", [script, str(tmp_path / place)])
+    with pytest.raises(SystemExit, match=r"^error: "):
+        runpy.run_path(str(ROOT / "docs" / script), run_name="__main__")
     assert (tmp_path / "mine.npz").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
