@@ -107,8 +107,6 @@ class LevelRow(OfDenoiser):
     levels: int = col("levels", "number of levels that share the strength")
     strength: float = col("strength", "calibrated strength", digits=3)
     strength_se: float = col("error", "standard error of the strength; 0 where it is exact", digits=3)
-    cost: float = in_nats("constant w", "these levels' part of the NELBO, with constant w")
-    cost_calibrated: float = in_nats("calibrated", AFTER)
     gain: float = in_nats("gain", "these levels' part of the gain")
     gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
 
@@ -221,10 +219,9 @@ class CalibrationStudy(Settings):
         for g in group.unique().tolist():
             places = (group == g).nonzero().flatten().tolist()
             part = slice(places[0], places[-1] + 1)
-            costs = float(gain.before[part].sum()), float(gain.after[part].sum())
             strength = found.strengths[places[0]], found.standard_errors[places[0]]
             about = (guidance, who, case.class_name(z), places[0], len(places))
-            rows.append(LevelRow(*about, *strength, *costs, *gain.of(part)))
+            rows.append(LevelRow(*about, *strength, *gain.of(part)))
         return rows
 
     def _blocks(
