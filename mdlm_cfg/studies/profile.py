@@ -20,8 +20,9 @@ from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats
 from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile, origin_of_examples
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole, wholes
-from mdlm_cfg.studies.rows import OfDenoiser, by, ends, where
+from mdlm_cfg.studies.rows import OfDenoiser, by, tied_ends, where
 from mdlm_cfg.support.numbers import apart
+from mdlm_cfg.support.ties import named
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 BEST = "best"
@@ -249,15 +250,17 @@ def _saved(rows: Sequence[CostRow]) -> str | None:
     for row in where(rows, schedule=BEST):
         others = [other for other in where(rows, calls=row.calls) if other.schedule != BEST]
         if others:
-            cheapest, _ = ends(others, "cost")
-            saved.append((cheapest.cost - row.cost, row, cheapest))
-    gain, row, other = max(saved, key=lambda one: one[0])
+            cheapest, _ = tied_ends(others, "cost", SAME)
+            saved.append((cheapest[0].cost - row.cost, row, cheapest))
+    gain, row, cheapest = max(saved, key=lambda one: one[0])
+    other = cheapest[0]
     if gain <= SAME + CLEAR * max(row.cost_se, other.cost_se):
         return None
     cost, cheapest_cost = apart(row.cost, other.cost)
     return (
         f"the best steps save most with {row.calls} calls: they cost {cost} nats by prediction, and "
-        f"{other.schedule} steps, the cheapest of the others, {cheapest_cost}{_exactly(row, other)}."
+        f"{named([one.schedule for one in cheapest])} steps, the cheapest of the others, {cheapest_cost}"
+        f"{_exactly(row, other)}."
     )
 
 

@@ -13,8 +13,9 @@ from mdlm_cfg.studies.common import CALLS, SAMPLER, SURE
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_sentence
 from mdlm_cfg.studies.findings import col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED
-from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, strongest, where
+from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, strongest, tied_ends, where
 from mdlm_cfg.support.numbers import percent
+from mdlm_cfg.support.ties import SAME, named
 
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
@@ -151,11 +152,12 @@ def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
         return []
     sure = sure_of(len(rows))
     head = f"Among {len(rows)} combinations of order and calls (exact conditionals, w = {w.label}),"
-    fewest, most = ends(rows, "impossible")
-    if _more_impossible(most, fewest, num, sure):
+    fewest, most = tied_ends(rows, "impossible", SAME)
+    if most and _more_impossible(most[0], fewest[0], num, sure):
         return [
-            f"{head} {most.sampler.label} has the most sequences that are impossible under the class "
-            f"({percent(most.impossible, 1)}), and {fewest.sampler.label} the fewest ({percent(fewest.impossible, 1)})."
+            f"{head} {_named(most)} {'has' if len(most) == 1 else 'have'} the most sequences that are impossible under "
+            f"the class ({percent(most[0].impossible, 1)}), and {_named(fewest)} the fewest "
+            f"({percent(fewest[0].impossible, 1)})."
         ]
     worst, best = ends(possible, "log_prob")
     if _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se, sure=sure):
@@ -164,3 +166,8 @@ def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
             f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
         ]
     return [f"{head} none has a clearly higher log-likelihood than another."]
+
+
+def _named(rows: Sequence[OrderRow]) -> str:
+    """The first few of these samplers; their names have commas."""
+    return named([row.sampler.label for row in rows], ";")

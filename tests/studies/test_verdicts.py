@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture, UserError
 from mdlm_cfg.chain.policy_names import parse_policy
-from mdlm_cfg.studies import own_model, samplers
+from mdlm_cfg.studies import own_model, profile, samplers, sequence_rows
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.decay import DecayStudy
@@ -410,3 +410,26 @@ def test_what_is_smallest_and_largest_has_two_numbers() -> None:
 def test_samplers_without_an_error_are_said_to_have_none() -> None:
     rows = [SamplerRow(Guidance(1e4), "learned", Sampler(), "a", calls, tv=0.0) for calls in (4, 10_000)]
     assert samplers.verdict_of(rows) and not samplers.verdict_of(rows[1:])
+
+
+def test_all_samplers_and_steps_that_tie_are_named() -> None:
+    measured = {"impossible": 0.0, "diversity": 0.5} | dict.fromkeys(
+        ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_1", "tv_class_2", "tv_class_3"), 0.0
+    )
+    shares = {"rate": 0.0, "uniform": 0.5, "fixed_order": 0.0}
+    rows = [
+        sequence_rows.OrderRow(
+            w=Guidance(2.0), denoiser="exact", sampler=Sampler(policy=name), order=name, calls=8, **measured | found
+        )
+        for name, found in ((name, {"impossible": share}) for name, share in shares.items())
+    ]
+    (said,) = sequence_rows._of_orders(rows, Guidance(2.0), 1000)
+    most, _, fewest = said.partition("), and ")
+    assert [[policy in part for policy in shares] for part in (most, fewest)] == [
+        [False, True, False],
+        [True, False, True],
+    ]
+    costs = {"best": 1.0, "uniform": 2.0, "cosine": 1.5, "exponential": 1.5 + 1e-15}
+    steps = [profile.CostRow(Guidance(0.0), "exact", name, 2, cost, 0.0, None, "1,1") for name, cost in costs.items()]
+    named = profile._saved(steps) or ""
+    assert [name in named for name in costs] == [True, False, True, True]
