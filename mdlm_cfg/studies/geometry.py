@@ -211,7 +211,7 @@ def overlap_counts(class_law: Tensor, others_law: Tensor) -> Tensor:
 
 
 def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[str]:
-    """Which region gains most, and which loses most, from w = 0 to the largest strength; or why none does.
+    """Which region gains most, and which loses most, from the smallest to the largest strength; or why none does.
 
     Args:
         meaning: of every region, by its name.
@@ -226,7 +226,7 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     if len(at[one]) == 1:
         return ["All points of the class's support lie in one region, so no region can gain from another."]
     followed = sorted((g for g in at if replace(g, w=one.w) == one), key=lambda g: g.one_strength)
-    if len(followed) < 2 or followed[0].one_strength > 0:
+    if len(followed) < 2:
         return ["To see which region guidance favours, at least two strengths are needed: give w=[0,4], for instance."]
     weakest, *_, strongest = followed
     first = at[weakest]
