@@ -67,7 +67,8 @@ def naming_way_out(key: str) -> Iterator[None]:
 
 def with_absolute_paths(config: Recorded) -> Recorded:
     """The settings whose paths mean the same in any working directory: code of the user's own may change to another."""
-    config = replace(config, **_absolute(vars(config), FOLDERS))
+    given = {key: value for key, value in vars(config).items() if key in FOLDERS}  # +KEY=... may have added others
+    config = replace(config, **_absolute(given, FOLDERS))
     config = replace(
         config, weak=_absolute(config.weak, FOLDERS[:1]), predictor=_absolute(config.predictor, FOLDERS[:1])
     )
