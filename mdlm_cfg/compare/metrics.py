@@ -22,6 +22,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
 SQUARED_ROUNDING = 1e-24  # what rounding of 1e-12 makes of a covariance that is 0
+TIED = 1e-9  # nats; classes that close are as probable
 CHANCE = 0.05  # that the extremes of several equal sets are said to differ
 
 
@@ -234,6 +235,19 @@ def difference_of_shares(a: float, n: int, b: float, m: int) -> tuple[float, flo
     """
     shares = [((share * count + 1) / (count + 2), count + 2) for share, count in ((a, n), (b, m))]
     return shares[0][0] - shares[1][0], math.sqrt(sum(share * (1 - share) / count for share, count in shares))
+
+
+def recognised(log_probs: Tensor, classes: Tensor | int) -> Tensor:
+    """Whether the class of each example is its most probable one, float64 (n,); of classes that tie, a lot decides.
+
+    Args:
+        log_probs: of every class, in nats up to a constant of each example, (n, K). Where all are -inf it is none.
+        classes: the class of each example, int64 (n,), or of all.
+    """
+    most = log_probs.amax(dim=1, keepdim=True)
+    tied = (most > -math.inf) & ((log_probs == most) | (most - log_probs < TIED))
+    own = tied[torch.arange(len(tied), device=tied.device), classes]
+    return own.double() / tied.sum(dim=1).clamp(min=1)
 
 
 def sign_beyond(difference: float, chance: float) -> int:

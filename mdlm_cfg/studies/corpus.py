@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import class_nelbos
-from mdlm_cfg.compare.metrics import total_variation
+from mdlm_cfg.compare.metrics import recognised, total_variation
 from mdlm_cfg.compare.sequences import gram_histogram, gram_lengths, mean_pairwise_difference, nearest_sequence
 from mdlm_cfg.studies.aligned import (
     SHOWN_CLASSES,
@@ -152,7 +152,7 @@ class Corpus(Settings):
             nelbos = self._nelbos(case, x, w.label, target_class)
         train, laws = _training(case, target_class)
         return found | {
-            "accuracy": float((nelbos.argmin(dim=1) == target_class).double().mean()),
+            "accuracy": float(recognised(-nelbos, target_class).mean()),
             "diversity": mean_pairwise_difference(x, data.num_tokens),
             "nearest_train": float(nearest_sequence(x, train).mean()),
             **{f"tv_{n}": total_variation(law, _grams(case, x, n)) for n, law in laws.items()},

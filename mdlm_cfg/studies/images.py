@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
+from mdlm_cfg.compare.metrics import recognised
 from mdlm_cfg.studies.common import as_images, columns_shown, draw_more, draw_pieces, held_out_of, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.image_models import (
@@ -165,7 +166,7 @@ class Images(Settings):
             return [], judges
         chosen, nelbos = made.of(nelbos_of_classes, num, self.num_draws)
         own = labels[chosen].long()
-        hits = float((nelbos.argmin(dim=1) == own).double().mean())
+        hits = float(recognised(-nelbos, own).mean())
         judges.append(JudgeRow("nelbo", hits, commonest(own), len(own)))
         return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], baselines_of(case, x[chosen], own), IMAGE), judges
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.metrics import sure_of, total_variation, tv_error
+from mdlm_cfg.compare.metrics import recognised, sure_of, total_variation, tv_error
 from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
@@ -118,10 +118,10 @@ class MixtureMoves(MovedSets):
 def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -> dict[str, Any]:
     """A set as the exact mixture sees it: usage of the class's components (C,), accuracy, mean ln p(x | z)."""
     shares = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights
-    right = (posterior_of(target)(x).argmax(dim=1) == z).double()
+    right = recognised(posterior_of(target)(x), z)
     own = target.log_prob(x, torch.full((len(x),), z))
     usage = usage_of(target, x, shares, z)
-    return {"usage": usage, "accuracy": float(shares @ right), "log_likelihood": float(shares @ own)}
+    return {"usage": usage, "accuracy": min(float(shares @ right), 1.0), "log_likelihood": float(shares @ own)}
 
 
 def _numbers(seen: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from mdlm_cfg.compare.metrics import (
     least_tv,
     mean_and_covariance,
     multinomial_counts,
+    recognised,
     relative_difference,
     sampled_tv,
     sign_beyond,
@@ -105,6 +106,15 @@ def test_expected_sampling_tv_is_the_sum_over_binomials(n):
         expected += float((chances * (ks / n - q).abs()).sum()) / 2
     assert expected_sampling_tv(law, n) == pytest.approx(expected, rel=1e-12)
     assert expected_sampling_tv(torch.tensor([0.0, 1.0], dtype=torch.float64), n) == 0
+
+
+def test_classes_that_tie_are_recognised_by_lot():
+    """Equal classes: what rounding makes of their probabilities decides nothing, and no class is the first."""
+    log_probs = torch.tensor([[-2.0, -2.0 - 4e-16, -5.0], [-7.0, -1.0, -3.0], [-4.0] * 3, [-math.inf] * 3]).double()
+    found = torch.stack([recognised(log_probs, k) for k in range(3)], dim=1)
+    expected = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [1 / 3] * 3, [0.0] * 3], dtype=torch.float64)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-15)
+    assert torch.equal(recognised(log_probs, torch.tensor([1, 1, 0, 2])), found[range(4), [1, 1, 0, 2]])
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 2.0, 1000.0])

@@ -215,3 +215,10 @@ def test_letters_and_words_stand_below_each_other() -> None:
 def test_marks_stay_below_what_differs() -> None:
     rows = {"a": torch.tensor([0, 1, 1, 1]), "b": torch.tensor([0, 1, 0, 1])}
     assert listing(rows, ["A", "B"]).split("\n") == ["a  ABBB", "b  ABAB", "     ^"]
+
+
+def test_a_network_that_looks_at_no_class_recognises_each_by_lot(data: ExampleData) -> None:
+    blind = FunctionDenoiser(lambda tokens, classes: torch.full((*tokens.shape, N), -math.log(N)), N, D, 2)
+    plan = plan_of(0.0, n=20)
+    rows = block_of(found_by(Corpus(num_classified=40, num_draws=2), data, blind, plan), "by_class")
+    assert {row.accuracy for row in rows} == {0.5}

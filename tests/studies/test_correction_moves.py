@@ -22,6 +22,7 @@ from mdlm_cfg.studies.moves import phrase, verb_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.studies.table_moves import CONNECTED, EndRow, MoveRow, TableMoves, _of_starts
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 TARGET = random_target(2, 3, seed=4)
 Z = 1
@@ -249,6 +250,16 @@ def test_sets_of_a_mixture_are_judged_by_its_exact_law() -> None:
             assert abs(getattr(row, name) - sum(mean for mean, _ in found) / 2) < 5 * error + 1e-9
     (reference,) = [row for row in rows if row.start == REFERENCE]
     assert reference.usage_tv == 0
+
+
+def test_equal_classes_are_recognised_by_lot() -> None:
+    """The same class twice, its components in another order: which of both is more probable, rounding decides."""
+    p = bernoulli_mixture(4, 3).probabilities[:1]
+    target = BernoulliMixture(torch.cat([p, p[:, [2, 0, 1]]]), torch.full((2, 3), 1 / 3), torch.full((2,), 0.5))
+    for z in (0, 1):
+        plan = replace(EVERY, classes=(z,), num_samples=20)
+        rows = block_of(found_by(MixtureMoves(moves=[1], num_reference=20), data_of(target), None, plan), "sets")
+        assert {round(row.accuracy, 9) for row in rows} == {0.5}
 
 
 def test_the_noise_floor_of_usage_is_that_of_probabilities_of_components() -> None:
