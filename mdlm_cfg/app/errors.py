@@ -25,7 +25,7 @@ from mdlm_cfg.app.quoting import comma_outside_brackets, why_unreadable
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import ADDED, OWN, called_in
+from mdlm_cfg.support.instantiate import ADDED, OWN, called_in, ends_quietly
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
 from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
@@ -180,7 +180,7 @@ def _texts(constants: Iterable[object]) -> Iterator[str]:
 
 def _of_the_machine(error: BaseException) -> str | None:
     """What is said of the disk, of another process and of memory; None of any other error."""
-    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+    if isinstance(error, FileNotFoundError) and error.errno == errno.ENOENT and error.filename is None:  # of os.getcwd
         return "the working directory no longer exists: change to another one"
     if isinstance(error, OSError) and error.errno in OPEN:
         return "there are too many open files: raise the limit (ulimit -n), or end other programs"
@@ -202,10 +202,11 @@ def in_own_code(error: BaseException) -> str | None:
     """The place of an error in code that the command line names, or its name; None if it came from elsewhere.
 
     A call whose arguments do not fit a function counts as an error in that function. A StopIteration that leaves a
-    generator is found in the RuntimeError that Python makes of it.
+    generator is found in the RuntimeError that Python makes of it (`calling` of others, too).
     """
-    if isinstance(error.__cause__, StopIteration):
-        error = error.__cause__
+    cause = error.__cause__
+    if cause is not None and ends_quietly(cause):
+        error = cause
     said = f"{type(error).__name__}: {_line(str(error))}"
     call = re.match(r"([\w.]+)\(\) (?:takes|missing|got) ", str(error)) if isinstance(error, TypeError) else None
     for name, found in OWN.items():
@@ -248,14 +249,16 @@ def _device_of_own_code() -> str | None:
 
 @contextmanager
 def no_exit_of_own_code() -> Iterator[None]:
-    """Code that the command line names cannot end a command inside as if all were done.
+    """Code that the command line names cannot end a command inside as if all were done, nor a sweep with its job.
 
     Raises:
-        UserError: in place of a SystemExit that it raises.
+        UserError: in place of a SystemExit, or another error that is no Exception (`asyncio.CancelledError`).
     """
     try:
         yield
-    except SystemExit as error:
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
         if (said := in_own_code(error)) is None:
             raise
         raise UserError(f"{said}; it ends the command before its work is done") from error

@@ -38,7 +38,7 @@ CALLED = "_called_by_name"  # an attribute of an error
 class calling:
     """Marks an error of something that a user named, where no code of this package raised it (`called_in`).
 
-    A StopIteration becomes a RuntimeError: whoever iterates outside would take it for the end of its own data.
+    What `ends_quietly` becomes a RuntimeError: whoever is outside would take it for the end of its own data.
 
     Args:
         name: of what is called inside.
@@ -53,12 +53,18 @@ class calling:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        if isinstance(error, StopIteration):
-            raise RuntimeError(f"{self.name} raised StopIteration") from error
+        if error is not None and ends_quietly(error):
+            raise RuntimeError(f"{self.name} raised {type(error).__name__}") from error
         if trace is None or not isinstance(error, Exception) or isinstance(error, UserError):
             return
         if not any(FOLDER in Path(frame.filename).resolve().parents for frame in traceback.extract_tb(trace.tb_next)):
             vars(error).setdefault(CALLED, self.name)
+
+
+def ends_quietly(error: BaseException) -> bool:
+    """Whether loops over data, or Lightning's training, end at an error as if nothing was left to do."""
+    # Lightning's own, known by its name: to import it takes seconds
+    return isinstance(error, StopIteration) or type(error).__name__ == "_TunerExitException"
 
 
 def mark_calls(thing: Any, kind: type, name: str) -> None:
@@ -144,7 +150,9 @@ def _imported(name: str, what: str) -> Any:
         raise UserError(f"{what} cannot be made by {name}: it names no module; write package.module.{name.strip('.')}")
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as SystemExit
         if _is_not_there(module_name, error):
             raise UserError(f"{what} cannot be made by {name}: {error}; is its folder on PYTHONPATH?") from error
         if name.split(".")[0] == PACKAGE:

@@ -423,7 +423,8 @@ def test_an_error_of_an_import_is_where_it_is(
         plan(**{part: f"{name}.thing"})
 
 
-ENDINGS = ("raise SystemExit", "raise SystemExit('no weights')", "exit(0)", "next(iter([]))", "1 +", "exec('exit(3)')")
+CANCELLED = "raise __import__('asyncio').CancelledError"
+ENDINGS = ("raise SystemExit", CANCELLED, "exit(0)", "next(iter([]))", "1 +", "exec('exit(3)')")
 
 
 @pytest.mark.parametrize(("ending", "place"), every_pair(ENDINGS, list(product(("call", "import"), (False, True)))))
@@ -480,20 +481,26 @@ def test_own_code_that_ends_training_is_no_success(
 
 CALLBACK = """
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 class Ending(Callback):
     def {hook}(self, *given):
-        raise StopIteration
+        raise {error}
 """
+QUIET = (
+    ("on_train_batch_end", "StopIteration"),
+    ("on_validation_batch_end", "StopIteration"),
+    ("on_test_batch_start", "_TunerExitException"),
+)
 
 
-@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_batch_end", "on_test_batch_start"])
+@pytest.mark.parametrize(("hook", "error"), QUIET)
 def test_a_callback_ends_no_loop_of_lightning(
-    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    hook: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Lightning takes a StopIteration for the end of the data: an epoch or a test would be short."""
+    """Lightning takes these for the end of the data, or of its work: an epoch or a test would be short."""
     name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(CALLBACK.format(hook=hook))
+    (tmp_path / f"{name}.py").write_text(CALLBACK.format(hook=hook, error=error))
     monkeypatch.syspath_prepend(str(tmp_path))
     assert run("train", *QUICK, f"runs={tmp_path}", f"+trainer.callbacks=[{{_target_:{name}.Ending}}]") == 2
     assert re.search(rf"{name}\.py\D+\d", capsys.readouterr().err)

@@ -103,6 +103,11 @@ def test_too_many_open_files_are_not_the_fault_of_the_file_that_is_opened(code: 
     assert "runs/here" not in str(sentence(OSError(code, "why", "runs/here"))) and sentence(OSError(code, "why"))
 
 
+def test_a_file_that_own_code_misses_is_no_working_directory() -> None:
+    assert sentence(FileNotFoundError("no weights here")) is None  # which is said with its place
+    assert "directory" in str(sentence(FileNotFoundError(errno.ENOENT, "No such file or directory")))
+
+
 def test_a_warning_that_was_made_an_error_is_a_sentence() -> None:
     assert "old" in str(sentence(FutureWarning("old")))
 
