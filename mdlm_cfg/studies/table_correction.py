@@ -275,15 +275,18 @@ def _of_weights(cost: CostRow) -> str:
 
 
 def closest(last: SampleRow) -> list[str]:
-    """The ways that may end closest to the tilted distribution: the closest, and those that chance may put behind."""
+    """The ways than which no other ends measurably closer to the tilted distribution."""
     ways = {
         "no correction": (last.tv_guided, last.se_guided),
         "weighting": (last.tv_weighted, last.se_weighted),
         "resampling": (last.tv_resampled, last.se_resampled),
     }
-    least, its_error = min(ways.values())
-    chance = {name: NOTHING + sure_of(len(ways)) * math.hypot(error, its_error) for name, (_, error) in ways.items()}
-    return [name for name, (tv, _) in ways.items() if tv - least < chance[name]]
+    sure = sure_of(len(ways))
+
+    def is_behind(tv: float, error: float) -> bool:
+        return any(tv - other >= NOTHING + sure * math.hypot(error, its_error) for other, its_error in ways.values())
+
+    return [name for name, found in ways.items() if not is_behind(*found)]
 
 
 def _of_samples(last: SampleRow) -> str:

@@ -222,11 +222,12 @@ def test_samples_of_one_distribution_are_rarely_said_to_differ_in_distance() -> 
         assert max(map(said.count, said)) >= 12
 
 
-def test_a_way_is_compared_with_the_closest_by_the_errors_of_these_two() -> None:
+def test_a_way_is_compared_with_every_other_by_the_errors_of_these_two() -> None:
+    """Also where the closest has so large an error that it is not clearly closer than any, and another one is."""
     row = SampleRow(Guidance(4.0), 1000, 1, 0.165, 0.055, 0.045, 0.012, 0.022, 0.044, 0.02)
     ways = ["no correction", "weighting", "resampling"]
-    for error, named in ((0.012, ways[1:]), (0.04, ways)):
-        assert closest(replace(row, se_guided=error)) == named
+    for errors, named in (((0.012, 0.044), ways[1:]), ((0.05, 0.044), ways), ((0.012, 0.07), ways[1:])):
+        assert closest(replace(row, se_guided=errors[0], se_resampled=errors[1])) == named
 
 
 def test_no_small_number_of_a_mixture_is_written_as_zero(many: Findings) -> None:
