@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, sure_of
@@ -145,6 +146,8 @@ def _of_network(learned: SetRow, exact: SetRow, w: Guidance, num: int) -> str:
 def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
     """The extremes in likelihood, beyond chance in 1 of 20 reports at most, however many are compared.
 
+    Where chance may have made one of them, since few of its sequences are possible, two others may differ all the same.
+
     Where orders differ in how many of their sequences the class does not allow, that decides.
     """
     possible = [row for row in rows if row.log_prob is not None]
@@ -165,7 +168,24 @@ def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
             f"{head} {worst.sampler.label} has the least likely sequences ({_show(worst.log_prob, 1)} nats) and "
             f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
         ]
+    clearest = _clearest(possible, sure)
+    if clearest is not None:
+        more, less = clearest
+        return [
+            f"{head} {more.sampler.label} has a clearly higher log-likelihood ({_show(more.log_prob, 1)} nats) than "
+            f"{less.sampler.label} ({_show(less.log_prob, 1)}); the highest and the lowest are not clearly apart."
+        ]
     return [f"{head} none has a clearly higher log-likelihood than another."]
+
+
+def _clearest(rows: Sequence[OrderRow], sure: float) -> tuple[OrderRow, OrderRow] | None:
+    """Of two rows the one with the clearly higher log-likelihood, and the other: the two that are furthest apart."""
+    pairs = [
+        (a, b)
+        for a, b in permutations(rows, 2)
+        if _clear(a.log_prob, b.log_prob, a.log_prob_se, b.log_prob_se, sure=sure) > 0
+    ]
+    return max(pairs, key=lambda pair: (pair[0].log_prob or 0.0) - (pair[1].log_prob or 0.0), default=None)
 
 
 def _named(rows: Sequence[OrderRow]) -> str:

@@ -413,17 +413,25 @@ def test_samplers_without_an_error_are_said_to_have_none() -> None:
     assert samplers.verdict_of(rows) and not samplers.verdict_of(rows[1:])
 
 
-def test_all_samplers_and_steps_that_tie_are_named() -> None:
-    measured = {"impossible": 0.0, "diversity": 0.5} | dict.fromkeys(
-        ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_1", "tv_class_2", "tv_class_3"), 0.0
+def order_row(name: str, **found: float) -> sequence_rows.OrderRow:
+    """A row of an order of which nothing else is known."""
+    names = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_1", "tv_class_2", "tv_class_3")
+    measured: dict[str, Any] = {"impossible": 0.0, "diversity": 0.5} | dict.fromkeys(names, 0.0) | found
+    return sequence_rows.OrderRow(
+        w=Guidance(2.0), denoiser="exact", sampler=Sampler(policy=name), order=name, calls=8, **measured
     )
+
+
+def test_orders_that_clearly_differ_are_named_where_the_extremes_have_large_errors() -> None:
+    found = {"rate": (-9.0, 2.0), "uniform": (-10.0, 0.1), "fixed_order": (-12.0, 0.1), "margin": (-12.5, 2.0)}
+    rows = [order_row(name, log_prob=mean, log_prob_se=error) for name, (mean, error) in found.items()]
+    (said,) = sequence_rows._of_orders(rows, Guidance(2.0), 1000)
+    assert "uniform" in said and "fixed_order" in said and "rate" not in said and "margin" not in said
+
+
+def test_all_samplers_and_steps_that_tie_are_named() -> None:
     shares = {"rate": 0.0, "uniform": 0.5, "fixed_order": 0.0}
-    rows = [
-        sequence_rows.OrderRow(
-            w=Guidance(2.0), denoiser="exact", sampler=Sampler(policy=name), order=name, calls=8, **measured | found
-        )
-        for name, found in ((name, {"impossible": share}) for name, share in shares.items())
-    ]
+    rows = [order_row(name, impossible=share) for name, share in shares.items()]
     (said,) = sequence_rows._of_orders(rows, Guidance(2.0), 1000)
     most, _, fewest = said.partition("), and ")
     assert [[policy in part for policy in shares] for part in (most, fewest)] == [
