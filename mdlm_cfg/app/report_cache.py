@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
@@ -115,7 +117,8 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
         raise not_ours(folder / CACHE)
     who: object = "exact"
     if isinstance(denoiser, NetDenoiser):
-        weights = [value.cpu() for value in denoiser.net.state_dict().values()]
+        state = denoiser.net.state_dict().values()  # of own networks it may hold more than tensors
+        weights = [value.cpu() if isinstance(value, Tensor) else repr(value) for value in state]
         who = content_hash(*weights, repr(denoiser.net)), denoiser.bf16, denoiser.device.type
     elif denoiser is not None:
         who = uuid.uuid4().hex

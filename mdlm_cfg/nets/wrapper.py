@@ -225,6 +225,7 @@ def check_network(net: object, name: str) -> None:
             f"{name} has no attribute {missing[0]}: a network must have num_tokens, num_dims and num_classes"
         )
     refuse_unregistered(net, name)
+    refuse_odd_tensors(net, name)
     k = cast(int, net.num_classes)
     tokens = torch.full((k + 1, cast(int, net.num_dims)), cast(int, net.num_tokens))
     conditionals(NetDenoiser(net), tokens, torch.arange(k + 1))
@@ -243,6 +244,19 @@ def refuse_unregistered(net: nn.Module, name: str) -> None:
                     f"{name} holds parameters in a plain {type(value).__name__}, {key}, so torch would neither train "
                     "nor save them: use nn.ModuleList, nn.ModuleDict or nn.ParameterList"
                 )
+
+
+def refuse_odd_tensors(net: nn.Module, name: str) -> None:
+    """Raise UserError for parameters and buffers that cannot be averaged, copied into, or compared byte by byte."""
+    for key, value in (*net.named_parameters(), *net.named_buffers()):
+        if nn.parameter.is_lazy(value):
+            raise UserError(f"{name} has {key}, of a lazy layer: give the layer its sizes, or call the network once")
+        is_plain = value.layout == torch.strided and not (value.is_meta or value.is_quantized)
+        if not is_plain or any(step == 0 and size > 1 for step, size in zip(value.stride(), value.shape)):
+            raise UserError(
+                f"{name} has {key}, which is sparse, quantized, expanded or without data: parameters and buffers must "
+                "be plain tensors; use to_dense() or clone(), or make it from one in forward"
+            )
 
 
 def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:

@@ -175,6 +175,15 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two plain values are equal; unlike in Python, NaN is equal to NaN."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return bool(one == other or (one != one and other != other))
+
+
 def with_roles(settings: Mapping[str, Any], *roles: Role) -> dict[str, Any]:
     """The settings that have one of these roles, flat."""
     return {key: value for key, value in flattened(settings).items() if role_of(key) in roles}

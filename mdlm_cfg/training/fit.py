@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET
 from mdlm_cfg.support.memory import is_lack_of_memory
+from mdlm_cfg.support.schema import alike
 from mdlm_cfg.support.signals import interrupts_given_back
 from mdlm_cfg.training.checkpoints import read_checkpoint
 from mdlm_cfg.training.data.base import Batch, DiffusionData
@@ -59,7 +60,7 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
         changes = [
             f"{key} = {there.get(key)} there and {here.get(key)} here"
             for key in sorted({*there, *here})
-            if there.get(key) != here.get(key)
+            if not alike(there.get(key), here.get(key))
         ]
         if changes:
             raise UserError(

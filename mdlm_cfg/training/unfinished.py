@@ -15,7 +15,7 @@ from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import changed_code
-from mdlm_cfg.support.schema import EvaluationSchema, TrainSchema, keys_of, with_roles
+from mdlm_cfg.support.schema import EvaluationSchema, TrainSchema, alike, keys_of, with_roles
 from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG, whole_checkpoint
 
 # entries of a checkpoint
@@ -38,7 +38,7 @@ def begun_with(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """
     there, here = (_of_the_training(one) for one in (checkpoint["hyper_parameters"]["config"], config))
     changed = sorted({*there, *here}) if there and here else ()
-    other = [f"{key}={there.get(key)}" for key in changed if there.get(key) != here.get(key)]
+    other = [f"{key}={there.get(key)}" for key in changed if not alike(there.get(key), here.get(key))]
     other += [f"other code of {name}" for name in changed_code(checkpoint.get(CODE) or {})]
     new = f"{', '.join(other)} until step {checkpoint['global_step']}" if other else ""
     return "; ".join(part for part in (checkpoint.get(BEGUN), new) if part)
@@ -133,7 +133,7 @@ def is_same(path: Path, config: Mapping[str, Any]) -> bool:
         there = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return False
-    return isinstance(there, dict) and deciding(there) == deciding(config)
+    return isinstance(there, dict) and alike(deciding(there), deciding(config))
 
 
 @contextmanager

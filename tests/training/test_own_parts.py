@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from mdlm_cfg import UserError
-from mdlm_cfg.nets import check_network
+from mdlm_cfg.app.report_cache import cache_in
+from mdlm_cfg.nets import NetDenoiser, check_network
 from mdlm_cfg.training.build import build_optimizer
 from mdlm_cfg.training.objectives import Objective, check_losses
+from mdlm_cfg.training.unfinished import is_same
 
 WEIGHT = torch.ones(3, requires_grad=True)
 LOSSES: dict[str, Any] = {
@@ -65,6 +69,51 @@ def test_layers_that_torch_sees_are_taken_also_where_a_list_names_them_again() -
     net.again = [net.first]
     check_network(net, "Net")
     assert math.prod(net.layers[0].weight.shape) == 18
+
+
+ODD = {
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "sparse rows": lambda: torch.eye(3).to_sparse_csr(),
+    "without data": lambda: torch.empty(2, device="meta"),
+    "expanded": lambda: torch.ones(1).expand(5),
+    "lazy": nn.parameter.UninitializedBuffer,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("kind", ODD)
+def test_buffers_that_cannot_be_averaged_or_compared_are_refused(kind: str) -> None:
+    net = Net(nn.ModuleList)
+    net.register_buffer("odd", ODD[kind]())
+    with pytest.raises(UserError):
+        check_network(net, "Net")
+
+
+@pytest.mark.parametrize(
+    "value", [torch.ones(2, dtype=torch.bfloat16), torch.ones(2).to(torch.float8_e4m3fn), {"a": 1}]
+)
+def test_pieces_of_a_network_are_told_apart_by_all_of_its_state(value: Any, tmp_path: Path) -> None:
+    class Stateful(Net):
+        state: Any = None
+
+        def get_extra_state(self) -> Any:
+            return self.state
+
+    keys = []
+    for state in (torch.zeros(2), value, value):
+        torch.manual_seed(0)
+        net = Stateful(nn.ModuleList)
+        net.state = state
+        keys.append(cache_in(tmp_path, {}, NetDenoiser(net)).about)
+    assert keys[0] != keys[1] == keys[2]
+
+
+def test_a_setting_that_is_nan_is_the_same_one_again(tmp_path: Path) -> None:
+    config = {"net": {"_target_": "mine.Net", "missing": [math.nan], "other": math.nan}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    assert is_same(path, config)
+    assert not is_same(path, {"net": {**config["net"], "other": 1.0}})
 
 
 def test_a_network_of_no_parameters_is_refused() -> None:

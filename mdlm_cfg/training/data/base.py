@@ -243,7 +243,8 @@ def content_hash(*parts: Tensor | str) -> str:
     for part in parts:
         digest.update(repr(part if isinstance(part, str) else (tuple(part.shape), part.dtype)).encode())
         if isinstance(part, Tensor):
-            digest.update(part.contiguous().numpy().tobytes())
+            plain = part.resolve_conj().contiguous().flatten()
+            digest.update(plain.view(torch.uint8).numpy().tobytes())  # NumPy lacks some types
     return digest.hexdigest()[:16]
 
 
