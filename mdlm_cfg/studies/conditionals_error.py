@@ -119,19 +119,19 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     margin = SURE * row.conditionals_error_se
     if row.uniform - row.nelbo <= margin:
         return f"The network is not trained: {own}, no better than uniform values ({row.uniform:.2f}). {LONGER}"
-    structure = row.independent - row.exact_nelbo
+    structure = row.independent - row.entropy  # the NELBO of exact conditionals over all masks, without their noise
     said = f"{short(row.conditionals_kl, 2)} ± {short(row.conditionals_kl_se, 2)} nats per {unit}"
     if row.conditionals_kl <= ROUNDING:  # a divergence is never negative: whatever is above 0 is no chance
         return f"The network shows no measurable error: {own}, and the exact conditionals have {row.exact_nelbo:.2f}."
     if structure <= margin:
         return f"The error of the network is {said}; the exact conditionals have {row.exact_nelbo:.2f}."
-    if row.independent - row.nelbo <= margin:
+    if structure - row.conditionals_kl <= margin:
         return (
             f"The network is barely trained: {own}, no better than independent values of each class "
             f"({row.independent:.2f}); the exact conditionals have {row.exact_nelbo:.2f}. {LONGER}"
         )
-    learned = min(1.0, (row.independent - row.nelbo) / structure)
+    learned = 1 - row.conditionals_kl / structure
     return (
         f"The error of the network is {said}. Between independent values ({row.independent:.2f}) and the "
-        f"exact conditionals ({row.exact_nelbo:.2f}) the network has learned {percent(learned)}."
+        f"exact conditionals ({row.entropy:.2f}) the network has learned {percent(learned)}."
     )

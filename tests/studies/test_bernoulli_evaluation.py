@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -13,10 +15,14 @@ import torch
 from helpers import Blurred, bernoulli_mixture, block_of, decimals, found_by
 
 from mdlm_cfg import Guidance, Sampler
+from mdlm_cfg.compare.conditionals_error import conditionals_error
+from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.studies.common import LONGER
+from mdlm_cfg.studies.conditionals_error import COLUMNS, ConditionalsRow, error_sentence
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture import Mixtures, amplifies, components_gain, is_clear
 from mdlm_cfg.studies.plan import Plan
+from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import KnownData
 
@@ -186,3 +192,19 @@ def test_a_network_without_error_is_rarely_said_to_differ_and_one_with_errors_is
         (row,) = [row for row in block_of(found, "distances") if row.set == "learned"]
         clear[share] += is_clear(row.energy, found.facts["energy_by_chance"]["2"])
     assert clear[0.0] <= 2 and clear[0.9] >= 38
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_what_a_network_has_learned_is_no_noise_of_masks(components: int) -> None:
+    """Independent pixels leave nothing to learn; else it is one less the share of the error in the dependence."""
+    target = bernoulli_mixture(6, components, 4.0)
+    for seed in range(8):
+        generator = generator_for("learned", seed)
+        x, labels = target.sample(400, generator)
+        found = vars(conditionals_error(target, Blurred(target, 0.02 * components), x, labels, 4, generator))
+        columns = {COLUMNS.get(name, name): value for name, value in found.items()}
+        independent = sum(float(independent_nelbos(x[labels == k], x[labels == k], 2).sum()) for k in range(3)) / 400
+        row = ConditionalsRow("conditional", independent=independent, uniform=6 * math.log(2), **columns)
+        shares = re.findall(r"(\d+)%", error_sentence([row], "image"))
+        learned = 1 - found["kl"] / (independent - found["entropy"])
+        assert [int(share) for share in shares] == ([round(100 * learned)] if components > 1 else [])
