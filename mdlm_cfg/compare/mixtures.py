@@ -21,6 +21,7 @@ from mdlm_cfg.targets.table import entropy_of
 
 CERTAIN = 0.02  # pixels that are 0 or 1 with less than this probability of the other carry nothing
 PRIVATE = math.log(1.5)  # log-ratio in nats from which a value is private to the class; below minus it, foreign
+DIGITS = 12  # of log-ratios, gains and changes; further ones are rounding
 GROUPS = ("private", "shared", "foreign")
 
 
@@ -171,7 +172,7 @@ def component_picture(
     num = samples.shape[1]
     log_gain = ((num * usage + 0.5) / (num * weights + 0.5)).log()
     centred = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, distinct))
-    gain, ranks = (torch.from_numpy(rankdata(v.flatten())) for v in centred)
+    gain, ranks = (torch.from_numpy(rankdata(v.flatten().round(decimals=DIGITS))) for v in centred)
     return ComponentPicture(
         usage,
         weights,
@@ -195,7 +196,9 @@ def _gain_in_errors(target: BernoulliMixture, classes: list[int], samples: Tenso
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's correlation of two vectors; NaN where one does not vary."""
+    """Pearson's correlation of two vectors; NaN where one does not vary, but for rounding."""
     a = a - a.mean()
     b = b - b.mean()
+    if min(float(v.abs().max()) for v in (a, b)) < 10**-DIGITS:
+        return math.nan
     return float(a @ b / (a.norm() * b.norm()))

@@ -100,6 +100,18 @@ def test_the_picture_of_components_is_that_of_scipy() -> None:
     assert picture.entropy == pytest.approx(np.mean([math.exp(scipy.stats.entropy(row)) for row in usage.numpy()]))
 
 
+def test_equal_classes_have_no_pixel_and_no_component_that_is_distinct() -> None:
+    """One class twice, its components in another order: log-ratios are 0 but for rounding, and relate to none."""
+    p = mixture().probabilities[:1]
+    target = BernoulliMixture(torch.cat([p, p[:, [2, 0, 1]]]), torch.full((2, 3), 1 / 3), torch.full((2,), 0.5))
+    samples = torch.stack([target.sample(50, generator_for("equal", k), k)[0] for k in range(2)])
+    assert math.isnan(pixel_picture(target, [0, 1], samples).correlation)
+    distinct = torch.stack([distinctness(target, k, 20, generator_for("distinct", k)) for k in range(2)])
+    assert 0 < float(distinct.abs().max()) < 1e-14
+    picture = component_picture(target, [0, 1], samples, distinct)
+    assert math.isnan(picture.rank_correlation) and math.isnan(picture.gain_in_errors)
+
+
 def test_errors_of_pixels_and_components_are_the_spread_over_sets_of_samples() -> None:
     """Of samples of the classes themselves: changes are 0 on average, and gains of distinct components too."""
     p = torch.tensor([[[0.9, 0.3, 0.5], [0.6, 0.1, 0.5]], [[0.2, 0.4, 0.8], [0.1, 0.7, 0.9]]], dtype=torch.float64)
