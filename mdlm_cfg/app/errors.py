@@ -187,6 +187,8 @@ def _of_the_machine(error: BaseException) -> str | None:
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # of Path.resolve
+        return f"{str(error).removeprefix('Symlink loop from ')} cannot be used: this link leads back to itself"
     if _is_of_another_process(error):
         return (
             f"another process of this command has ended or cannot be reached ({_line(str(error))[:200]}): see its "

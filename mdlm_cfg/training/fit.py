@@ -15,6 +15,7 @@ from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET
@@ -151,6 +152,8 @@ class _Begun(Callback):
         """Look at what torch takes over unseen: fused kernels read beyond a moment that is too small."""
         for optimizer in trainer.optimizers:
             for parameter, state in optimizer.state.items():
+                if not isinstance(parameter, Tensor):  # what an optimizer of one's own keeps of them all
+                    continue
                 names = {name for moments in MOMENTS for name in moments & state.keys()}
                 if any(getattr(state[name], "shape", None) != parameter.shape for name in names):
                     raise ValueError("moments and their weights have different shapes")

@@ -324,6 +324,20 @@ def logged(folder: Path, kept: int, steps: range, **more: float) -> None:
     log.save()
 
 
+class Counting(Callback):
+    """Has the optimizer keep a number that belongs to no parameter."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        state = trainer.optimizers[0].state
+        state["count"] = state.get("count", 0) + 1
+
+
+def test_what_an_optimizer_keeps_of_all_parameters_is_there_again(tmp_path: Path) -> None:
+    fitted(tmp_path, None, own=[Counting()], max_epochs=1)
+    trainer = fitted(tmp_path, None, tmp_path / "checkpoints" / LAST, own=[Counting()], max_epochs=2)
+    assert trainer.optimizers[0].state["count"] == trainer.global_step == 8
+
+
 def test_a_run_that_goes_on_keeps_the_lines_that_are_behind_it(tmp_path: Path) -> None:
     logged(tmp_path, 0, range(5))
     path = tmp_path / "metrics.csv"
