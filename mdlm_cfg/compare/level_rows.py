@@ -81,11 +81,14 @@ class LevelRows:
         return self.log_cond + strengths[self.level][:, None] * self.log_ratio
 
 
-def exact_rows(target: TableMixture, w: float, target_class: int | None, denoiser: Denoiser | None = None) -> LevelRows:
+def exact_rows(
+    target: TableMixture, w: float, target_class: int | None, denoiser: Denoiser | None = None, guided: bool = True
+) -> LevelRows:
     """The rows of all partial states of a table that the tilted law reaches, weighted by it.
 
     Args:
         denoiser: whose conditionals they hold; None is the exact one.
+        guided: False leaves the mixture's conditionals out, and log-ratios are 0: every strength is then that of none.
 
     Raises:
         UserError: a class that does not exist, a class that has probability where the mixture has none, or a w that is
@@ -104,7 +107,7 @@ def exact_rows(target: TableMixture, w: float, target_class: int | None, denoise
         probability = probability[probability > 0]
         for chunk, weight in zip(tokens.split(MAX_ROWS), probability.split(MAX_ROWS)):
             state, i = (chunk == lattice.num_tokens).nonzero(as_tuple=True)
-            log_cond, log_ratio = _both(own, chunk, target_class, state, i)
+            log_cond, log_ratio = _both(own, chunk, target_class, state, i, guided)
             p = conditionals(ideal, chunk, None)[state, i].exp()
             log_ratio = _relative_to(p.argmax(dim=1, keepdim=True), log_cond, log_ratio)
             own_log_cond = torch.where(p > 0, p * log_cond, 0.0).sum(dim=1)
@@ -153,10 +156,10 @@ def sampled_rows(samples: MaskedSamples, target_class: int) -> LevelRows:
 
 
 def _both(
-    denoiser: Denoiser, tokens: Tensor, target_class: int | None, state: Tensor, i: Tensor
+    denoiser: Denoiser, tokens: Tensor, target_class: int | None, state: Tensor, i: Tensor, guided: bool = True
 ) -> tuple[Tensor, Tensor]:
     """log p(v | x_S, z) and its log-ratio to the mixture's, (R, N) each, of coordinates i of some of the states."""
-    labels = dict.fromkeys((target_class, None))
+    labels = dict.fromkeys((target_class, None if guided else target_class))
     answers = conditionals_under(denoiser, tokens, tuple(labels))
     log_cond = answers[0]
     log_uncond = answers[-1]

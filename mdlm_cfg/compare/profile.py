@@ -211,7 +211,7 @@ def exact_information_profile(
     strengths = torch.full((d,), 0.0 if unguided else w, dtype=torch.float64)
     if unguided and denoiser is None:
         return InformationProfile(entropies, entropies, strengths, exact)
-    rows = exact_rows(target, w, target_class, denoiser)
+    rows = exact_rows(target, w, target_class, denoiser, guided=not unguided)
     strengths = strengths if unguided else minimise(rows, strengths)
     return InformationProfile(entropies, rows.cross_entropies(strengths), strengths, exact)
 

@@ -9,8 +9,17 @@ from itertools import combinations, product
 import pytest
 import torch
 from helpers import random_target
+from torch import Tensor
 
-from mdlm_cfg import Guidance, TableMixture, UserError, exact_information_profile, information_profile, tilted_law
+from mdlm_cfg import (
+    FunctionDenoiser,
+    Guidance,
+    TableMixture,
+    UserError,
+    exact_information_profile,
+    information_profile,
+    tilted_law,
+)
 from mdlm_cfg.chain.policies import Uniform
 from mdlm_cfg.chain.steps import EventStep
 from mdlm_cfg.compare.metrics import kl_divergence
@@ -164,6 +173,20 @@ def test_data_give_the_exact_profile_with_the_errors_that_are_stated() -> None:
 def test_steps_that_do_not_fit_are_refused(refused) -> None:
     with pytest.raises(UserError):
         refused(exact_information_profile(random_target(2, 3, seed=0), 0))
+
+
+def test_without_guidance_it_does_not_matter_what_the_mixture_excludes() -> None:
+    target = random_target(2, 2, seed=3)
+    exact = target.denoiser()
+
+    def ask(tokens: Tensor, classes: Tensor | None) -> Tensor:
+        """The exact conditionals of the classes; without one the value 0 is certain."""
+        has_none = torch.full(tokens.shape[:1], True) if classes is None else classes == target.num_classes
+        certain = torch.tensor([0.0, -math.inf], dtype=torch.float64)
+        return torch.where((has_none[:, None] & (tokens == 2))[..., None], certain, exact(tokens, classes))
+
+    found = exact_information_profile(target, 0, 0.0, FunctionDenoiser(ask, 2, 2, target.num_classes))
+    assert torch.allclose(found.cross_entropies, exact_information_profile(target, 0).entropies, atol=1e-12)
 
 
 def test_guidance_without_a_class_is_refused() -> None:
