@@ -245,20 +245,23 @@ def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str
 
 
 def _saved(rows: Sequence[CostRow]) -> str | None:
-    """The largest saving of the best steps over the cheapest others with as many calls; None if there is none."""
+    """The largest saving, beyond chance, of the best steps over the cheapest others with as many calls, or None."""
     saved = []
     for row in where(rows, schedule=BEST):
         others = [other for other in where(rows, calls=row.calls) if other.schedule != BEST]
         if others:
             cheapest, _ = tied_ends(others, "cost", SAME)
-            saved.append((cheapest[0].cost - row.cost, row, cheapest))
-    gain, row, cheapest = max(saved, key=lambda one: one[0])
-    other = cheapest[0]
-    if gain <= SAME + CLEAR * max(row.cost_se, other.cost_se):
+            gain = cheapest[0].cost - row.cost
+            if gain > SAME + CLEAR * max(row.cost_se, cheapest[0].cost_se):
+                saved.append((gain, row, cheapest))
+    if not saved:
         return None
+    _, row, cheapest = max(saved, key=lambda one: one[0])
+    other = cheapest[0]
+    surely = " beyond chance" if row.cost_se else ""
     cost, cheapest_cost = apart(row.cost, other.cost)
     return (
-        f"the best steps save most with {row.calls} calls: they cost {cost} nats by prediction, and "
+        f"the best steps save most{surely} with {row.calls} calls: they cost {cost} nats by prediction, and "
         f"{named([one.schedule for one in cheapest])} steps, the cheapest of the others, {cheapest_cost}"
         f"{_exactly(row, other)}."
     )
