@@ -80,7 +80,11 @@ def _work(name: str, config: Any, overrides: Sequence[str], folder: Path | None)
     config = with_absolute_paths(config)
     job = None if folder is None else folder.absolute()
     with chdir("."), no_exit_of_own_code(), errors_of_interrupts():  # own code may change to another directory
-        outcome: Outcome = getattr(_imported(module), function)(config, overrides, job)
+        work = getattr(_imported(module), function)
+        from mdlm_cfg.support.torch_state import torch_as_it_is  # torch takes seconds
+
+        with torch_as_it_is():
+            outcome: Outcome = work(config, overrides, job)
     return outcome
 
 

@@ -106,7 +106,10 @@ def _plan_of(settings: SampleSchema, config: SampleSchema, run: LoadedRun) -> Pl
 def _drawn(
     run: LoadedRun, plan: Plan, pieces: Mapping[tuple[Guidance, int], Sequence[Draw]], cache: AnyCache
 ) -> dict[str, Tensor]:
-    """Samples by strength ("w2"), int64 (classes, n, *grid_shape) on the CPU; those that are kept are not drawn."""
+    """Samples by strength ("w2"), int64 (classes, n, *grid_shape) on the CPU; those that are kept are not drawn.
+
+    The share that is shown is of what is to be drawn: kept pieces take no time.
+    """
     dims = run.denoiser.num_dims
     calls = plan.sampler.calls(dims) + 1  # one at the start
     costs = {g: plan.sampler.num_rows(1, dims, g) / calls for g in plan.guidances}
@@ -120,10 +123,17 @@ def _drawn(
             done += cost * len(x)
             show(done / whole)
 
+        def drawn_or_kept(cost: float, one: Draw) -> Tensor:
+            nonlocal whole
+            before = done
+            x: Tensor = cache(one.key, partial(one.make, partial(drawn, cost)))
+            if done == before:
+                whole -= calls * cost * one.num_samples
+            return x
+
         for g, cost in costs.items():
-            on_step = partial(drawn, cost)
             sets = [
-                torch.cat([cache(one.key, partial(one.make, on_step)) for one in those])
+                torch.cat([drawn_or_kept(cost, one) for one in those])
                 for (guidance, _), those in pieces.items()
                 if guidance is g
             ]

@@ -28,6 +28,7 @@ from mdlm_cfg.support.errors import UserError
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
 ADDED: dict[str, type] = {}  # what a user has added to Lightning's trainer, such as callbacks, by name
 CODE: dict[str, str] = {}  # digests of the modules that came with what a user named, as they were then, by name
+DEFAULTS: dict[str, Any] = {}  # torch's default types that modules of a user have set when they were imported
 SEEN: set[str] = set()  # modules that were there before, or whose code was noted
 TARGET = "_target_"
 PACKAGE = "mdlm_cfg"
@@ -146,6 +147,8 @@ def _imported(name: str, what: str) -> Any:
     """The attribute of a module; None where the module has none of that name."""
     module_name, _, attribute = name.rpartition(".")
     were_here = set(sys.modules)
+    torch = sys.modules.get("torch")
+    dtype = None if torch is None else torch.get_default_dtype()
     if not module_name.strip("."):
         raise UserError(f"{what} cannot be made by {name}: it names no module; write package.module.{name.strip('.')}")
     try:
@@ -159,6 +162,10 @@ def _imported(name: str, what: str) -> Any:
             raise
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{what} cannot be made by {name}: {said}; see {_place_of(error)}") from error
+    if torch is not None:  # a job of a sweep finds it as if it had imported the module itself
+        if torch.get_default_dtype() is not dtype:
+            DEFAULTS[module_name] = torch.get_default_dtype()
+        torch.set_default_dtype(DEFAULTS.get(module_name, dtype))
     found = getattr(module, attribute, None)
     if name.split(".")[0] not in were_here:
         SEEN.update(() if OWN else were_here)

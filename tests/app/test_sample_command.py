@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,11 @@ def test_interrupted_sampling_goes_on_from_what_it_has(
     assert run(*arguments, f"out={tmp_path / 'out'}") == 130 and len(drawn) == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cache"]
     stop_at = 4
-    assert run(*arguments, f"out={tmp_path / 'out'}") == 0 and drawn == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    shares: list[float] = []
+    monkeypatch.setattr(sample_command, "share_shown", lambda _: nullcontext(shares.append))
+    assert run(*arguments, f"out={tmp_path / 'out'}") == 0
+    assert abs(max(shares) - 1) < 1e-9  # of the piece that was left
+    assert drawn == [(0, 0), (0, 1), (2, 0), (2, 1)]
     stop_at = -1
     assert run(*arguments, f"out={tmp_path / 'whole'}") == 0
     resumed, whole = (arrays(tmp_path / name) for name in ("out", "whole"))

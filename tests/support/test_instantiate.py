@@ -14,7 +14,8 @@ import torch
 from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.arguments import check_setting
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import locate, make, names_in
+from mdlm_cfg.support.instantiate import locate, make, names_in, thing_named
+from mdlm_cfg.support.torch_state import torch_as_it_is
 
 MODULE = """
 class Point:
@@ -118,3 +119,20 @@ def test_types_of_different_values_have_different_words() -> None:
     hints: list[Any] = [*plain, *(Sequence[hint] for hint in plain), Sequence[Sequence[int]], Sequence[int] | None]
     assert len({in_words(hint) for hint in hints}) == len(hints)
     assert in_words(list[int]) == in_words(tuple[int, ...]) == in_words(Sequence[int])
+
+
+def test_own_code_changes_torch_for_its_own_job_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module sets the default type when it is imported, which is once, also for a later job that names it."""
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text("import torch\ntorch.set_default_dtype(torch.float64)\nthing = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for is_named in (True, False, True):
+        with torch_as_it_is():
+            if is_named:
+                thing_named(f"{name}.thing", "net")
+            found.append(torch.get_default_dtype())
+            torch.set_grad_enabled(False)
+            torch.set_autocast_enabled("cpu", True)
+    assert found == [torch.float64, torch.float32, torch.float64] and torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
