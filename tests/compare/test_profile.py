@@ -195,3 +195,12 @@ def test_guidance_without_a_class_is_refused() -> None:
     with pytest.raises(UserError):
         information_profile(target.denoiser(), None, x, guided=True)
     assert information_profile(target.denoiser(), None, x, None, torch.Generator()).num_dims == 3
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 12])
+def test_steps_that_cost_the_same_are_even(steps: int) -> None:
+    """Independent coordinates: all steps cost nothing, and what rounding adds to their costs chooses none."""
+    flat = torch.full((12,), 0.3, dtype=torch.float64)
+    flat[::5] = 0.1 + 0.2  # another number by rounding
+    profile = InformationProfile(flat, flat, torch.zeros(12).double(), torch.zeros(12, 12).double())
+    assert max(profile.best(steps).sizes) == math.ceil(12 / steps)
