@@ -123,6 +123,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     missing += [name for name in RECORDED if name not in saved]
     missing += [f"data.{name}" for name in ("name", "fingerprint") if name not in _part(saved, "data")]
     missing += [f"{name}.{TARGET}" for name in ("net", "objective", "optimizer") if TARGET not in _part(saved, name)]
+    missing += [] if isinstance(saved.get("config"), dict) else ["config"]
     if missing:
         raise UserError(f"the checkpoint {path} is incomplete: it does not say {missing[0]}; train it again")
     return checkpoint

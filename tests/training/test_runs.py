@@ -111,6 +111,7 @@ def tampered(checkpoint: Path, path: Path, change: Callable[[dict[str, Any]], ob
         (lambda c: c["hyper_parameters"]["data"].pop("fingerprint"), r"last\.ckpt .*data\.fingerprint"),
         (lambda c: c["hyper_parameters"].update(data=3), r"last\.ckpt .*data\.name"),
         (lambda c: c["hyper_parameters"].pop("optimizer"), r"last\.ckpt .*optimizer\b(?!\.)"),
+        (lambda c: c["hyper_parameters"].update(config=None), r"last\.ckpt .*config\b"),
         (lambda c: c["hyper_parameters"]["net"].pop("_target_"), r"last\.ckpt .*net\._target_"),
         (lambda c: c["hyper_parameters"].update(optimizer=math.nan), r"last\.ckpt .*optimizer\._target_"),
         (lambda c: c["hyper_parameters"]["net"].update(odd=1), r"net\.odd .*GridTransformer.*num_tokens"),
