@@ -228,7 +228,10 @@ def check_network(net: object, name: str) -> None:
     refuse_odd_tensors(net, name)
     k = cast(int, net.num_classes)
     tokens = torch.full((k + 1, cast(int, net.num_dims)), cast(int, net.num_tokens))
-    conditionals(NetDenoiser(net), tokens, torch.arange(k + 1))
+    classes = torch.arange(k + 1)
+    with torch.no_grad(), eval_mode(net):
+        net(tokens, classes)  # what it keeps of its first call is used in training: not for inference alone
+    conditionals(NetDenoiser(net), tokens, classes)
 
 
 def refuse_unregistered(net: nn.Module, name: str) -> None:

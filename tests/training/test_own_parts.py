@@ -116,6 +116,24 @@ def test_a_setting_that_is_nan_is_the_same_one_again(tmp_path: Path) -> None:
     assert not is_same(path, {"net": {**config["net"], "other": 1.0}})
 
 
+class Lazy(Net):
+    """A network that makes a table at its first call, as rotary embeddings do."""
+
+    table: Tensor | None = None
+
+    def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.linspace(0.5, 1.5, 6)
+        return (self.first(classes) * self.table).unflatten(1, (2, 3)).log_softmax(dim=-1)
+
+
+def test_what_a_network_keeps_of_its_first_call_can_be_trained_with() -> None:
+    net = Lazy(nn.ModuleList)
+    check_network(net, "Lazy")
+    net(torch.full((2, 2), 3), torch.tensor([0, 1])).square().sum().backward()
+    assert bool((net.first.weight.grad != 0).any())
+
+
 def test_a_network_of_no_parameters_is_refused() -> None:
     with pytest.raises(UserError):
         build_optimizer(nn.Identity(), {"_target_": "mdlm_cfg.nets.optimizer.adamw", "lr": 0.1})
