@@ -36,7 +36,7 @@ def test_it_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value",
     [Path("x"), np.float64(1), np.arange(3), datetime(2020, 1, 1), Mock, deque([1]), range(3), lambda: 1, -(2**3000)],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_could_not_be_read_is_not_written(value: Any, tmp_path: Path) -> None:
     """As the state of a callback of one's own: the checkpoint would be lost with it."""
