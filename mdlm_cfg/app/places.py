@@ -16,7 +16,7 @@ Recorded = TypeVar("Recorded", bound=Settings)
 
 PATHS = sorted({key for schema in SCHEMAS.values() for key in keys_of(schema, "place")})
 AUTO = "auto"  # of ckpt_path: the newest unfinished run's
-FOLDERS = ("ckpt_path", "runs", "out")
+FOLDERS = [key for key in PATHS if key != "name"]  # which is one inside of `runs`
 DATA_PATHS = ("path", "root", "dataset")
 
 
@@ -69,9 +69,8 @@ def with_absolute_paths(config: Recorded) -> Recorded:
     """The settings whose paths mean the same in any working directory: code of the user's own may change to another."""
     given = {key: value for key, value in vars(config).items() if key in FOLDERS}  # +KEY=... may have added others
     config = replace(config, **_absolute(given, FOLDERS))
-    config = replace(
-        config, weak=_absolute(config.weak, FOLDERS[:1]), predictor=_absolute(config.predictor, FOLDERS[:1])
-    )
+    weak, predictor = (_absolute(one, ("ckpt_path",)) for one in (config.weak, config.predictor))
+    config = replace(config, weak=weak, predictor=predictor)
     if isinstance(config, SampleSchema):
         return config
     data = with_text_path(config.data)

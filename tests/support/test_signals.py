@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,15 @@ from commands import run
 from mdlm_cfg.app import cli, comparing
 from mdlm_cfg.app.errors import INTERRUPTED
 from mdlm_cfg.support.signals import INTERRUPTS, errors_of_interrupts, interrupts_alike, interrupts_given_back
+
+
+@pytest.fixture(autouse=True)
+def python_s_own_handlers() -> Iterator[None]:
+    """As a terminal starts a process; nohup and make in the background leave some signals ignored."""
+    with interrupts_given_back():
+        for one in INTERRUPTS:
+            signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
+        yield
 
 
 def handlers() -> list[object]:
@@ -74,18 +84,15 @@ def test_a_command_ends_by_any_interrupt_as_by_ctrl_c(
         except KeyboardInterrupt:
             raise ValueError("of compiled code") from None
 
-    with interrupts_given_back():
-        for one in INTERRUPTS:
-            signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
-        if command == "compare":
-            monkeypatch.setattr(comparing, "_compare", come)
-            with pytest.raises(SystemExit) as ended:
-                comparing.main(["runs"])
-            assert ended.value.code == INTERRUPTED
-        else:
-            function = cli.WORK[command].partition(".")[2]
-            monkeypatch.setattr(cli, "_imported", lambda module: SimpleNamespace(**{function: come}))
-            assert run(command) == INTERRUPTED
+    if command == "compare":
+        monkeypatch.setattr(comparing, "_compare", come)
+        with pytest.raises(SystemExit) as ended:
+            comparing.main(["runs"])
+        assert ended.value.code == INTERRUPTED
+    else:
+        function = cli.WORK[command].partition(".")[2]
+        monkeypatch.setattr(cli, "_imported", lambda module: SimpleNamespace(**{function: come}))
+        assert run(command) == INTERRUPTED
     assert "interrupted" in capsys.readouterr().err
 
 
