@@ -13,6 +13,7 @@ from hydra._internal.hydra import Hydra
 
 from mdlm_cfg import TableMixture
 from mdlm_cfg.app import cli
+from mdlm_cfg.sampling.sampler import Sampler
 
 TINY = (
     *("net.width=16", "net.depth=1", "net.num_heads=2", "trainer.max_epochs=2", "trainer.accelerator=cpu"),
@@ -49,6 +50,31 @@ def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -
     internal = ("of type '", "<class", " at 0x", "collections.abc", "typing.")
     assert not any(text in lines[-1] for text in internal), lines[-1]
     return lines[-1]
+
+
+class Draws:
+    """Notes w and the class of every set of samples that is drawn, and interrupts in place of the one after `most`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.drawn: list[tuple[float, int]] = []
+        self.most: int | None = None
+        draw = Sampler.draw
+
+        def noted(sampler: Sampler, denoiser: Any, guidance: Any, target_class: Any, *rest: Any, **options: Any) -> Any:
+            if len(self.drawn) == self.most:
+                raise KeyboardInterrupt
+            self.drawn.append((guidance.w, target_class))
+            return draw(sampler, denoiser, guidance, target_class, *rest, **options)
+
+        monkeypatch.setattr(Sampler, "draw", noted)
+
+
+def own_module(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a new module with this code, in a folder that is looked in from now on."""
+    name = f"own_{folder.parent.name.replace('-', '_')}_{folder.name}"
+    (folder / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder))
+    return name
 
 
 def report_in(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import QUICK, run
+from commands import QUICK, own_module, run
 from helpers import every_pair, random_target
 
 from mdlm_cfg import FunctionDenoiser, report
@@ -432,10 +432,8 @@ def test_own_code_that_ends_the_process_is_no_success(
     ending: str, place: tuple[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     where, many = place  # in a sweep of several jobs, or not
-    name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
     text = f"def flat(tokens, classes):\n    {ending}\n" if where == "call" else f"{ending}\nflat = None\n"
-    (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    name = own_module(tmp_path, text, monkeypatch)
     monkeypatch.chdir(tmp_path)
     sweep = ("-m", "seed=0,1", "hydra.sweep.dir=swept") if many else ()
     arguments = ("data=toy_1d_overlap", f"denoiser._target_={name}.flat", "w=[0]", "num_samples=9", "logger=csv")
@@ -467,9 +465,7 @@ class Ending(torch.nn.Module):
 def test_own_code_that_ends_training_is_no_success(
     ending: str, last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(NET.format(last=last, ending=ending))
-    monkeypatch.syspath_prepend(str(tmp_path))
+    name = own_module(tmp_path, NET.format(last=last, ending=ending), monkeypatch)
     monkeypatch.chdir(tmp_path)
     arguments = (*QUICK, f"net._target_={name}.Ending", "trainer.max_epochs=4", "data.steps_per_epoch=20")
     given = [item for item in arguments if not item.startswith("net.") or name in item]
@@ -499,9 +495,7 @@ def test_a_callback_ends_no_loop_of_lightning(
     hook: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Lightning takes these for the end of the data, or of its work: an epoch or a test would be short."""
-    name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(CALLBACK.format(hook=hook, error=error))
-    monkeypatch.syspath_prepend(str(tmp_path))
+    name = own_module(tmp_path, CALLBACK.format(hook=hook, error=error), monkeypatch)
     assert run("train", *QUICK, f"runs={tmp_path}", f"+trainer.callbacks=[{{_target_:{name}.Ending}}]") == 2
     assert re.search(rf"{name}\.py\D+\d", capsys.readouterr().err)
 
@@ -509,9 +503,7 @@ def test_a_callback_ends_no_loop_of_lightning(
 def test_own_code_that_moves_all_tensors_is_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    name = f"own_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(NET.format(last=8, ending="torch.set_default_device('meta')"))
-    monkeypatch.syspath_prepend(str(tmp_path))
+    name = own_module(tmp_path, NET.format(last=8, ending="torch.set_default_device('meta')"), monkeypatch)
     given = [item for item in QUICK if not item.startswith("net.")]
     try:
         assert run("train", *given, f"net._target_={name}.Ending", f"runs={tmp_path}") == 2

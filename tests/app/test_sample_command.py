@@ -7,18 +7,16 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from commands import TINY, TOY, refusal, run
+from commands import TINY, TOY, Draws, refusal, run
 from PIL import Image
 
 import mdlm_cfg
 from mdlm_cfg import Guidance, load_run, sample, terminal_law
 from mdlm_cfg.app import sample_command
 from mdlm_cfg.compare.metrics import histogram, total_variation
-from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.training.checkpoints import newest_run
 
 
@@ -141,27 +139,18 @@ def test_an_interrupt_while_samples_are_drawn_leaves_no_folder(toy: Path, monkey
 def test_interrupted_sampling_goes_on_from_what_it_has(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[tuple[float, int]] = []
-    draw = Sampler.draw
-
-    def counted(self: Sampler, denoiser: Any, guidance: Any, target_class: Any, *rest: Any, **options: Any) -> Any:
-        if len(drawn) == stop_at:
-            raise KeyboardInterrupt
-        drawn.append((guidance.w, target_class))
-        return draw(self, denoiser, guidance, target_class, *rest, **options)
-
-    monkeypatch.setattr(Sampler, "draw", counted)
+    draws = Draws(monkeypatch)
     arguments = ("sample", f"ckpt_path={newest_run(toy)}", "n=20", "w=[0,2]")
-    stop_at = 3
-    assert run(*arguments, f"out={tmp_path / 'out'}") == 130 and len(drawn) == 3
+    draws.most = 3
+    assert run(*arguments, f"out={tmp_path / 'out'}") == 130 and len(draws.drawn) == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cache"]
-    stop_at = 4
+    draws.most = 4
     shares: list[float] = []
     monkeypatch.setattr(sample_command, "share_shown", lambda _: nullcontext(shares.append))
     assert run(*arguments, f"out={tmp_path / 'out'}") == 0
     assert abs(max(shares) - 1) < 1e-9  # of the piece that was left
-    assert drawn == [(0, 0), (0, 1), (2, 0), (2, 1)]
-    stop_at = -1
+    assert draws.drawn == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    draws.most = None
     assert run(*arguments, f"out={tmp_path / 'whole'}") == 0
     resumed, whole = (arrays(tmp_path / name) for name in ("out", "whole"))
     assert all(np.array_equal(resumed[key], whole[key]) for key in whole)

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from commands import EXACT, QUICK, TINY, findings_in, refusal, report_in, run
+from commands import EXACT, QUICK, TINY, Draws, findings_in, refusal, report_in, run
 from helpers import every_pair
 from idx_files import write_images
 
-from mdlm_cfg import Sampler, load_run
+from mdlm_cfg import load_run
 from mdlm_cfg.app import eval_command, session
 from mdlm_cfg.app.folders import AUTO
 from mdlm_cfg.app.jobs import Outcome
@@ -314,30 +314,21 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_interrupted_evaluation_goes_on_from_what_it_has(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn: list[tuple[float, int]] = []
-    draw = Sampler.draw
-
-    def counted(self: Sampler, denoiser: Any, guidance: Any, target_class: Any, *rest: Any, **options: Any) -> Any:
-        if len(drawn) == stop_at:
-            raise KeyboardInterrupt
-        drawn.append((guidance.w, target_class))
-        return draw(self, denoiser, guidance, target_class, *rest, **options)
-
-    monkeypatch.setattr(Sampler, "draw", counted)
+    draws = Draws(monkeypatch)
     out = tmp_path / "out"
-    stop_at = 3
+    draws.most = 3
     arguments = ("eval", f"runs={images}")
     assert run(*arguments, f"out={out}") == 130
     said = capsys.readouterr().err
     assert f"out={out}" in said and {path.name for path in out.iterdir()} == {"cache"}
-    assert drawn == [(0, 0), (0, 1), (1, 0)]
-    drawn = []
-    stop_at = -1
+    assert draws.drawn == [(0, 0), (0, 1), (1, 0)]
+    draws.drawn.clear()
+    draws.most = None
     assert run(*arguments, f"out={out}") == 0
-    assert drawn == [(1, 1)]
-    drawn = []
+    assert draws.drawn == [(1, 1)]
+    draws.drawn.clear()
     assert run(*arguments, f"out={tmp_path / 'whole'}") == 0
-    assert len(drawn) == 4
+    assert len(draws.drawn) == 4
     assert findings_in(out) == findings_in(tmp_path / "whole")
     assert {path.name for path in out.iterdir()} == set(report_in(out)["files"])
 
