@@ -231,8 +231,8 @@ def _digest(path: Path) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """The file and line that raised an error, outside of Python's own machinery."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    """The file and line that raised an error: not Python's own machinery, and not text that was executed there."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
     return f"{frames[-1].filename}, line {frames[-1].lineno}"
