@@ -27,7 +27,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
 MAX_TABLE_STATES = 10**6
-UNDERFLOW = 1e-250  # a posterior below this may lose values that only its class allows: done again in logarithms
+UNDERFLOW = 1e-280  # a sum of products below this may have lost terms: it is done again in logarithms
 
 
 class HiddenMarkovMixture:
@@ -184,43 +184,71 @@ class HiddenMarkovDenoiser:
 
     def _answers(self, tokens: Tensor, labels: list[int]) -> list[Tensor]:
         """Conditionals under every label, (B, D, N) each, from messages that are passed once; unmasked rows too."""
-        whole = self.num_classes in labels
-        hidden, log_prob = self.target.messages.hidden_posterior(tokens, slice(None) if whole else labels)
+        classes = list(range(self.num_classes)) if self.num_classes in labels else labels
+        messages = self.target.messages
+        hidden, log_prob, faint = messages.hidden_posterior(tokens, classes)
         answers = []
-        for place, k in enumerate(labels):
-            if k < self.num_classes:
-                at = k if whole else place
-                answers.append(self._of_class(tokens, k, hidden[:, at], log_prob[:, at]))
-            else:
-                answers.append(self._whole(hidden, log_prob))
+        for k in labels:
+            answer, lost = self._mean(hidden, log_prob, classes, k)
+            answers.append(answer)
+            faint |= lost
+        if bool(faint.any()):
+            log_hidden, log_prob[faint] = messages.in_logarithms(tokens[faint], classes)
+            for k, answer in zip(labels, answers):
+                answer[faint] = self._in_logarithms(log_hidden, log_prob[faint], classes, k)
+        for k, answer in zip(labels, answers):
+            if k == self.num_classes:
+                answer[(self._log_posterior(log_prob) == NEG_INF).all(dim=1)] = -math.log(self.num_tokens)
+            elif bool((dead := log_prob[:, classes.index(k)] == NEG_INF).any()):
+                answer[dead] = self._answers(tokens[dead], [self.num_classes])[0]
         return answers
 
-    def _of_class(self, tokens: Tensor, k: int, hidden: Tensor, log_prob: Tensor) -> Tensor:
-        """From the hidden posterior of a class (D, S, B) and log p(x_U | k), (B,)."""
-        log_probs = (hidden.transpose(1, 2) @ self.target.emission[k]).log_().transpose(0, 1)
-        dead = log_prob == NEG_INF
-        if bool(dead.any()):
-            log_probs[dead] = self._answers(tokens[dead], [self.num_classes])[0]
-        return log_probs
+    def _mean(self, hidden: Tensor, log_prob: Tensor, classes: list[int], k: int) -> tuple[Tensor, Tensor]:
+        """The conditionals under one label, (B, D, N), and where they underflow, (B,).
 
-    def _whole(self, hidden: Tensor, log_prob: Tensor) -> Tensor:
-        """The classes' conditionals by their posterior, in one product over (class, hidden state)."""
+        Args:
+            hidden: the hidden posterior of the classes, (D, K', S, B). log_prob: log p(x_U | class), (B, K').
+        """
+        emission = self.target.emission
+        if k < self.num_classes:
+            own = hidden[:, classes.index(k)]
+            return _log_mean(own, own, emission[k])
+        # the classes' conditionals by their posterior, in one product over (class, hidden state)
+        log_posterior = self._log_posterior(log_prob).T[:, None]
+        possible = hidden.masked_fill(log_posterior == NEG_INF, 0.0) if bool(log_posterior.isinf().any()) else hidden
+        weights = possible * log_posterior.exp()
+        return _log_mean(weights.flatten(1, 2), possible.flatten(1, 2), emission.flatten(0, 1))
+
+    def _in_logarithms(self, log_hidden: Tensor, log_prob: Tensor, classes: list[int], k: int) -> Tensor:
+        """`_mean` without underflow."""
+        log_emission = self.target.emission.log()
+        if k < self.num_classes:
+            log_weights = log_hidden[:, classes.index(k)]
+            log_values = log_emission[k]
+        else:
+            log_posterior = self._log_posterior(log_prob).T[:, None]
+            log_weights = (log_hidden + log_posterior).masked_fill(log_posterior == NEG_INF, NEG_INF).flatten(1, 2)
+            log_values = log_emission.flatten(0, 1)
+        each = [(log_weights + own[:, None]).logsumexp(dim=1) for own in log_values.T]
+        return torch.stack(each, dim=2).transpose(0, 1)
+
+    def _log_posterior(self, log_prob: Tensor) -> Tensor:
+        """log p(k | x_U), (B, K), from log p(x_U | k): -inf for classes under which x_U is impossible."""
         log_joint = log_prob + self.target.class_weights.log()
-        log_posterior = log_joint - log_joint.logsumexp(dim=1, keepdim=True)
-        dead = log_posterior.isnan().all(dim=1)
-        impossible = log_joint == NEG_INF
-        if bool(impossible.any()):
-            hidden = hidden.masked_fill(impossible.T[:, None], 0.0)
-        weights = torch.where(dead[:, None], 0.0, log_posterior.exp()).T[:, None]
-        emission = self.target.emission.flatten(0, 1)  # (K * S, N)
-        log_probs = ((hidden * weights).flatten(1, 2).transpose(1, 2) @ emission).log_().transpose(0, 1)
-        # the posterior of a class underflows where it may be the only one that allows a value
-        faint = ((log_posterior < math.log(UNDERFLOW)) & (log_posterior > NEG_INF)).any(dim=1)
-        if bool(faint.any()):
-            each = torch.einsum("dksb,ksn->bkdn", hidden[..., faint], self.target.emission).log()
-            log_probs[faint] = (each + log_posterior[faint][..., None, None]).logsumexp(dim=1)
-        log_probs[dead] = -math.log(self.num_tokens)
-        return log_probs
+        return (log_joint - log_joint.logsumexp(dim=1, keepdim=True)).nan_to_num(nan=NEG_INF, neginf=NEG_INF)
+
+
+def _log_mean(weights: Tensor, possible: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """log sum_s weights[d, s, b] values[s, n], (B, D, N); and for which b something possible underflows, (B,).
+
+    Args:
+        weights: (D, S, B). possible: not 0 where a weight is not, before it underflowed. values: (S, N).
+    """
+    means = weights.transpose(1, 2) @ values
+    low = means < UNDERFLOW
+    if bool(low.any()):
+        low &= (possible > 0).double().transpose(1, 2) @ (values > 0).double() > 0
+    return means.log_().transpose(0, 1), low.any(dim=2).any(dim=0)
 
 
 def _labels_of_copies(tokens: Tensor, classes: Tensor) -> list[int] | None:

@@ -29,29 +29,27 @@ class Messages:
         self.lost = -sum(math.log10(factor) for factor in smallest)  # digits that a message loses at most at a position
         self.scaled_every = num_dims if self.lost * num_dims <= DIGITS else max(1, int(DIGITS / self.lost))
         self.fades = bool((transition == 0).any())  # else no hidden state is much rarer than its least transition
+        self.underflows = self.lost > DIGITS or float(initial[initial > 0].min()) < FAINT
 
     def log_prob(self, tokens: Tensor, classes: Classes) -> Tensor:
         """log p(x_U | k) of some of the classes, float64 (B, K')."""
-        seen = self._likelihoods(tokens, classes)
-        _, log_prob, faint = self._forward(seen, classes)
+        _, log_prob, faint = self._forward(self._likelihoods(tokens, classes), classes)
         if bool(faint.any()):
-            log_prob[faint] = self._in_logarithms(seen[..., faint], classes)[1]
+            log_prob[faint] = self.in_logarithms(tokens[faint], classes)[1]
         return log_prob
 
-    def hidden_posterior(self, tokens: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
+    def hidden_posterior(self, tokens: Tensor, classes: Classes) -> tuple[Tensor, Tensor, Tensor]:
         """p(hidden state at i | all x_j but x_i, k), (D, K', S, B); and log p(x_U | k), (B, K').
 
-        For a masked i that is given x_U. NaN for classes under which x_U is impossible.
+        For a masked i that is given x_U. NaN for classes under which x_U is impossible. And which sequences need
+        logarithms, bool (B,): what may have underflowed for these means nothing.
         """
         seen = self._likelihoods(tokens, classes)
         ahead, log_prob, faint = self._forward(seen, classes)
         behind, also_faint = self._backward(seen, classes)
         hidden = ahead.mul_(behind)
         hidden.div_(hidden.sum(dim=2, keepdim=True))
-        faint |= also_faint
-        if bool(faint.any()):
-            hidden[..., faint], log_prob[faint] = self._in_logarithms(seen[..., faint], classes)
-        return hidden, log_prob
+        return hidden, log_prob, faint | also_faint
 
     def _likelihoods(self, tokens: Tensor, classes: Classes) -> Tensor:
         """p(x_i | hidden state) of every position, 1 at masks: (D, K', S, B)."""
@@ -61,18 +59,18 @@ class Messages:
         seen = torch.gather(known.expand(*places, -1), 2, tokens.T[:, None].expand(*places, -1))
         return seen.unflatten(1, emission.shape[:2])
 
-    def _in_logarithms(self, seen: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
-        """`hidden_posterior` without underflow, which takes several times as long."""
-        log_seen = seen.log()
+    def in_logarithms(self, tokens: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
+        """The logarithm of `hidden_posterior`, and log p(x_U | k): no underflow, in several times the time."""
+        log_seen = self._likelihoods(tokens, classes).log()
         move = self.transition[classes].log()[..., None]  # (K', S, S, 1)
-        ahead = [self.initial[classes].log()[..., None].expand_as(seen[0])]
+        ahead = [self.initial[classes].log()[..., None].expand_as(log_seen[0])]
         for i in range(self.num_dims - 1):
             ahead.append(((ahead[i] + log_seen[i])[:, :, None] + move).logsumexp(dim=1))
-        behind = [torch.zeros_like(seen[0])]
+        behind = [torch.zeros_like(log_seen[0])]
         for i in reversed(range(1, self.num_dims)):
             behind.append(((behind[-1] + log_seen[i])[:, None] + move).logsumexp(dim=2))
         log_prob = (ahead[-1] + log_seen[-1]).logsumexp(dim=1).T
-        return (torch.stack(ahead) + torch.stack(behind[::-1])).softmax(dim=2), log_prob
+        return (torch.stack(ahead) + torch.stack(behind[::-1])).log_softmax(dim=2), log_prob
 
     def _faint(self, law: Tensor) -> Tensor:
         """Which sequences have a hidden state that may underflow, bool (B,); from a scaled law (K', S, B)."""
@@ -84,7 +82,7 @@ class Messages:
         And log p(x_U | k), (B, K'). Where the earlier ones are impossible the law is 0 and the logarithm -inf. And
         which sequences need logarithms, (B,).
         """
-        faint = torch.full((seen.shape[-1],), self.lost > DIGITS)
+        faint = torch.full((seen.shape[-1],), self.underflows)
         move = self.transition[classes].transpose(1, 2)
         ahead = torch.empty_like(seen)
         ahead[0] = self.initial[classes][..., None]

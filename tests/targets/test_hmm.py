@@ -13,6 +13,8 @@ from mdlm_cfg.compare.likelihood import likelihood
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.verify.oracle.tables import hidden_markov_table
 
+NEG_INF = float("-inf")
+
 
 @pytest.mark.parametrize("zeros", [0.0, 0.5])
 def test_its_table_is_the_sum_over_hidden_paths(zeros):
@@ -121,3 +123,54 @@ def test_a_hidden_state_that_fades_is_still_there_when_only_it_is_left() -> None
         x[0, length // 2] = 3
         found = target.denoiser()(x, None)[0, length // 2].exp()
         assert found.tolist() == pytest.approx([0.01, 0.98, 0.01], rel=1e-12)
+
+
+@pytest.mark.parametrize("rarest", [0, 30, 150, 300])
+def test_conditionals_have_finite_logarithms_however_rare_a_value_is(rarest: int) -> None:
+    """Against the sum over all sequences and hidden paths, in logarithms; numbers down to 10^-rarest, and zeros."""
+    k, s, n, d = 2, 2, 2, 3
+    generator = torch.Generator().manual_seed(rarest)
+
+    def law(*shape: int) -> torch.Tensor:
+        rows = 10 ** (-rarest * torch.rand(*shape, generator=generator, dtype=torch.float64))
+        rows[torch.rand(*shape, generator=generator) < 0.2] = 0.0
+        rows[..., 0] += rows.sum(dim=-1) == 0
+        return rows / rows.sum(dim=-1, keepdim=True)
+
+    x = torch.cartesian_prod(*[torch.arange(n)] * d)
+    for _ in range(4):
+        target = HiddenMarkovMixture(law(k, s), law(k, s, s), law(k, s, n), law(k), num_dims=d)
+        joint = []
+        for path in torch.cartesian_prod(*[torch.arange(s)] * d).tolist():
+            log_path = target.initial[:, path[0]].log()
+            for i in range(d - 1):
+                log_path = log_path + target.transition[:, path[i], path[i + 1]].log()
+            seen = sum(target.emission[:, path[i], x[:, i]].log() for i in range(d))
+            joint.append(log_path[:, None] + seen)
+        of_class = torch.stack(joint).logsumexp(dim=0)
+        whole = (target.class_weights.log()[:, None] + of_class).logsumexp(dim=0)
+        states = torch.cartesian_prod(*[torch.arange(n + 1)] * d)
+        agrees = ((states[:, None] == n) | (states[:, None] == x)).all(dim=2)  # (states, sequences)
+        for label, log_p in enumerate((*of_class, whole)):
+            possible = agrees & (log_p > NEG_INF)
+            found = target.denoiser()(states, torch.full((len(states),), label))
+            for i in range(d):
+                asked = (states[:, i] == n) & possible.any(dim=1)
+                for v in range(n):
+                    with_v = torch.where(possible & (x[:, i] == v), log_p, NEG_INF).logsumexp(dim=1)
+                    expected = with_v - torch.where(possible, log_p, NEG_INF).logsumexp(dim=1)
+                    assert found[asked, i, v].tolist() == pytest.approx(expected[asked].tolist(), rel=1e-12, abs=1e-12)
+
+
+def test_what_only_a_rare_class_and_its_rare_hidden_state_allow_is_exact_to_the_last_digit() -> None:
+    """A posterior of 1e-240 times a hidden state of 1e-80 is a number that float64 holds with few digits."""
+    emission = torch.tensor([[[0.9, 0.1, 0.0]] * 2, [[0.009, 0.991, 0.0], [0.009, 0.99, 0.001]]], dtype=torch.float64)
+    initial = torch.tensor([[0.5, 0.5], [1 - 1e-80, 1e-80]], dtype=torch.float64)
+    stay = torch.eye(2, dtype=torch.float64).expand(2, 2, 2)
+    target = HiddenMarkovMixture(initial, stay, emission, torch.full((2,), 0.5), num_dims=121)
+    x = torch.zeros(1, 121, dtype=torch.int64)
+    x[0, 60] = 3
+    expected = 120 * math.log(0.01) + math.log(1e-80 * 0.001)
+    assert float(target.denoiser()(x, None)[0, 60, 2]) == pytest.approx(expected, rel=1e-12)
+    x[0, 60] = 2
+    assert float(target.log_prob(x, 1)[0]) == pytest.approx(expected + 120 * math.log(0.9), rel=1e-12)
