@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
@@ -67,13 +66,14 @@ class MixedDenoiser:
 def divides_by_mixture(guidance: Guidance, num_dims: int, target_class: int | None) -> list[bool]:
     """Whether guided rates hold the mixture's conditional to a negative power, by the number of unmasked coordinates.
 
-    Without a guided strength none do, nor do rules that leave the mixture out. Of a rule of one's own nothing is known.
+    Without a guided strength none do, nor do rules that leave the mixture out, or ask it about another partial state,
+    as `AdaptiveCFG`; of a rule of one's own it is not known.
     """
     rule = guidance.rule
-    if isinstance(rule, CFG | AdaptiveCFG):
+    if isinstance(rule, CFG):
         return [w > 0 for w in guidance.table(num_dims)]
     if not isinstance(rule, ProductRule):
-        return [True] * num_dims
+        return [False] * num_dims
     terms = [rule.checked_terms(w, target_class) for w in guidance.table(num_dims)]
     return [any(t.power < 0 and t.target_class is t.denoiser is None for t in at_level) for at_level in terms]
 

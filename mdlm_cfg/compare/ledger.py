@@ -66,7 +66,8 @@ class LedgerLaws:
         learned: the network as a table; None where the judged denoiser is the target's own: then L3 is L2, and the
             conditionals have no error.
         laws: L0 to L3 by name, float64 (N,)*D; no L1 for a schedule.
-        error_share: the error if only the conditional or only the unconditional were learned, by name.
+        error_alone: TV(L2, L3) if only the conditional or only the unconditional were learned, by name. Either may be
+            larger than TV(L2, L3), as the two errors may cancel. None where rates would be infinite.
         states: the partial states the network gets wrong, weighted by the exact chain's visits, worst first.
         visit_error: sum over states of visits * KL, by the number of unmasked coordinates.
         policy: which coordinate comes next in L2 and L3; None is the kind's own order.
@@ -77,7 +78,7 @@ class LedgerLaws:
     guidance: Guidance
     target_class: int
     laws: dict[str, Tensor]
-    error_share: dict[str, float]
+    error_alone: dict[str, float | None]
     states: list[StateError]
     visit_error: list[tuple[float, float]]
     policy: Policy | None = None
@@ -186,13 +187,16 @@ def ledger_laws(
     divided = divides_by_mixture(guidance, target.num_dims, target_class)
     pairs: dict[str, tuple[Denoiser, Denoiser]]
     pairs = {"conditional": (learned, exact), "unconditional": (exact, learned)}
-    swapped = {name: MixedDenoiser(*pair, divided) for name, pair in pairs.items()}
-    share = {
-        name: total_variation(laws["L2"], terminal_law(d, guidance, target_class, policy))
-        for name, d in swapped.items()
-    }
+    alone: dict[str, float | None] = {}
+    for name, pair in pairs.items():
+        try:
+            law = terminal_law(MixedDenoiser(*pair, divided), guidance, target_class, policy)
+        except UserError:  # an infinite rate: all else is as in L2 and L3
+            alone[name] = None
+        else:
+            alone[name] = total_variation(laws["L2"], law)
     states, visit_error = conditionals_error_by_state(target, learned, guidance, target_class, policy=policy)
-    return LedgerLaws(target, learned, guidance, target_class, laws, share, states, visit_error, policy)
+    return LedgerLaws(target, learned, guidance, target_class, laws, alone, states, visit_error, policy)
 
 
 def ledger_of(

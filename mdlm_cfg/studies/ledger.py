@@ -36,6 +36,10 @@ COLUMNS = {
 }
 OF_LEARNED = ("error of the network", "discretisation error, exact conditionals")  # lines of learned conditionals
 GROUP = "Error budget"
+ALONE = (
+    "TV(L2, L3) with only the {} learned, within the support of an exact mixture that rates divide by; may be larger "
+    "than with both learned, whose errors may cancel; absent where rates would be infinite"
+)
 READING = """\
 The error budget compares seven distributions: L0 is the class, L1 the tilted distribution, L2 the exact guided \
 distribution, L3 that of the evaluated denoiser, L2' and L3' the same after the sampler's steps, and L4 the samples. \
@@ -71,12 +75,8 @@ class LedgerRow(Budget, OfDenoiser):
     sampling_noise_low: float = in_tv("low", "lower end of the 95% bootstrap interval of the sampling noise")
     sampling_noise_high: float = in_tv("high", "upper end of the 95% bootstrap interval of the sampling noise")
     discretisation_error_exact: float | None = in_tv("discretisation error, exact", "TV(L2, L2')")
-    conditionals_error_conditional: float | None = in_tv(
-        "error, conditional only", "TV with only the class's conditional learned"
-    )
-    conditionals_error_unconditional: float | None = in_tv(
-        "error, null only", "TV with only the null conditional learned"
-    )
+    conditionals_error_conditional: float | None = in_tv("error, conditional only", ALONE.format("class's conditional"))
+    conditionals_error_unconditional: float | None = in_tv("error, null only", ALONE.format("null conditional"))
 
 
 @dataclass(frozen=True)
@@ -205,8 +205,8 @@ def _row(guidance: Guidance, entry: Ledger, judged: str) -> LedgerRow:
         calls=entry.sampler.calls(entry.shared.target.num_dims),
         sampling_noise_low=entry.noise.low,
         sampling_noise_high=entry.noise.high,
-        conditionals_error_conditional=entry.shared.error_share.get("conditional"),
-        conditionals_error_unconditional=entry.shared.error_share.get("unconditional"),
+        conditionals_error_conditional=entry.shared.error_alone.get("conditional"),
+        conditionals_error_unconditional=entry.shared.error_alone.get("unconditional"),
         **columns_of(entry, () if judged == LEARNED else OF_LEARNED),
     )
 

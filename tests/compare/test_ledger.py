@@ -11,6 +11,7 @@ from oracle import Chain
 from scipy.stats import binom
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, error_ledger, terminal_law, tilted_law
+from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
 from mdlm_cfg.chain.guidance import LinearRamp
 from mdlm_cfg.chain.policies import Confidence, Uniform
 from mdlm_cfg.chain.product_rules import Compose, Negative
@@ -24,6 +25,7 @@ from mdlm_cfg.compare.metrics import (
     total_variation,
 )
 from mdlm_cfg.laws.push import visit_law
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
 
@@ -66,7 +68,7 @@ WITHOUT_MIXTURE = [Guidance(0.0), Guidance(2.0, rule=Negative(1)), Guidance(0.0,
 def test_where_the_mixture_plays_no_part_the_whole_error_is_that_of_the_classes(guidance) -> None:
     found = ledger_laws(RARE, Inconsistent(2, 2, 2), guidance, 0)  # which gives every value a probability
     whole = total_variation(found.laws["L2"], found.laws["L3"])
-    assert found.error_share == {"conditional": pytest.approx(whole, abs=1e-14), "unconditional": pytest.approx(0)}
+    assert found.error_alone == {"conditional": pytest.approx(whole, abs=1e-14), "unconditional": pytest.approx(0)}
 
 
 def test_the_class_is_left_as_it_is_at_levels_without_guidance() -> None:
@@ -75,7 +77,22 @@ def test_the_class_is_left_as_it_is_at_levels_without_guidance() -> None:
     kept = MixedDenoiser(Inconsistent(2, 2, 2), RARE.denoiser(), [True, False])
     first = terminal_law(kept, Guidance([3.0, 0.0]), 0)
     assert float(first[:, 1].sum()) > 0.01  # values that the mixture does not have
-    assert found.error_share["conditional"] == pytest.approx(total_variation(found.laws["L2"], first), abs=1e-14)
+    assert found.error_alone["conditional"] == pytest.approx(total_variation(found.laws["L2"], first), abs=1e-14)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rule_that_asks_the_mixture_elsewhere_leaves_the_learned_class_as_it_is(seed: int) -> None:
+    """A-CFG divides by the mixture of another state: what it lacks at this one makes no rate infinite."""
+    target = random_target(2, 3, seed=seed, zeros=0.3)
+    learned = Inconsistent(2, 3, 2)
+    guidance = Guidance(2.0, rule=AdaptiveCFG(k=1))
+    try:
+        alone = terminal_law(MixedDenoiser(learned, target.denoiser(), [False] * 3), guidance, 0)
+    except UserError:  # an infinite rate
+        alone = None
+    found = ledger_laws(target, learned, guidance, 0)
+    expected = None if alone is None else pytest.approx(total_variation(found.laws["L2"], alone), abs=1e-14)
+    assert found.error_alone["conditional"] == expected
 
 
 @pytest.mark.parametrize("policy", [None, Confidence()], ids=str)
@@ -88,7 +105,7 @@ def test_the_targets_own_denoiser_is_judged_without_a_conditionals_error(strengt
     assert own.target is target and own.learned is None and own.guidance is guidance
     assert own.target_class == 2 and own.policy is policy and set(own.laws) == set(learned.laws)
     assert all(torch.allclose(own.laws[name], law, atol=1e-12) for name, law in learned.laws.items())
-    assert (own.error_share, own.states, own.visit_error) == ({}, [], [])
+    assert (own.error_alone, own.states, own.visit_error) == ({}, [], [])
     made = Sampler("event_leaping", events=2, policy=policy)
     found, same = (ledger_of(laws, made, 500, generator_for("own")) for laws in (own, learned))
     assert found.tv["error of the network"] == 0 and found.tv["discretisation error"] > 0.001
@@ -231,7 +248,7 @@ def test_a_ledger_is_made_of_its_laws(policy, sampler) -> None:
         assert found.covariance[line]["frobenius"] == pytest.approx(float((c - own_c).norm() / own_c.norm()), abs=1e-9)
     for name, swapped in (("conditional", (learned, exact)), ("unconditional", (exact, learned))):
         share = total_variation(laws["L2"], terminal_law(MixedDenoiser(*swapped), guidance, z, policy))
-        assert shared.error_share[name] == pytest.approx(share, abs=1e-12)
+        assert shared.error_alone[name] == pytest.approx(share, abs=1e-12)
     states, by_level = conditionals_error_by_state(target, learned, guidance, z, policy=made.policy)
     assert shared.states == states and shared.visit_error == by_level
     assert found.expected_noise == pytest.approx(expected_sampling_tv(laws["L3'"], 400), rel=1e-12)
