@@ -134,7 +134,7 @@ class Entry:
     """What is trained: a network, how, and on which batches; the averaged weights are judged.
 
     Attributes:
-        rates: learning rates to try; none for the optimizer's own.
+        rates: learning rates to try; none for the optimiser's own.
     """
 
     name: str
@@ -175,7 +175,7 @@ def train(entry: Entry, seconds: float, **options: float) -> tuple[nn.Module, in
     """The averaged weights after so many seconds of CPU time, batches included, and the number of steps.
 
     Args:
-        options: of the optimizer.
+        options: of the optimiser.
     """
     torch.manual_seed(0)
     net = entry.make()

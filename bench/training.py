@@ -129,7 +129,7 @@ def _toy(steps: int, device: torch.device) -> tuple[MaskedDiffusion, DiffusionDa
 
 
 def _images(steps: int, device: torch.device) -> tuple[MaskedDiffusion, DiffusionData]:
-    """The network, objective and optimizer of `experiment` on grey values that are noise."""
+    """The network, objective and optimiser of `experiment` on grey values that are noise."""
     torch.manual_seed(0)
     data = Noise(batch_size=BATCH[device.type])
     data.train_x = torch.randint(256, (data.batch_size * steps, 784), dtype=torch.uint8)

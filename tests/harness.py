@@ -64,7 +64,7 @@ def batches(data: DiffusionData, epoch: int, rank: int = 0, world_size: int = 1)
 
 
 def small_module(data: Any, kind: str = "averaged", **changes: Any) -> MaskedDiffusion:
-    """A module of these data: changes are the optimizer's, the net's or the settings' by name, else the objective's."""
+    """A module of these data: changes are the optimiser's, the net's or the settings' by name, else the objective's."""
     torch.manual_seed(0)
     optimizer = OPTIMIZER | {key: changes.pop(key) for key in list(changes) if key in OPTIMIZER or key == "optimizer"}
     if "optimizer" in optimizer:

@@ -135,3 +135,15 @@ def _exists(name: str) -> bool:
             found = getattr(found, part)
         return True
     return False
+
+
+AMERICAN = re.compile(
+    r"behavi[o]r|neighb[o]r\b|labe[l]ed\b|mode[l]ing\b|(?:discreti|recogni|summari|generali|marginali)z"
+)
+
+
+def test_prose_is_british() -> None:
+    """In words that neither a library nor a public name here has."""
+    files = [*DOCUMENTS, *(path for room in ("mdlm_cfg", "conf", "tests") for path in (ROOT / room).rglob("*.[py]*"))]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".yaml", ".md")}
+    assert {path: found for path, text in texts.items() if (found := AMERICAN.findall(text))} == {}

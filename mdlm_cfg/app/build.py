@@ -60,7 +60,7 @@ LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvir
 
 
 def for_own_targets(config: TrainSchema, overrides: Sequence[str]) -> TrainSchema:
-    """The settings without those settings of the files that were meant for another network, objective, optimizer.
+    """The settings without those settings of the files that were meant for another network, objective, optimiser.
 
     Where `net._target_=...` or `net=...` is given, the other settings of `net` that come from files count only if
     that network takes them.

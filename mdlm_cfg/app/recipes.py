@@ -37,7 +37,7 @@ def _holds_sequences(saved: str) -> bool:
 def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
     """The arguments of train.py, with `experiment=...` before `data=...` where the data's own recipe is meant.
 
-    It is where no experiment is given: objective, network and optimizer then fit the data, and each can be overridden.
+    It is where no experiment is given: objective, network and optimiser then fit the data, and each can be overridden.
 
     Raises:
         UserError: a sweep over data that have different recipes.

@@ -50,7 +50,7 @@ class Judge:
 
     Attributes:
         target_class: k. top: N - 1, white.
-        train: every training image of the class, one binarization or its levels, uint8 (m, D).
+        train: every training image of the class, one binarisation or its levels, uint8 (m, D).
         features: of the first `MAX_REFERENCE` of them; None without a classifier.
         mean, covariance: of the same, black being 0 and white 1.
     """
@@ -108,7 +108,7 @@ class Judge:
 
 
 def judges_of(data: Data, classifier: Classifier | None, classes: Sequence[int], seed: int) -> list[Judge]:
-    """One judge per class; `seed` is of the binarization and the order of its images."""
+    """One judge per class; `seed` is of the binarisation and the order of its images."""
     judges = []
     top = data.num_tokens - 1
     for k in classes:

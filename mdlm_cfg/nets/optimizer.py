@@ -1,6 +1,6 @@
-"""Optimizers of a network: AdamW alone, or Muon for the transformer's matrices and AdamW for everything else.
+"""Optimisers of a network: AdamW alone, or Muon for the transformer's matrices and AdamW for everything else.
 
-An optimizer that a configuration names is called with the network and its settings, and is a torch.optim.Optimizer.
+An optimiser that a configuration names is called with the network and its settings, and is a torch.optim.Optimizer.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def _adamw(parameters: Sequence[Tensor], lr: float, betas: Sequence[float], weig
 
 
 def allow_clipping(optimizer: torch.optim.Optimizer) -> None:
-    """Take the fused step away from an optimizer whose gradients Lightning is to clip in mixed precision.
+    """Take the fused step away from an optimiser whose gradients Lightning is to clip in mixed precision.
 
-    A fused optimizer says that it unscales gradients itself, and Lightning refuses to clip those.
+    A fused optimiser says that it unscales gradients itself, and Lightning refuses to clip those.
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -115,11 +115,11 @@ class MuonAdamW(torch.optim.Optimizer):
         """The parts' own.
 
         Raises:
-            UserError: the state of another optimizer.
+            UserError: the state of another optimiser.
         """
         if set(state_dict) != set(self.parts):
             raise UserError(
-                "the state belongs to another optimizer: resume with the optimizer with which training began"
+                "the state belongs to another optimiser: resume with the optimiser with which training began"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])

@@ -257,7 +257,7 @@ def refuse_odd_tensors(net: nn.Module, name: str) -> None:
         is_plain = value.layout == torch.strided and not (value.is_meta or value.is_quantized)
         if not is_plain or any(step == 0 and size > 1 for step, size in zip(value.stride(), value.shape)):
             raise UserError(
-                f"{name} has {key}, which is sparse, quantized, expanded or without data: parameters and buffers must "
+                f"{name} has {key}, which is sparse, quantised, expanded or without data: parameters and buffers must "
                 "be plain tensors; use to_dense() or clone(), or make it from one in forward"
             )
 

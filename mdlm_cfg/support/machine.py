@@ -38,7 +38,7 @@ def ask_the_driver_alone() -> None:
     """Where there is no GPU, have torch ask CUDA for one and not NVML, whose library it would look for at every step.
 
     Lightning asks for NVML (PYTORCH_NVML_BASED_CUDA_CHECK), so that a process may fork after the question; where there
-    is no GPU, a fork has nothing to lose. torch's optimizers put the question in every step: 0.1 ms.
+    is no GPU, a fork has nothing to lose. torch's optimisers put the question in every step: 0.1 ms.
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

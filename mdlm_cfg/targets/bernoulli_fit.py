@@ -77,7 +77,7 @@ def _check_fit(x: Tensor, labels: Tensor, num_components: int, iterations: int, 
             f"and smoothing = {smoothing} must be positive"
         )
     if not bool(((x == 0) | (x == 1)).all()):
-        raise UserError("images must hold only 0 and 1: binarize them first")
+        raise UserError("images must hold only 0 and 1: binarise them first")
     if labels.shape != x.shape[:1] or len(x) == 0 or int(labels.min()) < 0:
         raise UserError(f"labels must be {len(x)} > 0 classes from 0, got shape {tuple(labels.shape)}")
     empty = (torch.bincount(labels) == 0).nonzero().flatten().tolist()

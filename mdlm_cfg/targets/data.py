@@ -61,7 +61,7 @@ class Data(Protocol):
         """The training examples of one class on the CPU, integer (m, D), of data with an `example_kind`.
 
         Args:
-            generator: draws their tokens, where these are random (grey values that are binarized).
+            generator: draws their tokens, where these are random (grey values that are binarised).
         """
         ...
 

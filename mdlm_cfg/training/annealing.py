@@ -14,7 +14,7 @@ class Annealing:
 
     Attributes:
         warmup_steps: steps of the warm-up; 0 for none.
-        final_lr: at the end, as a share of the optimizer's learning rate.
+        final_lr: at the end, as a share of the optimiser's learning rate.
 
     Raises:
         UserError: a value out of its range.

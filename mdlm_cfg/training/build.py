@@ -1,4 +1,4 @@
-"""A run's module from its settings, which name the network, the objective and the optimizer."""
+"""A run's module from its settings, which name the network, the objective and the optimiser."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def build_module(config: TrainSchema, description: Mapping[str, Any], trusted: C
 def build_optimizer(
     net: nn.Module, settings: Mapping[str, Any], trusted: Collection[str] = ()
 ) -> torch.optim.Optimizer:
-    """The optimizer that plain settings name, for a network.
+    """The optimiser that plain settings name, for a network.
 
     Raises:
-        UserError: a name that is neither in `mdlm_cfg.nets.optimizer` nor trusted, or something that is no optimizer.
+        UserError: a name that is neither in `mdlm_cfg.nets.optimizer` nor trusted, or something that is no optimiser.
     """
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise UserError("the network has no parameters to train")

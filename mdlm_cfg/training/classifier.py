@@ -1,8 +1,8 @@
 """A small convolutional classifier of images that evaluates samples: trained once, and kept on disk.
 
 Two convolutions and two linear layers, trained on the training images, moved by up to two pixels: on fresh
-binarizations of them, or on their grey levels. It only has to be much better than the samples are: above 99% on
-binarized MNIST's test images.
+binarisations of them, or on their grey levels. It only has to be much better than the samples are: above 99% on
+binarised MNIST's test images.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ClassifierSettings:
         batch_size: images per step.
         learning_rate: the highest of its one cycle.
         dropout: share of the features dropped in training.
-        seed: of weights, order, binarization and shifts.
+        seed: of weights, order, binarisation and shifts.
         precision: of the products in training: "float32", "bfloat16", or "auto": what is fast on the CPU, by measuring.
     """
 
@@ -152,7 +152,7 @@ def train_classifier(
     progress: Progress | None = None,
     num_tokens: int = 2,
 ) -> ImageClassifier:
-    """A classifier trained with AdamW and one cycle of the learning rate, on fresh binarizations or on levels.
+    """A classifier trained with AdamW and one cycle of the learning rate, on fresh binarisations or on levels.
 
     Args:
         images: uint8 (n, D); for N = 2 pixel i is 1 with probability value/255, drawn anew every epoch, and for more

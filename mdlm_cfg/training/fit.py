@@ -37,7 +37,7 @@ class NotBegun(UserError):
 def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
     """The steps that are behind a checkpoint, if training can resume from it.
 
-    Network, objective, data and the kind of optimizer must be the checkpoint's; everything else may change.
+    Network, objective, data and the kind of optimiser must be the checkpoint's; everything else may change.
 
     Args:
         path: the checkpoint.
@@ -152,7 +152,7 @@ class _Begun(Callback):
         """Look at what torch takes over unseen: fused kernels read beyond a moment that is too small."""
         for optimizer in trainer.optimizers:
             for parameter, state in optimizer.state.items():
-                if not isinstance(parameter, Tensor):  # what an optimizer of one's own keeps of them all
+                if not isinstance(parameter, Tensor):  # what an optimiser of one's own keeps of them all
                     continue
                 names = {name for moments in MOMENTS for name in moments & state.keys()}
                 if any(getattr(state[name], "shape", None) != parameter.shape for name in names):

@@ -79,7 +79,7 @@ class LeanModule(LightningModule):
             super().__setattr__(name, value)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """What torch's `zero_grad` does, without what measures it; an optimizer may have one of its own."""
+        """What torch's `zero_grad` does, without what measures it; an optimiser may have one of its own."""
         if type(optimizer).zero_grad is not Optimizer.zero_grad:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
             return

@@ -41,7 +41,7 @@ class MaskedDiffusion(LeanModule):
     Args:
         net: (tokens, classes) -> log-probs (B, D, N), with `num_tokens`, `num_dims` and `num_classes`.
         objective: what it is trained on.
-        optimizer: makes the optimizer from the network.
+        optimizer: makes the optimiser from the network.
         annealing: of the learning rate.
         num_draws: masks per data point when testing.
         kind: of guidance, whose laws are watched where the data are a table.
@@ -92,7 +92,7 @@ class MaskedDiffusion(LeanModule):
         self._minutes = 0.0
         self.begun_with = ""
         self._watch: ExactWatch | None = None
-        self._options: list[dict[str, Any]] = []  # of the optimizer's groups, as configured
+        self._options: list[dict[str, Any]] = []  # of the optimiser's groups, as configured
         self._first_bad = torch.tensor(NEVER)
         self._batches = 0  # of the epoch, done
         self._is_checked = True  # whether batches of training may hold anything
@@ -167,7 +167,7 @@ class MaskedDiffusion(LeanModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """A resumed optimizer brings the settings it had: the present configuration replaces them.
+        """A resumed optimiser brings the settings it had: the present configuration replaces them.
 
         The rate is that of the step before until the next one begins, as in a run that was not interrupted.
         """
@@ -311,7 +311,7 @@ class MaskedDiffusion(LeanModule):
 
 
 def _seed_torch(device: torch.device, seed: int) -> None:
-    """Dropout, and own optimizers, draw from torch's own generators, whose states no checkpoint holds."""
+    """Dropout, and own optimisers, draw from torch's own generators, whose states no checkpoint holds."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes a hundred times as long
     else:

@@ -62,7 +62,7 @@ class WholeFiles(TorchCheckpointIO):
             store(checkpoint, path)
         except Unreadable as error:
             raise UserError(
-                f"{error}: give that of your own callbacks, network and optimizer tensors, numbers, text, lists and "
+                f"{error}: give that of your own callbacks, network and optimiser tensors, numbers, text, lists and "
                 "dictionaries as their state"
             ) from error
 

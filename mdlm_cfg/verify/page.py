@@ -59,7 +59,7 @@ TEXTS = {
     ),
     "resume": (
         "A small network is trained once without interruption, and again from the checkpoint before each step. "
-        "Weights, averaged weights and the optimizer's moments must agree bit for bit at the end."
+        "Weights, averaged weights and the optimiser's moments must agree bit for bit at the end."
     ),
 }
 

@@ -105,7 +105,7 @@ def run(folder: Path, seed: int, optimizer: str, minutes: float | None, resume: 
 
 
 def resume_checks(seed: int) -> list[Check]:
-    """Training resumed from every step's checkpoint, for every optimizer: the largest difference at the end."""
+    """Training resumed from every step's checkpoint, for every optimiser: the largest difference at the end."""
     found = []
     with quiet(), tempfile.TemporaryDirectory() as name:
         for optimizer in OPTIMIZERS:
@@ -123,7 +123,7 @@ def resume_checks(seed: int) -> list[Check]:
 
 
 def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Of the weights, the averaged weights and the optimizer's moments; inf where one lacks what the other has."""
+    """Of the weights, the averaged weights and the optimiser's moments; inf where one lacks what the other has."""
     gaps = [0.0]
     for key in ("state_dict", "current_model_state", "optimizer_states"):
         ours = tensors_of(one[key])

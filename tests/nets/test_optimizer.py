@@ -1,4 +1,4 @@
-"""The joint optimizer does what its two parts do."""
+"""The joint optimiser does what its two parts do."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ def logged(folder: Path, kept: int, steps: range, **more: float) -> None:
 
 
 class Counting(Callback):
-    """Has the optimizer keep a number that belongs to no parameter."""
+    """Has the optimiser keep a number that belongs to no parameter."""
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         state = trainer.optimizers[0].state

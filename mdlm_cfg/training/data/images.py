@@ -46,7 +46,7 @@ class ImageData(ExampleData):
         train_x: grey values 0..255 ("dynamic"), 0/255, or tokens of more levels, uint8 (n, D).
 
     Raises:
-        UserError: an unknown binarization, levels or counts out of range, or images that cannot be had.
+        UserError: an unknown binarisation, levels or counts out of range, or images that cannot be had.
     """
 
     example_kind = "images"
@@ -80,7 +80,7 @@ class ImageData(ExampleData):
         return load_images(self.dataset, self.root, self.num_tokens, self.relabel)
 
     def tokens(self, stored: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Tokens, uint8, from rows of `train_x`: a new binarization of two levels, more levels as they are."""
+        """Tokens, uint8, from rows of `train_x`: a new binarisation of two levels, more levels as they are."""
         return binarize(stored, "dynamic", generator) if self.num_tokens == 2 else stored
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:

@@ -1,4 +1,4 @@
-"""Larochelle's static binarization of MNIST."""
+"""Larochelle's static binarisation of MNIST."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mdlm_cfg.training.data.idx import inventory, read_bytes
 
 
 def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:
-    """Larochelle's static binarization of MNIST, in the order of the grey images, so that their labels apply.
+    """Larochelle's static binarisation of MNIST, in the order of the grey images, so that their labels apply.
 
-    The files binarized_mnist_{train,valid,test}.amat come without labels. That row i is a binarization of
+    The files binarized_mnist_{train,valid,test}.amat come without labels. That row i is a binarisation of
     grey image i is checked, not assumed: no pixel is on where the grey value is 0, or off where it is 255.
 
     Args:
@@ -28,7 +28,7 @@ def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tenso
 
     Raises:
         UserError: a file is missing.
-        UserError: a corrupt file, or rows that are not binarizations of the grey images.
+        UserError: a corrupt file, or rows that are not binarisations of the grey images.
     """
     folder = Path(folder)
     names = [f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")]
@@ -55,13 +55,13 @@ def _read_amat(path: Path, width: int) -> Tensor:
 
 
 def _in_order_of(binary: Tensor, grey: Tensor, folder: str | Path) -> Tensor:
-    """`binary` in the shape of `grey`; raises UserError unless row i can be a binarization of image i."""
+    """`binary` in the shape of `grey`; raises UserError unless row i can be a binarisation of image i."""
     flat = grey.flatten(1)
     if binary.shape == flat.shape:
         impossible = ((binary == 1) & (flat == 0)) | ((binary == 0) & (flat == 255))
         if not bool(impossible.any()):
             return binary.reshape(grey.shape)
     raise UserError(
-        f"the images in {folder} are not binarizations of MNIST's in their order, so they have no labels; "
+        f"the images in {folder} are not binarisations of MNIST's in their order, so they have no labels; "
         "use binarization=static"
     )

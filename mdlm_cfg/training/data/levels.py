@@ -30,7 +30,7 @@ def binarize(images: Tensor, how: str, generator: torch.Generator | None = None)
     """
     one_of("binarization", how, BINARIZATIONS)
     if images.dtype != torch.uint8:
-        raise UserError(f"images to binarize must be uint8 (0..255), got {images.dtype}")
+        raise UserError(f"images to binarise must be uint8 (0..255), got {images.dtype}")
     if how == "threshold":
         return (images > 127).to(torch.uint8)
     if how == "static":
