@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 from collections.abc import Collection, Sequence
-from contextlib import chdir
+from contextlib import chdir, nullcontext
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -183,8 +183,11 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
                 refuse_one_wandb_run(getattr(config, "logger", None))
                 decided = job.check(config)
             except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
+                if os.getpid() != sweep.process:  # hydra brings it to the process of the command
+                    raise
                 exit_with([Failure("", error)])
-            return job.run(lambda folder: _work(name, config, overrides, folder), full, decided)
+            with interrupts_alike():  # of a process that a launcher has started
+                return job.run(lambda folder: _work(name, config, overrides, folder), full, decided)
         sys.argv[1:] = typed
         try:
             check_config(name, settings.job.config_name, cfg)
@@ -195,6 +198,6 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
             failures.append(Failure("", error))
         return None
 
-    with help_as_text():
+    with help_as_text(), nullcontext() if sweep is None else sweep.interrupting_its_jobs():
         main()
     return failures

@@ -37,6 +37,8 @@ INTERRUPTED = 130
 PACKAGE = Path(__file__).resolve().parent.parent
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # which a write finds without a name at hand
+PLUGINS = "hydra_plugins"  # the package of hydra's launchers and sweepers
+MOST = 500  # letters of what one of them says
 OPEN = (errno.EMFILE, errno.ENFILE)  # whatever file is to be opened next
 
 
@@ -155,7 +157,19 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, Warning):
         what = f"{type(error).__name__}: {_line(str(error))}"
         return f"a warning was turned into an error, by PYTHONWARNINGS, an option of Python or your own code ({what})"
-    return _of_the_machine(error) or _of_the_environment(error)
+    return _of_the_machine(error) or _of_the_environment(error) or _of_a_launcher(error)
+
+
+def _of_a_launcher(error: BaseException) -> str | None:
+    """What a launcher or a sweeper says, which is a plugin of hydra, such as of a cluster that is not there."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(PACKAGE):  # a job in this process
+            return None
+        if PLUGINS in path.parts:
+            which = path.parts[path.parts.index(PLUGINS) + 1].removeprefix("hydra_").replace("_", " ")
+            return f"the {which} of this sweep has failed: {type(error).__name__}: {_line(str(error))[:MOST]}"
+    return None
 
 
 def _of_the_environment(error: BaseException) -> str | None:

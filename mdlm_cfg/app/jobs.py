@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.job_inputs import decided_by, differences
-from mdlm_cfg.support.atomic import remove_parts, write_text
+from mdlm_cfg.support.atomic import HOST, remove_parts, write_text
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.instantiate import OWN, changed_code, code_of_the_user
 from mdlm_cfg.support.schema import Settings
@@ -142,11 +147,13 @@ class Job:
             "report": None if found.report is None else _relative(found.report, self.folder.parent),
             "numbers": dict(found.numbers),
             "failure": None if account is None else asdict(account),
+            "host": HOST,
+            "process": os.getpid(),
             "decided_by": dict(decided),
             "code": _code_of(decided),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
+        write_text(self.folder / RECORD, _as_json(record))
         if state != RUNNING:
             from mdlm_cfg.reports.sweep_index import write_index
 
@@ -176,6 +183,48 @@ def read_record(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
+
+
+def interrupt_jobs_elsewhere(sweep: Path) -> None:
+    """Interrupt the jobs that processes below this one work on, and wait until they have saved what they have.
+
+    A launcher such as joblib would kill them.
+    """
+    interrupted = _jobs_elsewhere(sweep)
+    for _, process in interrupted:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+    while interrupted & _jobs_elsewhere(sweep):
+        time.sleep(0.1)
+
+
+def _jobs_elsewhere(sweep: Path) -> set[tuple[int, int]]:
+    """The numbers of jobs of a sweep that processes below this one work on, each with the number of its process."""
+    below = {child.pid for child in psutil.Process().children(recursive=True)}
+    running = [record for record in records_of(sweep) if record["state"] == RUNNING and record.get("host") == HOST]
+    return {(record["job"], record["process"]) for record in running if record["process"] in below}
+
+
+def settled_records_of(sweep: Path) -> list[dict[str, Any]]:
+    """As `records_of`, once jobs that are said to be running, and on which no process works, are interrupted.
+
+    A process that was killed cannot say so itself. Locks of another machine may not be visible here.
+    """
+    for record in records_of(sweep):
+        if record["state"] != RUNNING or record.get("host", HOST) != HOST:
+            continue
+        from mdlm_cfg.training.unfinished import locked  # takes seconds
+
+        folder = sweep / record.pop("folder")
+        with locked(folder / LOCK) as is_free:
+            if is_free:
+                write_text(folder / RECORD, _as_json(record | {"state": INTERRUPTED}))
+                (folder / LOCK).unlink(missing_ok=True)
+    return records_of(sweep)
+
+
+def _as_json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False)
 
 
 def records_of(sweep: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,23 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
-from mdlm_cfg.app.jobs import FAILED, INTERRUPTED, RECORD, RUNNING, Job, records_of
+from mdlm_cfg.app.jobs import (
+    FAILED,
+    INTERRUPTED,
+    RECORD,
+    RUNNING,
+    Job,
+    interrupt_jobs_elsewhere,
+    records_of,
+    settled_records_of,
+)
 from mdlm_cfg.app.places import check_path, naming_way_out
 from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.folders import Made, label_of, new_run_folder
 from mdlm_cfg.support.schema import HYDRA, SamplingSchema, keys_of, role_of
+from mdlm_cfg.support.signals import interrupts_after
 
 MULTIRUN = ("-m", "--multirun")
 SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
@@ -40,7 +51,7 @@ class Sweep:
     Attributes:
         folder: with a folder for every job. keys: whose values differ between the jobs. is_new: whether the folder is.
         asked: the arguments that are swept. made: the record of what was made for it. records: the state of the
-            records of its jobs when it began (`_state`).
+            records of its jobs when it began (`_state`). process: the number of the command's own.
     """
 
     folder: Path
@@ -49,6 +60,7 @@ class Sweep:
     asked: tuple[str, ...] = ()
     made: Made = field(default_factory=Made)
     records: frozenset[tuple[Path, int]] = frozenset()
+    process: int = field(default_factory=os.getpid)
 
     @property
     def has_begun(self) -> bool:
@@ -67,6 +79,10 @@ class Sweep:
         own = [item for item in overrides if item.lstrip("+").split("=", 1)[0] in keys] or list(overrides)
         label = label_of([item for item in own if not item.lstrip("+").startswith(f"{HYDRA}.")], without=())
         return Job(self.folder / "_".join(part for part in (f"{number:02d}", label) if part), number, own)
+
+    def interrupting_its_jobs(self) -> AbstractContextManager[None]:
+        """An interrupt inside first ends its jobs in other processes, which save what they have."""
+        return interrupts_after(lambda: interrupt_jobs_elsewhere(self.folder))
 
 
 def sweep_of(arguments: Sequence[str]) -> Sweep | None:
@@ -179,8 +195,12 @@ def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
         return []
     from mdlm_cfg.reports.sweep_index import print_index, write_index
 
-    print_index(records)
     unwritten = []
+    try:
+        records = settled_records_of(sweep.folder)
+    except OSError as error:
+        unwritten.append(account_of(Failure("", error)))
+    print_index(records)
     try:
         print(f"index: {write_index(sweep.folder, records)}")
     except OSError as error:  # a full disk, of which jobs may have said more

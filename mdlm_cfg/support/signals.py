@@ -6,9 +6,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last is of a terminal that is closed
 TOGETHER = 1.0  # seconds in which several signals are one interrupt, unless they are those of Ctrl-C
@@ -68,6 +69,32 @@ def interrupts_alike() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for number in INTERRUPTS:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    signal.signal(number, come)
+        yield
+
+
+@contextmanager
+def interrupts_after(first: Callable[[], None]) -> Iterator[None]:
+    """At an interrupt inside, calls `first` and then the handler that was there; a second one does not wait for it.
+
+    Those that are not handled in Python stay as they are.
+    """
+    repeats = Repeats()
+    begun: list[int] = []
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in INTERRUPTS}
+
+    def come(number: int, frame: FrameType | None) -> None:
+        if repeats.has(number):
+            return
+        begun.append(number)
+        if len(begun) == 1:
+            first()
+        before[number](number, frame)
+
+    with interrupts_given_back():
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if callable(handler):
                     signal.signal(number, come)
         yield
 

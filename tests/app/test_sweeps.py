@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from helpers import every_pair
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app import eval_command, train_command
-from mdlm_cfg.app.jobs import LOCK, RECORD, Outcome
+from mdlm_cfg.app.jobs import LOCK, RECORD, Outcome, interrupt_jobs_elsewhere
 from mdlm_cfg.app.refusals import check_hydras
 from mdlm_cfg.app.sweeps import sweep_of
 from mdlm_cfg.reports import sweep_index
 from mdlm_cfg.support import instantiate
+from mdlm_cfg.support.atomic import HOST
 from mdlm_cfg.support.schema import EvalSchema
 from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG
 from mdlm_cfg.training.module import MaskedDiffusion
@@ -417,3 +419,83 @@ def test_a_disk_that_becomes_full_before_the_index_is_written_is_an_error_in_a_s
     assert run("eval", "-m", "denoiser=bogus,other", f"hydra.sweep.dir={tmp_path}") == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said and "bogus" in said and said.count("index.csv") == 1
+
+
+def test_a_job_whose_process_was_killed_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on another machine may hold a lock that is not visible here."""
+    monkeypatch.setattr(eval_command, "judge", lambda *_: Outcome())
+    sweep = ("eval", "-m", *EXACT, f"hydra.sweep.dir={tmp_path}")
+    assert run(*sweep, "seed=0,1,2,3") == 0
+    records = sorted(tmp_path.glob(f"*/{RECORD}"))
+    for path, host in zip(records[1:], [HOST, "another", HOST]):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "running", "host": host}))
+    states = ["done", "interrupted", "running", "running"]
+    with locked(records[3].with_name(LOCK)):
+        assert run(*sweep, "seed=choice(0)") == 0
+        assert [row["state"] for row in index_of(tmp_path)] == states
+        assert [json.loads(path.read_text())["state"] for path in records] == states
+
+
+JOB = """
+import json, os, signal, sys, time
+record = {"job": 0, "state": "running", "host": sys.argv[2], "process": os.getpid()}
+def say():
+    with open(sys.argv[1] + ".new", "w") as file:
+        json.dump(record, file)
+    os.replace(sys.argv[1] + ".new", sys.argv[1])
+def interrupted(*_):
+    time.sleep(0.2)  # it saves
+    record["state"] = "interrupted"
+    say()
+    time.sleep(60)  # such a process is there until its launcher ends it
+signal.signal(signal.SIGTERM, interrupted)
+say()
+time.sleep(60)
+"""
+
+
+def test_an_interrupt_waits_until_jobs_in_other_processes_have_saved(tmp_path: Path) -> None:
+    path = tmp_path / "00_seed-0" / RECORD
+    path.parent.mkdir()
+    interrupt_jobs_elsewhere(tmp_path)  # there is none yet
+    with subprocess.Popen([sys.executable, "-c", JOB, str(path), HOST]) as job:
+        while not path.is_file():
+            time.sleep(0.01)
+        interrupt_jobs_elsewhere(tmp_path)
+        assert json.loads(path.read_text())["state"] == "interrupted" and job.poll() is None
+        job.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_of_several_processes_keeps_what_they_have_trained(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches every process of a terminal, and kill(1) the command's own alone."""
+    settings = ("seed=0,1", *ELSEWHERE["joblib"][:2], f"hydra.sweep.dir={tmp_path}", "save_minutes=null")
+    endless = [item for item in QUICK if "max_epochs" not in item] + ["data.steps_per_epoch=100000"]
+    endless = [item for item in endless if item != "data.steps_per_epoch=3"]
+    arguments = [sys.executable, "train.py", *endless, *settings]
+    root = Path(__file__).parent.parent.parent
+    with subprocess.Popen(arguments, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True) as sweep:
+        while len(list(tmp_path.glob("*/metrics.csv"))) < 2:
+            assert sweep.poll() is None
+            time.sleep(0.1)
+        os.killpg(sweep.pid, number) if number == signal.SIGINT else sweep.send_signal(number)
+        _, said = sweep.communicate()
+    assert sweep.returncode == 130 and "Traceback" not in said
+    assert [row["state"] for row in index_of(tmp_path)] == ["interrupted"] * 2
+    assert len(list(tmp_path.rglob(CHECKPOINT.name))) == 2
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="there is Slurm")
+def test_an_error_of_a_launcher_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = (*QUICK, "seed=0,1", "hydra/launcher=submitit_slurm", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert "srun" in refusal(capsys, "train", *sweep)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ELSEWHERE)
+def test_a_sweep_that_is_refused_in_another_process_says_why(launcher: str, tmp_path: Path) -> None:
+    found = script(*QUICK, "trainer.devices=2", *ELSEWHERE[launcher], f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert found.returncode == 2 and "error: trainer.devices=2" in found.stderr and "Traceback" not in found.stderr
