@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 from helpers import Inconsistent, block_of, conclusion, data_of, decimals, found_by, random_target, table_of
+from scipy.stats import binom
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, sequential_monte_carlo, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
+from mdlm_cfg.sampling.smc import even_of
 from mdlm_cfg.studies.correction import Correction
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.mixture_correction import REFERENCE, SETS, SetRow, verdict_of as mixture_verdict
+from mdlm_cfg.studies.mixture_correction import REFERENCE, SETS, Seen, SetRow, set_rows, verdict_of as mixture_verdict
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.studies.table_correction import CostRow, SampleRow, closest, verdict_of
@@ -196,6 +198,27 @@ def test_a_mixtures_sets_are_compared_with_its_table(many: Findings) -> None:
     assert total_variation(guided @ usage, tilted @ usage) > 0.05  # else the sets could be exchanged
     assert sets(many)["guided"].usage_tv > 2 * sets(many)["resampled"].usage_tv
     assert sets(many)[REFERENCE].usage_tv == 0
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.02, 0.2])
+def test_the_interval_of_a_usage_covers_that_of_the_distributions(apart: float) -> None:
+    """Also where it is 0 or less than the noise, which raises it."""
+    shares = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    moved = shares + apart * torch.tensor([0.5, -1.0, 0.5, 0.0])
+    generator = torch.Generator().manual_seed(0)
+
+    def seen(law: torch.Tensor, num: int) -> Seen:
+        drawn = torch.multinomial(law, num, replacement=True, generator=generator)
+        components = 0.8 * torch.eye(4, dtype=torch.float64)[drawn] + 0.05
+        return Seen(even_of(drawn[:, None], 10), components, 0.5, drawn[:0])
+
+    hits = 0
+    repeats = 80
+    for _ in range(repeats):
+        sets = {REFERENCE: seen(shares, 1000), "guided": seen(moved, 200)}
+        row = set_rows(Guidance(1.0), "a", sets, 200)[1]
+        hits += row.usage_tv - row.usage_bias - 2 * row.usage_se <= 0.8 * apart <= row.usage_tv + 2 * row.usage_se
+    assert hits >= binom.ppf(1e-5, repeats, 0.95)
 
 
 def test_a_mixtures_normalisers_agree(many: Findings) -> None:
