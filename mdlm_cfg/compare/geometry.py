@@ -63,9 +63,7 @@ def regions(target: TableMixture, target_class: int) -> list[Region]:
     """
     d = target.num_dims
     support = target.class_pmf(target_class) > 0
-    weights = target.class_weights.clone()
-    weights[target_class] = 0  # a difference to the whole mixture would leave its rounding of an exact zero
-    others = torch.tensordot(weights, target.class_pmfs, dims=1)
+    others = others_law(target, target_class)
     shared = support & (others > 0)
     code = torch.zeros(support.shape, dtype=torch.int64)  # bit i: the i-th coordinate overlaps
     for i in range(d):
@@ -82,6 +80,21 @@ def regions(target: TableMixture, target_class: int) -> list[Region]:
     if bool(shared.any()):
         parts.append(Region("R4" if d == 2 else "shared", tuple(range(d)), True, shared))
     return parts
+
+
+def others_law(target: TableMixture, target_class: int) -> Tensor:
+    """sum over the other classes of a_k p(. | k), (N,)*D: where a class overlaps with others."""
+    weights = target.class_weights.clone()
+    weights[target_class] = 0  # a difference to the whole mixture would leave its rounding of an exact zero
+    return torch.tensordot(weights, target.class_pmfs, dims=1)
+
+
+def overlap_masks(target: TableMixture, target_class: int) -> list[Tensor]:
+    """The class's support by the number k = 0, ..., D of coordinates that overlap another class's: bool (N,)*D each."""
+    masks = [torch.zeros(target.pmf.shape, dtype=torch.bool) for _ in range(target.num_dims + 1)]
+    for part in regions(target, target_class):
+        masks[len(part.overlapping)] |= part.mask
+    return masks
 
 
 def _name(subset: tuple[int, ...], num_dims: int) -> str:

@@ -11,20 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.divergence import divergence_from, log_terminal_law
 from mdlm_cfg.compare.metrics import (
     Estimate,
     expected_sampling_tv,
     histogram,
-    mean_and_covariance,
-    relative_difference,
     sampled_tv,
     total_variation,
 )
 from mdlm_cfg.laws.terminal import log_tilted_law, tilted_law
 from mdlm_cfg.studies.common import TABLE, law_made, law_piece
-from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Needs, Piece
 from mdlm_cfg.targets.table import TableMixture
 
@@ -32,16 +30,8 @@ LAWS = ("class", "tilted", "exact", "learned", "samples")
 BOOTSTRAP_RESAMPLES = 200
 BOOTSTRAP_CELLS = 2**26  # numbers that a bootstrap may hold at a time: fewer resamples of larger distributions
 MIN_RESAMPLES = 20
+NOTHING = 1e-12  # what is smaller is rounding
 TABLE_NEEDS = Needs(**TABLE, one_class=True, rules=True, guided=True)
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean (D,), covariance (D, D) and its ascending eigenvalues (D,), in units of the values 0..N-1."""
-
-    mean: Tensor
-    covariance: Tensor
-    eigenvalues: Tensor
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,6 @@ class StrengthEvaluation:
         guidance: strength and kind.
         laws: by name (`LAWS`), float64 (N,)*D each; "learned" only where there is a learned denoiser that is small
             enough, "tilted" only where the strength is one number.
-        moments: of every distribution.
         sample_tv: of the samples to "exact", and to "learned" if there is one.
         kl: KL(exact || distribution) in nats, by the name of the distribution; inf where that one lacks support.
         samples: int64 (n, D).
@@ -68,7 +57,6 @@ class StrengthEvaluation:
 
     guidance: Guidance
     laws: Mapping[str, Tensor]
-    moments: Mapping[str, Moments]
     sample_tv: Mapping[str, SampleTV]
     kl: Mapping[str, float]
     samples: Tensor
@@ -94,44 +82,33 @@ class StrengthEvaluation:
         """TV(tilted, exact): how far the guided chain ends from the tilted distribution; numbers w alone have it."""
         return total_variation(self.laws["tilted"], self.laws["exact"])
 
-    def covariance_difference(self, name: str) -> Mapping[str, float] | None:
-        """Relative difference of a covariance to the exact one, in Frobenius and spectral norm; None if absent."""
-        if name not in self.moments:
-            return None
-        return relative_difference(self.moments[name].covariance, self.moments["exact"].covariance)
-
 
 @dataclass(frozen=True)
 class TableEvaluation:
-    """Distributions and distances of one class of a table, for every guidance of a plan.
+    """Distributions and distances of one class of a table, for every guidance of the plan of a case.
 
     Attributes:
-        plan: of the evaluation. target_class: z. num_classes: K.
-        judged: whose samples these are: "learned" or "exact".
-        class_law: p(. | z), (N,)*D.
-        others_law: sum over the other classes of a_k p(. | k), (N,)*D: where the class overlaps with others.
-        results: one per guidance, in the order of the plan.
-        value_names: of the N values, for people; None is numbers.
+        case: what is evaluated. results: one per guidance, in the order of the plan.
     """
 
-    plan: Plan
-    target_class: int
-    num_classes: int
-    judged: str
-    class_law: Tensor
-    others_law: Tensor
+    case: Case
     results: Sequence[StrengthEvaluation]
-    value_names: Sequence[str] | None = None
 
     @property
-    def num_tokens(self) -> int:
-        """N."""
-        return self.class_law.shape[0]
+    def target(self) -> TableMixture:
+        """The table."""
+        target: TableMixture = self.case.target
+        return target
 
     @property
-    def num_dims(self) -> int:
-        """D."""
-        return self.class_law.ndim
+    def target_class(self) -> int:
+        """z."""
+        return self.case.one_class
+
+    @property
+    def learned(self) -> Denoiser | None:
+        """The learned denoiser as a table, where there is one that is small enough."""
+        return self.case.table(LEARNED) if self.case.has_learned else None
 
     @property
     def law_names(self) -> list[str]:
@@ -146,7 +123,7 @@ class TableEvaluation:
     @property
     def follows(self) -> str | None:
         """The distribution that the samples have in exact time; None where it is out of reach."""
-        if self.judged == EXACT:
+        if self.case.judged == EXACT:
             return EXACT
         return LEARNED if self.has_learned else None
 
@@ -173,25 +150,9 @@ def evaluation_of(case: Case) -> TableEvaluation:
     """The results of the pieces of `evaluation_pieces` for a case; assembled once."""
     key = ("evaluation",)
     if key not in case.made:
-        case.made[key] = _evaluation(case)
+        case.made[key] = TableEvaluation(case, [_result(case, guidance) for guidance in case.plan.guidances])
     found: TableEvaluation = case.made[key]
     return found
-
-
-def _evaluation(case: Case) -> TableEvaluation:
-    target: TableMixture = case.target
-    weights = target.class_weights.clone()
-    weights[case.one_class] = 0
-    return TableEvaluation(
-        plan=case.plan,
-        target_class=case.one_class,
-        num_classes=target.num_classes,
-        judged=case.judged,
-        class_law=target.class_pmf(case.one_class),
-        others_law=torch.tensordot(weights, target.class_pmfs, dims=1),
-        results=[_result(case, guidance) for guidance in case.plan.guidances],
-        value_names=target.value_names,
-    )
 
 
 def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
@@ -219,14 +180,13 @@ def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
     }
     kl = {name: divergence_from(laws[EXACT], laws[name], log_q) for name, log_q in log_laws.items() if name in laws}
     laws["samples"] = histogram(x, target.num_tokens)
-    moments = {name: moments_of(law) for name, law in laws.items()}
-    return StrengthEvaluation(guidance, laws, moments, sample_tv, kl, x)
+    return StrengthEvaluation(guidance, laws, sample_tv, kl, x)
 
 
-def moments_of(law: Tensor) -> Moments:
-    """Mean, covariance and the covariance's eigenvalues of a distribution (N,)*D."""
-    mean, covariance = mean_and_covariance(law)
-    return Moments(mean, covariance, torch.linalg.eigvalsh(covariance))
+def eigenvalues_of(covariance: Tensor) -> list[float]:
+    """The eigenvalues of a covariance, descending; what is rounding is 0."""
+    found = torch.linalg.eigvalsh(covariance).flip(0).tolist()
+    return [value if abs(value) > NOTHING else 0.0 for value in found]
 
 
 def strongest(evaluation: TableEvaluation) -> StrengthEvaluation:

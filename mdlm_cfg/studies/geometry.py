@@ -7,15 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
-from mdlm_cfg.compare.geometry import Region, limit_law, local_moments, region_mass, regions
+from mdlm_cfg.compare.geometry import Region, limit_law, local_moments, overlap_masks, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance
 from mdlm_cfg.studies.decay import own_kinds
-from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
+from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, eigenvalues_of, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.support.numbers import apart
@@ -111,7 +110,7 @@ class GeometryStudy:
         parts = regions_of(case)
         masses = [row for one in found for row in _masses(*one, parts)]
         spread = [_spread(*one, parts) for one in found]
-        overlap = overlap_of(e) if e.num_dims > 2 else []
+        overlap = overlap_of(e) if case.num_dims > 2 else []
         blocks = [_regions_block(masses, e), _spread_block(spread), _overlap_block(overlap)]
         return Findings(case.plan, blocks, verdict_of(masses, {part.name: part.meaning for part in parts}))
 
@@ -136,8 +135,7 @@ def _masses(w: Guidance | Limit, who: str, law: Tensor, parts: Sequence[Region])
 
 
 def _spread(w: Guidance | Limit, who: str, law: Tensor, parts: Sequence[Region]) -> SpreadRow:
-    eigenvalues = torch.linalg.eigvalsh(mean_and_covariance(law)[1]).flip(0)
-    shown = [v if abs(v) > 1e-12 else 0.0 for v in eigenvalues.tolist()]
+    shown = eigenvalues_of(mean_and_covariance(law)[1])
     private = parts[0] if parts and not parts[0].overlapping and not parts[0].shared else None
     if private is None or not region_mass(law, private)[0] > 0:
         return SpreadRow(w, who, shown, None, None)
@@ -147,7 +145,7 @@ def _spread(w: Guidance | Limit, who: str, law: Tensor, parts: Sequence[Region])
 
 def _regions_block(rows: Sequence[RegionRow], e: TableEvaluation) -> Block:
     text = "The support of the class is split by which coordinates take values that other classes take too. "
-    text += REGIONS_2D if e.num_dims == 2 else "A region is named by its overlapping coordinates, counted from 1."
+    text += REGIONS_2D if e.case.num_dims == 2 else "A region is named by its overlapping coordinates, counted from 1."
     views: list[View] = []
     regions = list(dict.fromkeys(row.region for row in rows))
     if len(regions) > 1:
@@ -183,9 +181,7 @@ def _overlap_block(rows: Sequence[OverlapRow]) -> Block:
 
 def overlap_of(e: TableEvaluation) -> list[OverlapRow]:
     """Every distribution of every guidance by the number of overlapping coordinates."""
-    support = e.class_law > 0
-    counts = overlap_counts(e.class_law, e.others_law)
-    parts = {int(k): support & (counts == k) for k in counts[support].unique()}
+    parts = {k: mask for k, mask in enumerate(overlap_masks(e.target, e.target_class)) if bool(mask.any())}
     return [
         OverlapRow(r.guidance, name, k, float(r.laws[name][part].sum()), float(r.laws[name][part].mean()))
         for r in e.results
@@ -193,21 +189,6 @@ def overlap_of(e: TableEvaluation) -> list[OverlapRow]:
         if name in r.laws
         for k, part in parts.items()
     ]
-
-
-def overlap_counts(class_law: Tensor, others_law: Tensor) -> Tensor:
-    """How many coordinates of x take a value that other classes take too: int64 (N,)*D (theory, section 7).
-
-    In one dimension 1 is the overlap itself; in the five-dimensional example of theory, section 4, it is k.
-    """
-    dims = range(class_law.ndim)
-    counts = torch.zeros(class_law.shape, dtype=torch.int64)
-    for i in dims:
-        drop = [j for j in dims if j != i]
-        own, other = (law.sum(dim=drop) if drop else law for law in (class_law, others_law))
-        shape = [-1 if j == i else 1 for j in dims]
-        counts = counts + ((own > 0) & (other > 0)).long().reshape(shape)
-    return counts
 
 
 def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from mdlm_cfg.compare.geometry import others_law
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.studies.evaluation import TableEvaluation, strongest
 from mdlm_cfg.studies.panel import PAIRS
@@ -61,15 +62,17 @@ def _heat_map(name: str, laws: Mapping[str, Tensor], outlines: Sequence[np.ndarr
 def side_by_side(e: TableEvaluation) -> PanelGrid:
     """Every distribution of every strength, with the support of the class outlined."""
     rows = {f"w = {result.guidance.label}": result.laws for result in e.results}
-    if e.num_dims == 1:
+    target = e.target
+    if target.num_dims == 1:
         panels = law_panels(rows, e.law_names)
-        return PanelGrid(panels, "Every distribution, one panel for each w.", True, ("value x", ""), e.value_names)
-    support = plane_of(e.class_law) > 0
-    panels = law_panels(rows, e.law_names, (support, support & (plane_of(e.others_law) > 0)))
+        return PanelGrid(panels, "Every distribution, one panel for each w.", True, ("value x", ""), target.value_names)
+    support = plane_of(target.class_pmf(e.target_class)) > 0
+    others = plane_of(others_law(target, e.target_class)) > 0
+    panels = law_panels(rows, e.law_names, (support, support & others))
     caption = "The blue line surrounds the class's support; it is dotted where other classes have support as well."
-    if e.num_dims > 2:
+    if target.num_dims > 2:
         caption += " Shown are marginals of the first two coordinates."
-    return PanelGrid(panels, caption, True, ("$x_1$", "$x_2$"), e.value_names)
+    return PanelGrid(panels, caption, True, ("$x_1$", "$x_2$"), target.value_names)
 
 
 def differences(e: TableEvaluation) -> PanelGrid:
@@ -87,21 +90,21 @@ def differences(e: TableEvaluation) -> PanelGrid:
                 line.append(None)
         panels[f"w = {result.guidance.label}"] = line
     caption = "Differences between two distributions; each column has its own scale."
-    return PanelGrid(panels, caption, False, ("$x_1$", "$x_2$" if e.num_dims == 2 else ""), e.value_names)
+    return PanelGrid(panels, caption, False, ("$x_1$", "$x_2$" if e.target.num_dims == 2 else ""), e.target.value_names)
 
 
 def all_pairs(e: TableEvaluation) -> list[View]:
     """Marginals of every two coordinates at the largest w, less the class's."""
-    if e.num_dims > MAX_PAIRED:
+    if e.target.num_dims > MAX_PAIRED:
         return []
     result = strongest(e)
     change = result.laws["exact"] - result.laws["class"]
     panels: dict[str, list[Panel | None]] = {}
-    for j in range(1, e.num_dims):
+    for j in range(1, e.target.num_dims):
         line = [Panel(f"$x_{{{i + 1}}}, x_{{{j + 1}}}$", plane_of(change, i, j), kind="change") for i in range(j)]
-        panels[f"x_{j + 1}"] = [*line, *[None] * (e.num_dims - 1 - j)]
+        panels[f"x_{j + 1}"] = [*line, *[None] * (e.target.num_dims - 1 - j)]
     caption = f"Marginals of every two coordinates at w = {result.guidance.label}, exact guided minus the class."
-    return [PanelGrid(panels, caption, value_names=e.value_names)]
+    return [PanelGrid(panels, caption, value_names=e.target.value_names)]
 
 
 def cells(e: TableEvaluation, shape: Sequence[int]) -> list[View]:

@@ -8,13 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from mdlm_cfg.compare.metrics import mean_and_covariance, relative_difference
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.evaluation import (
     LAWS,
+    NOTHING,
     TABLE_NEEDS,
     StrengthEvaluation,
     TableEvaluation,
     array_name,
+    eigenvalues_of,
     evaluation_of,
     evaluation_pieces,
     strongest,
@@ -27,7 +30,6 @@ from mdlm_cfg.studies.rows import AtStrength
 from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.ties import largest
 
-NOTHING = 1e-12  # what is smaller is rounding
 SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
 READING = """\
 Guidance of strength w raises the probability of states that are more likely in this class than in the whole mixture: \
@@ -108,18 +110,15 @@ class Laws:
         """Distances, pictures of the distributions, their moments."""
         e = evaluation_of(case)
         panel = _interactive(case)
-        # the first screen has a picture
-        pictures = _pictures(case, e, "Distributions" if panel else "")
-        blocks = [panel, _distances(case, e), _strengths(e), pictures, _moments(e)]
-        main = [block for block in blocks if block is not None and block.name == "distances"]
-        others = [block for block in blocks if block is not None and block.name != "distances"]
-        facts = {"target_class": e.target_class, "judged": e.judged, "laws": list(arrays_of(e))}
-        return Findings(case.plan, [*main, *others], verdict_of(case, e), facts, arrays_of(e), "laws.npz")
+        pictures = _pictures(e, "Distributions" if panel else "")  # the first screen has a picture
+        blocks = [_distances(e), *panel, _strengths(e), pictures, _moments(e)]
+        facts = {"target_class": e.target_class, "judged": e.case.judged, "laws": list(arrays_of(e))}
+        return Findings(case.plan, blocks, verdict_of(e), facts, arrays_of(e), "laws.npz")
 
 
 def arrays_of(evaluation: TableEvaluation) -> dict[str, np.ndarray]:
     """Every distribution under its name in laws.npz: "class", "tilted_w2", "exact_rate_w2", and so on."""
-    arrays = {"class": evaluation.class_law.numpy()}
+    arrays = {"class": evaluation.results[0].laws["class"].numpy()}
     for result in evaluation.results:
         for name in LAWS[1:]:
             if name in result.laws:
@@ -150,14 +149,15 @@ def row_of(result: StrengthEvaluation) -> DistanceRow:
     )
 
 
-def _distances(case: Case, e: TableEvaluation) -> Block:
-    whose = "the network's samples" if e.judged == LEARNED else "exact samples"
+def _distances(e: TableEvaluation) -> Block:
+    whose = "the network's samples" if e.case.judged == LEARNED else "exact samples"
     floor = "noise_floor_learned" if e.follows == LEARNED else "noise_floor_exact"
     shown = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples"]
     shown += ["tv_learned_samples"] if e.follows == LEARNED else []
     note = (
         "Total variation. Guidance effect: class to exact guided. Gap: tilted to exact guided. The noise floor is "
-        f"the mean distance between the {e.follows or 'exact'} distribution and {e.plan.num_samples:,} samples of it."
+        f"the mean distance between the {e.follows or 'exact'} distribution and {e.case.plan.num_samples:,} samples of "
+        "it."
     )
     heads = {"tv_exact_samples": f"{whose} to exact", floor: "noise floor"}
     against_w = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples", "noise_floor_exact"]
@@ -171,33 +171,35 @@ def _distances(case: Case, e: TableEvaluation) -> Block:
         views.append(Curve("w", errors, caption="The errors alone, on a logarithmic axis.", log_y=True))
         views.append(Table(["w"], kls, note="In nats.", title="KL divergence"))
     logged = [name for name in DistanceRow.__dataclass_fields__ if name.startswith(("tv_", "noise_", "kl_"))]
-    text = f"{_subject(case, e)}\n\n{READING}"
+    text = f"{_subject(e)}\n\n{READING}"
     rows = [row_of(result) for result in e.results]
     return Block("distances", rows, "Distances", text, views=views, logged=logged, group="Distances", printed=True)
 
 
-def _subject(case: Case, e: TableEvaluation) -> str:
+def _subject(e: TableEvaluation) -> str:
     kinds = ", ".join(dict.fromkeys(str(result.guidance.kind) for result in e.results))
-    policy = e.plan.sampler.policy
-    order = "" if policy is None else f", order of unmasking {policy}"
-    dims = f"{e.num_dims} dimension{'s' if e.num_dims > 1 else ''}"
+    plan = e.case.plan
+    target = e.target
+    order = "" if plan.sampler.policy is None else f", order of unmasking {plan.sampler.policy}"
+    dims = f"{target.num_dims} dimension{'s' if target.num_dims > 1 else ''}"
     return (
-        f"Class {case.class_name(e.target_class)} (of {e.num_classes}), {e.num_tokens} values in {dims}; guidance of "
-        f"kind {kinds}{order}; {e.plan.num_samples:,} samples per w by {e.plan.sampler.label}, seed {e.plan.seed}."
+        f"Class {e.case.class_name(e.target_class)} (of {target.num_classes}), {target.num_tokens} values in {dims}; "
+        f"guidance of kind {kinds}{order}; {plan.num_samples:,} samples per w by {plan.sampler.label}, seed "
+        f"{plan.seed}."
     )
 
 
-def _interactive(case: Case) -> Block | None:
+def _interactive(case: Case) -> list[Block]:
     panel = panel_of(case)
     if panel is None:
-        return None
+        return []
     view = Interactive(panel.data(case.plan), panel.rows(), "")
-    return Block("panel", [], "Explore the distributions", PANEL, views=[view], group="")
+    return [Block("panel", [], "Explore the distributions", PANEL, views=[view], group="")]
 
 
 def _strengths(e: TableEvaluation) -> Block:
     schedules = [result.guidance for result in e.results if result.guidance.is_schedule]
-    rows = [StrengthRow(g, k, w) for g in schedules for k, w in enumerate(g.table(e.num_dims))]
+    rows = [StrengthRow(g, k, w) for g in schedules for k, w in enumerate(g.table(e.target.num_dims))]
     text = (
         "A schedule gives w for every number of unmasked coordinates. It has no tilted distribution, which would need "
         "a single w: comparisons with it are blank, and curves against w leave the schedule out."
@@ -209,39 +211,38 @@ def _strengths(e: TableEvaluation) -> Block:
 def _moments(e: TableEvaluation) -> Block:
     rows = []
     for result in e.results:
-        for name, found in result.moments.items():
-            difference = result.covariance_difference(name) if name != "exact" else None
-            norms = [None, None] if difference is None else [difference["frobenius"], difference["spectral"]]
-            eigenvalues = [v if abs(v) > NOTHING else 0.0 for v in found.eigenvalues.flip(0).tolist()]
-            rows.append(
-                MomentRow(result.guidance, name, found.mean.tolist(), found.covariance.tolist(), eigenvalues, *norms)
-            )
+        _, exact = mean_and_covariance(result.laws["exact"])
+        for name, law in result.laws.items():
+            mean, covariance = mean_and_covariance(law)
+            change = {} if name == "exact" else relative_difference(covariance, exact)
+            numbers = (mean.tolist(), covariance.tolist(), eigenvalues_of(covariance))
+            rows.append(MomentRow(result.guidance, name, *numbers, change.get("frobenius"), change.get("spectral")))
     values = ["mean", "eigenvalues", "covariance_frobenius", "covariance_spectral"]
     note = "In units of the values. Differences from the exact guided covariance are relative to its norm."
     table = Table(["w", "law"], values, note=note)
     return Block("moments", rows, "Mean and covariance", views=[table], group="Distributions")
 
 
-def _pictures(case: Case, e: TableEvaluation, group: str) -> Block:
-    shape = tuple(case.data.grid_shape)
+def _pictures(e: TableEvaluation, group: str) -> Block:
+    shape = tuple(e.case.data.grid_shape)
     if len(shape) == 2:
         views = cells(e, shape)
     else:
-        views = [side_by_side(e), *([differences(e)] if e.num_dims <= 2 else all_pairs(e))]
+        views = [side_by_side(e), *([differences(e)] if e.target.num_dims <= 2 else all_pairs(e))]
     return Block("pictures", [], "Distributions side by side", views=views, group=group)
 
 
-def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
+def verdict_of(e: TableEvaluation) -> list[str]:
     """Whether the network is good enough, what guidance does, and what the samples can show."""
     said = []
     top = strongest(e)
     errors = [(error, r.guidance.label) for r in e.results if (error := r.tv("exact", "learned")) is not None]
     effect = top.tv("class", "exact") or 0.0
-    name = case.class_name(e.target_class)
+    name = e.case.class_name(e.target_class)
     if errors:
         most = largest(errors, lambda found: found[0])
         said.append(_of_the_network(most[0][0], ", ".join(at for _, at in most), effect, top.guidance.label, name))
-    elif e.judged == LEARNED:
+    elif e.case.judged == LEARNED:
         said.append(
             "The exact distribution of the network is too expensive to compute: its samples are compared with the "
             "exact guided distribution."
@@ -249,8 +250,8 @@ def verdict_of(case: Case, e: TableEvaluation) -> list[str]:
     judged = [top, *(r for r in e.results if r.guidance.is_schedule and r is not top)]
     said += [_of_the_guidance(result, e) for result in judged]
     found = top.sample_tv[e.follows or "exact"]
-    if e.plan.num_samples and found.floor > NOTHING:
-        n = e.plan.num_samples
+    n = e.case.plan.num_samples
+    if found.floor > NOTHING:
         samples = "1 sample has" if n == 1 else f"{n:,} samples have"
         said.append(
             f"{samples} a noise floor of {short(found.floor)} at w = {top.guidance.label} and cannot reveal a smaller "
@@ -281,7 +282,7 @@ def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
     guidance = result.guidance
     gap = result.tv("tilted", "exact")
     effect = result.tv("class", "exact") or 0.0
-    order = guidance.kind if e.plan.sampler.policy is None else e.plan.sampler.policy
+    order = e.case.plan.sampler.policy or guidance.kind
     head = f"At w = {guidance.label} ({order})"
     if effect < NOTHING:
         return f"{head} guidance does not change the class."

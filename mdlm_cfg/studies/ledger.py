@@ -143,8 +143,8 @@ class LedgerStudy:
         """A row for each strength and sampler, and the same in other distances."""
         e = evaluation_of(case)
         budgets: dict[Guidance, list[Ledger]] = {g: made.of(_budgets, g) for g in case.plan.guidances}
-        rows = [_row(g, entry, e.judged) for g, entries in budgets.items() for entry in entries]
-        lines = [row for g, entries in budgets.items() for entry in entries for row in _lines(g, entry, e.judged)]
+        rows = [_row(g, entry, e.case.judged) for g, entries in budgets.items() for entry in entries]
+        lines = [row for g, entries in budgets.items() for entry in entries for row in _lines(g, entry, e.case.judged)]
         shared = {g: entries[0].shared for g, entries in budgets.items() if entries}
         blocks = [*_blocks(rows, lines, e), *_error_blocks(shared)] if rows else []
         return Findings(case.plan, blocks, verdict_of(e, rows))
@@ -154,7 +154,7 @@ def has_ledger(e: TableEvaluation) -> bool:
     """Whether every distribution of a budget is within reach: the denoiser's own, and that of the sampler's steps."""
     if e.follows is None:
         return False
-    return e.plan.sampler.exact_in_time or kernel_entries(e.num_tokens, e.num_dims) <= MAX_ENTRIES
+    return e.case.plan.sampler.exact_in_time or kernel_entries(e.target.num_tokens, e.target.num_dims) <= MAX_ENTRIES
 
 
 def _budgets(case: Case, guidance: Guidance) -> list[Ledger]:
@@ -234,7 +234,9 @@ def _blocks(rows: Sequence[LedgerRow], lines: Sequence[LineRow], e: TableEvaluat
     values += ["sampling_noise", "guidance_effect", "gap_to_tilted"]
     note = "The first row of each w uses the report's own samples; the other rows draw their own."
     errors = ["conditionals_error", "discretisation_error", "sampling_noise", "total"]
-    own = Curve("w", errors if e.judged == LEARNED else errors[1:], caption="The budget against w.", panels="sampler")
+    own = Curve(
+        "w", errors if e.case.judged == LEARNED else errors[1:], caption="The budget against w.", panels="sampler"
+    )
     views: list[View] = [Table(["w", "sampler"], values, note=note), own]
     in_moments = ["mean", "covariance_frobenius", "covariance_spectral", "kl"]
     moments = Table(["w", "sampler", "line"], in_moments, note=_of_infinite([row.kl for row in lines]))
@@ -275,7 +277,7 @@ def _error_blocks(shared: Mapping[Guidance, LedgerLaws]) -> list[Block]:
 
 def _of_the_sampler(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
     """How wrong the plan's own sampler is, at the number w where it is most; nothing of schedules alone."""
-    own = [row for row in rows if row.sampler == e.plan.sampler and not row.w.is_schedule]
+    own = [row for row in rows if row.sampler == e.case.plan.sampler and not row.w.is_schedule]
     if not own:
         return []
     worst = max(own, key=lambda row: row.discretisation_error)
@@ -309,6 +311,6 @@ def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
     if e.follows is None:
         return []
     return [
-        f"There is no error budget: the distribution of {e.plan.sampler.label} on {e.num_tokens} values in "
-        f"{e.num_dims} dimensions cannot be computed; sampler=first_hitting needs none."
+        f"There is no error budget: the distribution of {e.case.plan.sampler.label} on {e.target.num_tokens} values in "
+        f"{e.target.num_dims} dimensions cannot be computed; sampler=first_hitting needs none."
     ]

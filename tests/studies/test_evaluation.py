@@ -9,10 +9,11 @@ import torch
 from helpers import Inconsistent, block_of, data_of, evaluate_table, found_by, random_target
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, terminal_law
+from mdlm_cfg.compare.geometry import overlap_masks
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws import tabulated
 from mdlm_cfg.studies.findings import to_jsonable
-from mdlm_cfg.studies.geometry import overlap_counts, overlap_of
+from mdlm_cfg.studies.geometry import overlap_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.studies.report import TableReport
@@ -39,9 +40,13 @@ def test_mean_probability_by_overlap_is_the_five_dimensional_table():
 
 def test_overlap_counts_coordinates_and_not_points():
     target = toys.toy_2d_projection()
-    counts = overlap_counts(target.class_pmfs[0], target.class_pmfs[1])
-    assert int(counts[7, 7]) == 0 and int(counts[2, 7]) == 1 and int(counts[4, 4]) == 2
-    assert not bool(((target.class_pmfs[0] > 0) & (target.class_pmfs[1] > 0)).any())
+    own, other = (pmf > 0 for pmf in target.class_pmfs)
+    assert not bool((own & other).any())
+    masks = overlap_masks(target, 0)
+    assert torch.equal(torch.stack(masks).sum(dim=0), own.long())
+    assert [int(mask.sum()) > 0 for mask in masks] == [True] * 3
+    for k, mask in enumerate(masks):
+        assert all(bool(other[i].any()) + bool(other[:, j].any()) == k for i, j in mask.nonzero().tolist())
 
 
 def test_plain_types():

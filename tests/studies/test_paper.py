@@ -80,7 +80,7 @@ def judge(
     if plant is not None:
         planted = [dataclasses.replace(r, laws={**r.laws, "exact": plant(r)}) for r in evaluation.results]
         evaluation = dataclasses.replace(evaluation, results=planted)
-    return EXPERIMENTS[name](target, evaluation, learned)
+    return EXPERIMENTS[name](evaluation)
 
 
 @cache

@@ -13,7 +13,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.schedules import linear
 from mdlm_cfg.compare.decay import Decay, log_still_masked, tv_decay
@@ -21,7 +20,6 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
 from mdlm_cfg.studies.findings import col
 from mdlm_cfg.support.numbers import short
-from mdlm_cfg.targets.table import TableMixture
 
 ABSENT = "-"  # where nothing was learned
 SAME = 1e-10  # laws closer than this are equal
@@ -51,7 +49,7 @@ class PaperResult:
     tables: Sequence[tuple[str, list[str], list[list[str]]]] = ()
 
 
-Experiment = Callable[[TableMixture, TableEvaluation, Denoiser | None], PaperResult]
+Experiment = Callable[[TableEvaluation], PaperResult]
 
 
 def verdict(holds: bool) -> str:
@@ -59,37 +57,35 @@ def verdict(holds: bool) -> str:
     return "holds" if holds else "does not hold"
 
 
-def per_w(evaluation: TableEvaluation, value: Callable[[StrengthEvaluation], float]) -> str:
+def per_w(e: TableEvaluation, value: Callable[[StrengthEvaluation], float]) -> str:
     """A number of every strength, such as "0.1234 (w = 1), 0.2345 (w = 2)"."""
-    return ", ".join(f"{short(value(r))} (w = {r.w:g})" for r in evaluation.results)
+    return ", ".join(f"{short(value(r))} (w = {r.w:g})" for r in e.results)
 
 
-def learned_per_w(evaluation: TableEvaluation, value: Callable[[Tensor, StrengthEvaluation], float]) -> str:
+def learned_per_w(e: TableEvaluation, value: Callable[[Tensor, StrengthEvaluation], float]) -> str:
     """A number of the network's exact law at every strength; "-" where there is none."""
-    if not all("learned" in r.laws for r in evaluation.results):
+    if not all("learned" in r.laws for r in e.results):
         return ABSENT
-    return per_w(evaluation, lambda r: value(r.laws["learned"], r))
+    return per_w(e, lambda r: value(r.laws["learned"], r))
 
 
-def with_samples(exact: str, learned: str, samples: str, denoiser: Denoiser | None) -> tuple[str, str]:
+def with_samples(e: TableEvaluation, exact: str, learned: str, samples: str) -> tuple[str, str]:
     """The numbers of samples, in the column of the conditionals they follow.
 
     Returns:
         the exact and the learned value, one of them with what its samples say.
     """
-    if denoiser is None:
+    if e.learned is None:
         return f"{exact}; samples with exact conditionals: {samples}", learned
     found = f"the network's samples: {samples}"
     return exact, found if learned == ABSENT else f"{learned}; {found}"
 
 
-def still_masked(denoiser: Denoiser | None, target_class: int) -> str:
+def still_masked(e: TableEvaluation) -> str:
     """-ln TV of a network's own chain at `DECAY_TAU`, for `DECAY_STRENGTHS`; "-" where nothing was learned."""
-    if denoiser is None:
+    if (learned := e.learned) is None:
         return ABSENT
-    values = [
-        -float(log_still_masked(denoiser, guidance, target_class, [DECAY_TAU])[0]) for guidance in DECAY_GUIDANCES
-    ]
+    values = [-float(log_still_masked(learned, g, e.target_class, [DECAY_TAU])[0]) for g in DECAY_GUIDANCES]
     return f"-ln TV at tau = {DECAY_TAU:g}: " + ", ".join(f"{v:.4g}" for v in values)
 
 
@@ -106,48 +102,36 @@ def gain_in_time(times: Sequence[float]) -> Claim:
     )
 
 
-def decay_of(target: TableMixture, target_class: int) -> Decay:
+def decay_of(e: TableEvaluation) -> Decay:
     """The decay of the exact chain at `DECAY_TAU`, for `DECAY_STRENGTHS`."""
-    return tv_decay(target, target_class, DECAY_GUIDANCES, [DECAY_TAU], fit_tau=DECAY_TAU)
+    return tv_decay(e.target, e.target_class, DECAY_GUIDANCES, [DECAY_TAU], fit_tau=DECAY_TAU)
 
 
-def on_speed(
-    target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None, form: str
-) -> tuple[str, str, Decay]:
+def on_speed(e: TableEvaluation, form: str) -> tuple[str, str, Decay]:
     """The exact and the learned value of a claim on -ln TV at `DECAY_TAU`, and the decay of the exact chain.
 
     Args:
         form: of each of the exact chain's numbers v, by its w.
     """
-    decay = decay_of(target, evaluation.target_class)
+    decay = decay_of(e)
     shown = [form.format(v=v, w=w) for v, w in zip((-decay.log_tv[:, 0]).tolist(), DECAY_STRENGTHS)]
-    exact, learned = with_samples(
-        f"-ln TV at tau = {DECAY_TAU:g}: {', '.join(shown)}",
-        still_masked(denoiser, evaluation.target_class),
-        masked_on_the_way(evaluation, denoiser or target.denoiser()),
-        denoiser,
-    )
-    return exact, learned, decay
+    exact = f"-ln TV at tau = {DECAY_TAU:g}: {', '.join(shown)}"
+    return *with_samples(e, exact, still_masked(e), masked_on_the_way(e)), decay
 
 
-def masked_on_the_way(evaluation: TableEvaluation, denoiser: Denoiser) -> str:
+def masked_on_the_way(e: TableEvaluation) -> str:
     """The share of tau-leaping samples still masked along the way, against the law of the same continuous chain."""
-    plan = evaluation.plan
-    z = evaluation.target_class
+    plan = e.case.plan
+    z = e.target_class
+    denoiser = e.learned or e.target.denoiser()
     times = torch.linspace(PAPER_SCHEDULE.end, 0, PAPER_STEPS + 1, dtype=torch.float64)
     taus = PAPER_SCHEDULE.tau(times)[1:-1]
     worst = 0.0
-    for r in evaluation.results:
+    for r in e.results:
         masked: list[float] = []
         generator = plan.generator("still masked", r.guidance, z, num_dims=denoiser.num_dims)
-        PAPER_SAMPLER.draw(
-            denoiser,
-            r.guidance,
-            z,
-            plan.num_samples,
-            generator,
-            on_step=partial(_note_masked, masked, denoiser.num_tokens),
-        )
+        note = partial(_note_masked, masked, denoiser.num_tokens)
+        PAPER_SAMPLER.draw(denoiser, r.guidance, z, plan.num_samples, generator, on_step=note)
         law = log_still_masked(denoiser, r.guidance, z, taus).exp()
         worst = max(worst, float((torch.tensor(masked[1:-1], dtype=torch.float64) - law).abs().max()))
     return f"share still masked within {short(worst)} of their chain's exact law at every one of {PAPER_STEPS} steps"

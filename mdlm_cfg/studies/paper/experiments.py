@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from mdlm_cfg.chain.denoiser import check_class
 from mdlm_cfg.chain.kinds import KINDS
-from mdlm_cfg.compare.geometry import regions
+from mdlm_cfg.compare.geometry import overlap_masks, regions
 from mdlm_cfg.studies.paper import five_d, normalized, one_d, schedules, two_d
 from mdlm_cfg.studies.paper.claims import Experiment
 from mdlm_cfg.studies.plan import Plan
@@ -92,7 +92,7 @@ def _check_regions(name: str, target: TableMixture, z: int) -> None:
             f"{', '.join(part.name for part in parts)}; choose other data or another target_class"
         )
     if name == "5d_hypercube":
-        sizes = tuple(int(mask.sum()) for mask in five_d.overlap_masks(target, z))
+        sizes = tuple(int(mask.sum()) for mask in overlap_masks(target, z))
         if sizes != five_d.NUM_STATES:
             raise UserError(
                 f"class {z} has {sizes} states by the number of coordinates that overlap, and the paper's hypercube "

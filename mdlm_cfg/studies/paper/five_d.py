@@ -6,15 +6,12 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
-from mdlm_cfg.compare.geometry import regions
+from mdlm_cfg.compare.geometry import overlap_masks
 from mdlm_cfg.compare.metrics import histogram
 from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
 from mdlm_cfg.studies.paper.claims import ABSENT, PAPER_SAMPLER, PAPER_STEPS, Claim, PaperResult, verdict
-from mdlm_cfg.targets.table import TableMixture
 
 # arXiv 2506.10971: learned score, 50 tau-leaping steps, 10,000 samples; by the number k of coordinates equal to 2
 PAPER_5D = {
@@ -58,21 +55,13 @@ class AtStrength:
         return [[f"{self.found.w:g}", name, *(f"{v:.3f}" for v in row)] for name, row in rows]
 
 
-def overlap_masks(target: TableMixture, target_class: int) -> list[Tensor]:
-    """The class's support by the number k of coordinates that overlap another class's projection: bool (N,)*D each."""
-    masks = [torch.zeros(target.pmf.shape, dtype=torch.bool) for _ in range(target.num_dims + 1)]
-    for part in regions(target, target_class):
-        masks[len(part.overlapping)] |= part.mask
-    return masks
-
-
-def hypercube(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def hypercube(e: TableEvaluation) -> PaperResult:
     """The paper's table beside exact values, and its k = 5 entry taken apart."""
-    masks = overlap_masks(target, evaluation.target_class)
+    masks = overlap_masks(e.target, e.target_class)
     rows: list[list[str]] = []
     claims: list[Claim] = []
-    for r in evaluation.results:
-        at = _at_strength(target, evaluation, denoiser, r, masks)
+    for r in e.results:
+        at = _at_strength(e, r, masks)
         rows += at.rows()
         if r.w > 0:
             claims.append(_falls(at))
@@ -82,28 +71,23 @@ def hypercube(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoi
     return PaperResult(claims, [("1000 times the mean probability per state, by k", columns, rows)])
 
 
-def _at_strength(
-    target: TableMixture,
-    evaluation: TableEvaluation,
-    denoiser: Denoiser | None,
-    r: StrengthEvaluation,
-    masks: list[Tensor],
-) -> AtStrength:
-    z = evaluation.target_class
-    used = denoiser or target.denoiser()
+def _at_strength(e: TableEvaluation, r: StrengthEvaluation, masks: list[Tensor]) -> AtStrength:
+    z = e.target_class
+    exact = e.target.denoiser()
+    learned = e.learned
 
     def by_k(law: Tensor) -> list[float]:
         return [1000 * float(law[mask].mean()) for mask in masks]
 
-    generator = evaluation.plan.generator("the paper's samples", r.guidance, z, num_dims=evaluation.num_dims)
-    x = PAPER_SAMPLER.draw(used, r.guidance, z, PAPER_SAMPLES, generator)
+    generator = e.case.plan.generator("the paper's samples", r.guidance, z, num_dims=exact.num_dims)
+    x = PAPER_SAMPLER.draw(learned or exact, r.guidance, z, PAPER_SAMPLES, generator)
     return AtStrength(
         found=r,
         exact=by_k(r.laws["exact"]),
-        stepped=by_k(PAPER_SAMPLER.law(target.denoiser(), r.guidance, z)),
+        stepped=by_k(PAPER_SAMPLER.law(exact, r.guidance, z)),
         learned=by_k(r.laws["learned"]) if "learned" in r.laws else None,
-        learned_stepped=None if denoiser is None else by_k(PAPER_SAMPLER.law(denoiser, r.guidance, z)),
-        sampled=by_k(histogram(x, target.num_tokens)),
+        learned_stepped=None if learned is None else by_k(PAPER_SAMPLER.law(learned, r.guidance, z)),
+        sampled=by_k(histogram(x, exact.num_tokens)),
     )
 
 

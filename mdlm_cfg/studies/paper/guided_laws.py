@@ -109,23 +109,21 @@ def verdict_at(where: Sequence[float], asked: Sequence[float]) -> str:
     return f"holds at w = {', '.join(f'{w:g}' for w in where)} alone"
 
 
-def laws_of(
-    target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None, made: Mapping[str, LawOf]
-) -> Both:
+def laws_of(e: TableEvaluation, made: Mapping[str, LawOf]) -> Both:
     """Laws by name at the plan's strengths w > 0."""
-    guided = [r for r in evaluation.results if r.w > 0]
+    guided = [r for r in e.results if r.w > 0]
 
     def of(used: Denoiser) -> list[Laws]:
         return [
-            Laws(r.w, target, evaluation.target_class, r.laws["tilted"], {n: law(used, r.w) for n, law in made.items()})
+            Laws(r.w, e.target, e.target_class, r.laws["tilted"], {n: law(used, r.w) for n, law in made.items()})
             for r in guided
         ]
 
-    return Both(of(target.denoiser()), [] if denoiser is None else of(denoiser))
+    return Both(of(e.target.denoiser()), [] if e.learned is None else of(e.learned))
 
 
-def terminal(evaluation: TableEvaluation, guidance: Callable[[float], Guidance]) -> LawOf:
+def terminal(e: TableEvaluation, guidance: Callable[[float], Guidance]) -> LawOf:
     """The terminal law of the chain under guidance of strength w."""
-    z = evaluation.target_class
-    policy = evaluation.plan.sampler.policy
+    z = e.target_class
+    policy = e.case.plan.sampler.policy
     return lambda denoiser, w: terminal_law(denoiser, guidance(w), z, policy)

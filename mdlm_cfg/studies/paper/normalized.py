@@ -15,7 +15,6 @@ from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import SAME, Claim, PaperResult
 from mdlm_cfg.studies.paper.guided_laws import Both, Laws, laws_of, terminal
-from mdlm_cfg.targets.table import TableMixture
 
 EARLY_TAU = 0.1  # unguided, about one coordinate in ten is unmasked by then
 STEPS = (4, 8, 16)
@@ -23,19 +22,19 @@ RATE = "rate"
 NORMALIZED = "normalized"
 
 
-def normalized(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def normalized(e: TableEvaluation) -> PaperResult:
     """Rates that are normalised beside those that are not: how fast they unmask, and what steps make of them."""
-    z = evaluation.target_class
-    made = {"class": terminal(evaluation, lambda w: Guidance(0.0))}
+    z = e.target_class
+    made = {"class": terminal(e, lambda w: Guidance(0.0))}
     early = {"unguided": partial(_early_law, RATE, z, 0.0)}
     for kind in (RATE, NORMALIZED):
-        made[kind] = terminal(evaluation, partial(Guidance, kind=KINDS[kind]))
+        made[kind] = terminal(e, partial(Guidance, kind=KINDS[kind]))
         early[kind] = partial(_early_law, kind, z, None)
         for steps in STEPS:
             made[_stepped(kind, steps)] = partial(_stepped_law, kind, steps, z)
-    both = laws_of(target, evaluation, denoiser, made)
+    both = laws_of(e, made)
     shown = ("class", RATE, NORMALIZED, *(_stepped(kind, steps) for steps in STEPS for kind in (RATE, NORMALIZED)))
-    speed = _on_speed(laws_of(target, evaluation, denoiser, early))
+    speed = _on_speed(laws_of(e, early))
     return PaperResult([*speed, *_on_steps(both)], [both.table(shown)])
 
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.geometry import local_moments, region_mass, regions
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.studies.evaluation import TableEvaluation
@@ -28,20 +27,18 @@ from mdlm_cfg.studies.paper.claims import (
     with_samples,
 )
 from mdlm_cfg.support.numbers import short
-from mdlm_cfg.targets.table import TableMixture
 
 
-def disjoint(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def disjoint(e: TableEvaluation) -> PaperResult:
     """Disjoint classes in one dimension: guidance changes the speed and nothing else."""
-    z = evaluation.target_class
-    unchanged = max(r.guidance_effect for r in evaluation.results)
-    expected = -math.log(float(target.class_weights[z]))
-    slope = decay_of(target, z).fit_slope[1]
+    unchanged = max(r.guidance_effect for r in e.results)
+    expected = -math.log(float(e.target.class_weights[e.target_class]))
+    slope = decay_of(e).fit_slope[1]
     exact, learned = with_samples(
+        e,
         f"largest TV(class, guided) {unchanged:.1e}",
-        learned_per_w(evaluation, lambda law, r: total_variation(r.laws["class"], law)),
-        per_w(evaluation, lambda r: total_variation(r.laws["class"], r.laws["samples"])),
-        denoiser,
+        learned_per_w(e, lambda law, r: total_variation(r.laws["class"], law)),
+        per_w(e, lambda r: total_variation(r.laws["class"], r.laws["samples"])),
     )
     return PaperResult(
         [
@@ -54,57 +51,57 @@ def disjoint(target: TableMixture, evaluation: TableEvaluation, denoiser: Denois
             Claim(
                 "It is reached faster: -ln TV = tau Z with Z = a_z^(-w) here (Prop 3.2).",
                 f"slope of ln(-ln TV) in w {slope:.6f}, -ln a_z = {expected:.6f}",
-                still_masked(denoiser, z),
+                still_masked(e),
                 verdict(abs(slope - expected) < 1e-8),
             ),
         ]
     )
 
 
-def overlap(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def overlap(e: TableEvaluation) -> PaperResult:
     """Overlapping classes in one dimension: the overlap is emptied, the private part keeps its shape."""
-    private, shared = regions(target, evaluation.target_class)
-    gap = max(r.gap_to_tilted for r in evaluation.results)
-    masses = [region_mass(r.laws["exact"], shared)[0] for r in evaluation.results]
-    base = local_moments(evaluation.results[0].laws["class"], private)
+    private, shared = regions(e.target, e.target_class)
+    gap = max(r.gap_to_tilted for r in e.results)
+    masses = [region_mass(r.laws["exact"], shared)[0] for r in e.results]
+    base = local_moments(e.results[0].laws["class"], private)
 
     def moved(law: Tensor) -> float:
         """The largest change of a local mean or covariance."""
         return max(float((m - b).abs().max()) for m, b in zip(local_moments(law, private), base))
 
-    most = max(moved(r.laws["exact"]) for r in evaluation.results)
+    most = max(moved(r.laws["exact"]) for r in e.results)
     return PaperResult(
         [
             Claim(
                 "In one dimension the guided law is the tilted law (Thm 3.1).",
                 f"largest TV(tilted, guided) {gap:.1e}",
-                learned_per_w(evaluation, lambda law, r: total_variation(r.laws["tilted"], law)),
+                learned_per_w(e, lambda law, r: total_variation(r.laws["tilted"], law)),
                 verdict(gap < SAME),
             ),
             Claim(
                 "Guidance suppresses what the class shares: the overlap's mass falls with w.",
-                per_w(evaluation, lambda r: region_mass(r.laws["exact"], shared)[0]),
-                learned_per_w(evaluation, lambda law, _: region_mass(law, shared)[0]),
+                per_w(e, lambda r: region_mass(r.laws["exact"], shared)[0]),
+                learned_per_w(e, lambda law, _: region_mass(law, shared)[0]),
                 verdict(all(b < a for a, b in pairwise(masses))),
             ),
             Claim(
                 "On the private part the law keeps its shape: local mean and covariance do not change.",
                 f"largest change {most:.1e}",
-                learned_per_w(evaluation, lambda law, _: moved(law)),
+                learned_per_w(e, lambda law, _: moved(law)),
                 verdict(most < SAME),
             ),
         ]
     )
 
 
-def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def tv_vs_w(e: TableEvaluation) -> PaperResult:
     """The speed of convergence in one dimension."""
-    p = target.pmf
-    pz = target.class_pmf(evaluation.target_class)
+    p = e.target.pmf
+    pz = e.target.class_pmf(e.target_class)
     inside = pz > 0
     rates = [float((pz * (pz / p) ** w)[inside].sum()) for w in DECAY_STRENGTHS]
-    exact, learned, decay = on_speed(target, evaluation, denoiser, "{v:.4g}")
-    worst = max(abs(e / (DECAY_TAU * r) - 1) for e, r in zip((-decay.log_tv[:, 0]).tolist(), rates))
+    exact, learned, decay = on_speed(e, "{v:.4g}")
+    worst = max(abs(v / (DECAY_TAU * r) - 1) for v, r in zip((-decay.log_tv[:, 0]).tolist(), rates))
     return PaperResult(
         [
             Claim(

@@ -15,10 +15,9 @@ from mdlm_cfg.compare.best_schedule import best_schedule, rises
 from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import ABSENT, SAME, Claim, PaperResult
 from mdlm_cfg.studies.paper.guided_laws import Both, Laws, laws_of, terminal, verdict_at
-from mdlm_cfg.targets.table import TableMixture
 
 
-def early(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def early(e: TableEvaluation) -> PaperResult:
     """Guidance in the first half of the coordinates, and in the second: as strong, and as many."""
     guidances: dict[str, Callable[[float], Guidance]] = {
         "class": lambda w: Guidance(0.0),
@@ -26,7 +25,7 @@ def early(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser 
         "early": lambda w: Guidance(Interval(w, 0.0, 0.5)),
         "late": lambda w: Guidance(Interval(w, 0.5, 1.0)),
     }
-    both = laws_of(target, evaluation, denoiser, {n: terminal(evaluation, g) for n, g in guidances.items()})
+    both = laws_of(e, {n: terminal(e, g) for n, g in guidances.items()})
     return PaperResult(_on_halves(both), [both.table(("class", "early", "late", "constant"))])
 
 
@@ -71,7 +70,7 @@ def _on_halves(both: Both) -> list[Claim]:
     ]
 
 
-def late(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def late(e: TableEvaluation) -> PaperResult:
     """Schedules that rise and that fall, and what the best one does."""
     guidances: dict[str, Callable[[float], Guidance]] = {
         "class": lambda w: Guidance(0.0),
@@ -79,7 +78,7 @@ def late(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser |
         "rising": lambda w: Guidance(LinearRamp(0.0, w)),
         "falling": lambda w: Guidance(LinearRamp(w, 0.0)),
     }
-    both = laws_of(target, evaluation, denoiser, {n: terminal(evaluation, g) for n, g in guidances.items()})
+    both = laws_of(e, {n: terminal(e, g) for n, g in guidances.items()})
     claims = [
         both.claim(
             "A schedule that rises (from 0 to w) ends nearer to the tilted law than one that falls (from w to 0).",
@@ -99,29 +98,29 @@ def late(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser |
             ("falling", "constant"),
             lambda laws: laws.gap("falling") > laws.gap("constant") + SAME,
         ),
-        _best_rises(target, evaluation, denoiser),
+        _best_rises(e),
     ]
     return PaperResult(claims, [both.table(("class", "rising", "falling", "constant"))])
 
 
-def _best_rises(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> Claim:
-    z = evaluation.target_class
-    policy = evaluation.plan.sampler.policy
-    guided = [r.w for r in evaluation.results if r.w > 0]
+def _best_rises(e: TableEvaluation) -> Claim:
+    z = e.target_class
+    policy = e.case.plan.sampler.policy
+    guided = [r.w for r in e.results if r.w > 0]
 
     def of(used: Denoiser) -> list[PerCount]:
-        return [best_schedule(target, w, z, policy=policy, denoiser=used).strengths for w in guided]
+        return [best_schedule(e.target, w, z, policy=policy, denoiser=used).strengths for w in guided]
 
     def shown(found: Sequence[PerCount]) -> str:
         lists = [", ".join(f"{w:.3f}" for w in strengths.values) for strengths in found]
         return "; ".join(f"({numbers}) (w = {w:g})" for numbers, w in zip(lists, guided))
 
-    exact = of(target.denoiser())
+    exact = of(e.target.denoiser())
     rising = [w for w, strengths in zip(guided, exact) if rises(strengths.values)]
     return Claim(
         "The best schedule rises: weak guidance early, strong guidance late (the strengths of the least "
         "KL(tilted || law), by number of unmasked coordinates).",
         shown(exact),
-        ABSENT if denoiser is None else shown(of(denoiser)),
+        ABSENT if e.learned is None else shown(of(e.learned)),
         verdict_at(rising, guided),
     )

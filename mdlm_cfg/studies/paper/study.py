@@ -10,7 +10,7 @@ from mdlm_cfg.studies.evaluation import TABLE_NEEDS, evaluation_of, evaluation_p
 from mdlm_cfg.studies.findings import Block, Findings, Listing, Table
 from mdlm_cfg.studies.paper.claims import Claim
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
-from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
+from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Paper:
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each claim, and the numbers beside them."""
-        learned = case.table(LEARNED) if case.has_learned else None
-        result = EXPERIMENTS[self.experiment](case.target, evaluation_of(case), learned)
+        result = EXPERIMENTS[self.experiment](evaluation_of(case))
         paper = "2507.08965" if self.experiment.startswith("2507_08965") else "2506.10971"
         text = f"The statements of arXiv {paper}, compared with exact distributions."
         views = [Table(["statement"], ["exact", "learned", "verdict"])]

@@ -7,7 +7,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.compare.geometry import Region, region_mass, regions
 from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
 from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
@@ -22,13 +21,12 @@ from mdlm_cfg.studies.paper.claims import (
     per_w,
     verdict,
 )
-from mdlm_cfg.targets.table import TableMixture
 
 
-def by_regions(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def by_regions(e: TableEvaluation) -> PaperResult:
     """Two dimensions: who gains and who loses, and that the guided law is not the tilted one."""
-    parts = regions(target, evaluation.target_class)
-    guided = [r for r in evaluation.results if r.w > 0]
+    parts = regions(e.target, e.target_class)
+    guided = [r for r in e.results if r.w > 0]
     gap = max(r.gap_to_tilted for r in guided)
     claims = [
         Claim(
@@ -39,24 +37,24 @@ def by_regions(target: TableMixture, evaluation: TableEvaluation, denoiser: Deno
         ),
         Claim(
             "In two dimensions the guided law is not the tilted law (Thm 3.2).",
-            per_w(evaluation, lambda r: r.gap_to_tilted),
-            learned_per_w(evaluation, lambda law, r: total_variation(r.laws["tilted"], law)),
+            per_w(e, lambda r: r.gap_to_tilted),
+            learned_per_w(e, lambda law, r: total_variation(r.laws["tilted"], law)),
             verdict(gap > SAME),
         ),
-        _covariance(evaluation.results[0], evaluation.results[-1]),
+        _covariance(e.results[0], e.results[-1]),
     ]
     if not any(part.shared for part in parts):
         effect = min(r.guidance_effect for r in guided)
         claims.append(
             Claim(
                 "Even a class whose support is disjoint from all others is reshaped if its projections are not.",
-                per_w(evaluation, lambda r: r.guidance_effect),
-                learned_per_w(evaluation, lambda law, r: total_variation(r.laws["class"], law)),
+                per_w(e, lambda r: r.guidance_effect),
+                learned_per_w(e, lambda law, r: total_variation(r.laws["class"], law)),
                 verdict(effect > SAME),
             )
         )
-    samples = "samples with exact conditionals" if denoiser is None else "samples of the network"
-    return PaperResult(claims, [_table(evaluation, parts, samples)])
+    samples = "samples with exact conditionals" if e.learned is None else "samples of the network"
+    return PaperResult(claims, [_table(e, parts, samples)])
 
 
 def _ordered(law: Tensor, parts: list[Region]) -> bool:
@@ -87,21 +85,21 @@ def _eigenvalues(law: Tensor) -> str:
     return ", ".join(f"{v:.3f}" for v in torch.linalg.eigvalsh(mean_and_covariance(law)[1]).tolist())
 
 
-def _table(evaluation: TableEvaluation, parts: list[Region], samples: str) -> tuple[str, list[str], list[list[str]]]:
+def _table(e: TableEvaluation, parts: list[Region], samples: str) -> tuple[str, list[str], list[list[str]]]:
     """Mean probability per state by region and w, of every law that there is."""
     heads = {"exact": "exact", "learned": "learned", "samples": samples}
-    names = [name for name in heads if all(name in r.laws for r in evaluation.results)]
+    names = [name for name in heads if all(name in r.laws for r in e.results)]
     rows = [
         [part.name, f"{r.w:g}", *(f"{1000 * region_mass(r.laws[name], part)[1]:.3f}" for name in names)]
         for part in parts
-        for r in evaluation.results
+        for r in e.results
     ]
     return "1000 times the mean probability per state", ["region", "w", *(heads[name] for name in names)], rows
 
 
-def tv_vs_w(target: TableMixture, evaluation: TableEvaluation, denoiser: Denoiser | None) -> PaperResult:
+def tv_vs_w(e: TableEvaluation) -> PaperResult:
     """The speed of convergence in two dimensions, and where it stops growing."""
-    exact, learned, decay = on_speed(target, evaluation, denoiser, "{v:.4f} (w = {w:g})")
+    exact, learned, decay = on_speed(e, "{v:.4f} (w = {w:g})")
     return PaperResult(
         [
             Claim(
