@@ -106,6 +106,11 @@ class TableEvaluation:
         return self.case.one_class
 
     @property
+    def strongest(self) -> StrengthEvaluation:
+        """The result of the plan's strongest guidance."""
+        return next(result for result in self.results if result.guidance == self.case.plan.strongest)
+
+    @property
     def learned(self) -> Denoiser | None:
         """The learned denoiser as a table, where there is one that is small enough."""
         return self.case.table(LEARNED) if self.case.has_learned else None
@@ -187,12 +192,6 @@ def eigenvalues_of(covariance: Tensor) -> list[float]:
     """The eigenvalues of a covariance, descending; what is rounding is 0."""
     found = torch.linalg.eigvalsh(covariance).flip(0).tolist()
     return [value if abs(value) > NOTHING else 0.0 for value in found]
-
-
-def strongest(evaluation: TableEvaluation) -> StrengthEvaluation:
-    """The result of the largest number; of the first schedule where there are schedules alone."""
-    numbers = [result for result in evaluation.results if not result.guidance.is_schedule]
-    return max(numbers, key=lambda result: result.w) if numbers else evaluation.results[0]
 
 
 def array_name(name: str, guidance: Guidance, key: str) -> str:

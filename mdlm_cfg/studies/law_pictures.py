@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.geometry import others_law
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.studies.evaluation import TableEvaluation, strongest
+from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.panel import PAIRS
 from mdlm_cfg.studies.views import Mosaic, Panel, PanelGrid, View
 
@@ -97,7 +97,7 @@ def all_pairs(e: TableEvaluation) -> list[View]:
     """Marginals of every two coordinates at the largest w, less the class's."""
     if e.target.num_dims > MAX_PAIRED:
         return []
-    result = strongest(e)
+    result = e.strongest
     change = result.laws["exact"] - result.laws["class"]
     panels: dict[str, list[Panel | None]] = {}
     for j in range(1, e.target.num_dims):

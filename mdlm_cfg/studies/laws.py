@@ -20,7 +20,6 @@ from mdlm_cfg.studies.evaluation import (
     eigenvalues_of,
     evaluation_of,
     evaluation_pieces,
-    strongest,
 )
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Interactive, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by_side
@@ -193,7 +192,7 @@ def _interactive(case: Case) -> list[Block]:
     panel = panel_of(case)
     if panel is None:
         return []
-    view = Interactive(panel.data(case.plan), panel.rows(), "")
+    view = Interactive(panel.data(), panel.rows(), "")
     return [Block("panel", [], "Explore the distributions", PANEL, views=[view], group="")]
 
 
@@ -235,7 +234,7 @@ def _pictures(e: TableEvaluation, group: str) -> Block:
 def verdict_of(e: TableEvaluation) -> list[str]:
     """Whether the network is good enough, what guidance does, and what the samples can show."""
     said = []
-    top = strongest(e)
+    top = e.strongest
     errors = [(error, r.guidance.label) for r in e.results if (error := r.tv("exact", "learned")) is not None]
     effect = top.tv("class", "exact") or 0.0
     name = e.case.class_name(e.target_class)

@@ -39,13 +39,12 @@ class PanelLaw:
     """One class at one guidance.
 
     Attributes:
-        target_class: z. guidance: strength and kind.
+        guidance: strength and kind.
         laws: "class" and "exact"; "tilted", except for a schedule; "learned", where there is one: float64 (N,)*D.
         still_masked: P(something is still masked), which is TV to the terminal distribution, of the exact chain at
             `TAUS`, (T,); None where there is a policy, a temperature or a top-p, which say nothing of time.
     """
 
-    target_class: int
     guidance: Guidance
     laws: Mapping[str, Tensor]
     still_masked: Tensor | None
@@ -65,74 +64,57 @@ class InteractivePanel:
     """Everything that a panel shows.
 
     Attributes:
-        classes: which there are. class_names: theirs, for people. value_names: of the N values; None is numbers.
-        class_laws: of the classes, float64 (N,)*D. regions: of the support of each.
-        kinds: of guidance, the plan's first. strengths: as labels, in the order of the slider; schedules come last.
-        laws: for every class, kind and strength, in this order.
+        case: of the report.
+        laws: by class and kind of guidance, the plan's first: numbers ascending, then schedules.
     """
 
-    classes: Sequence[int]
-    class_names: Sequence[str]
-    value_names: Sequence[str] | None
-    class_laws: Sequence[Tensor]
-    regions: Sequence[Sequence[Region]]
-    kinds: Sequence[Kind]
-    strengths: Sequence[str]
-    laws: Sequence[PanelLaw]
+    case: Case
+    laws: Mapping[tuple[int, Kind], Sequence[PanelLaw]]
 
-    def at(self, target_class: int, kind: Kind) -> list[PanelLaw]:
-        """The distributions of one class and kind, in the order of the strengths."""
-        return [law for law in self.laws if (law.target_class, law.guidance.kind) == (target_class, kind)]
-
-    def data(self, plan: Plan) -> dict[str, Any]:
+    def data(self) -> dict[str, Any]:
         """What the script reads, in types that JSON has; it starts at the plan's class, kind and largest strength."""
-        first = self.class_laws[0]
-        numbers = [guidance for guidance in plan.guidances if not guidance.is_schedule]
-        shown = max(numbers, key=lambda guidance: guidance.one_strength) if numbers else plan.guidances[0]
-        z = plan.classes[0] if plan.classes else 0
-        slider = [law.guidance for law in self.at(z, self.kinds[0])]
+        target = self.case.target
+        z = self.case.one_class
+        kinds = list(dict.fromkeys(kind for _, kind in self.laws))
+        parts = {k: regions(target, k) for k, _ in self.laws}
+        slider = [law.guidance for law in self.laws[z, kinds[0]]]
+        strengths = [guidance.label for guidance in slider]
         arrays = Arrays()
         return {
-            "dims": first.ndim,
-            "n": first.shape[0],
-            "value_names": self.value_names,
+            "dims": target.num_dims,
+            "n": target.num_tokens,
+            "value_names": target.value_names,
             "pairs": [list(pair) for pair in PAIRS],
-            "classes": [self._class(k, arrays) for k in range(len(self.classes))],
-            "kinds": [str(kind) for kind in self.kinds],
-            "strengths": list(self.strengths),
+            "classes": [self._class(k, own, arrays) for k, own in parts.items()],
+            "kinds": [str(kind) for kind in kinds],
+            "strengths": strengths,
             "w": [None if guidance.is_schedule else guidance.one_strength for guidance in slider],
             "laws": {
-                f"{z}/{kind}": [_plain(law, parts, arrays) for law in self.at(z, kind)]
-                for z, parts in zip(self.classes, self.regions)
-                for kind in self.kinds
+                f"{k}/{kind}": [_plain(law, parts[k], arrays) for law in own] for (k, kind), own in self.laws.items()
             },
-            "largest": {f"{z}/{kind}": _largest(self.at(z, kind)) for z in self.classes for kind in self.kinds},
+            "largest": {f"{k}/{kind}": _largest(own) for (k, kind), own in self.laws.items()},
             "arrays": arrays.texts,
             "tau": TAUS.tolist(),
-            "start": {
-                "class": z,
-                "kind": str(self.kinds[0]),
-                "strength": list(self.strengths).index(shown.label),
-            },
+            "start": {"class": z, "kind": str(kinds[0]), "strength": strengths.index(self.case.plan.strongest.label)},
         }
 
     def rows(self) -> list[dict[str, Any]]:
         """The distances behind the panel, for panel.csv: TV to the exact distribution."""
         return [
-            {"class": law.target_class, **law.guidance.describe()}
+            {"class": k, **law.guidance.describe()}
             | {f"tv_exact_{b if a == 'exact' else a}": law.tv(a, b) for a, b in law.pairs}
-            for law in self.laws
+            for (k, _), own in self.laws.items()
+            for law in own
         ]
 
-    def _class(self, k: int, arrays: Arrays) -> dict[str, Any]:
-        law = self.class_laws[k]
-        parts = self.regions[k]
+    def _class(self, k: int, parts: Sequence[Region], arrays: Arrays) -> dict[str, Any]:
+        law = self.case.target.class_pmf(k)
         region = torch.full(law.shape, -1, dtype=torch.int8)
         for place, part in enumerate(parts):
             region[part.mask] = place
         return {
-            "id": self.classes[k],
-            "name": self.class_names[k],
+            "id": k,
+            "name": self.case.class_name(k),
             "law": arrays.place_of(law),
             "moments": _moments(law),
             "masses": _masses(law, parts),
@@ -171,26 +153,12 @@ def panel_pieces(case: Case) -> Iterable[Piece]:
 
 def panel_of(case: Case) -> InteractivePanel | None:
     """The panel, put together from its pieces; None where the table has none."""
-    target = case.target
     guidances = _guidances(case.plan)
-    classes = _classes(case)
-    if not classes:
-        return None
-    kinds = list(dict.fromkeys(guidance.kind for guidance in guidances))
-    laws = []
-    for k in classes:
-        found = case.made.of(_laws_of_class, k, guidances)
-        laws += [PanelLaw(k, g, one["laws"], one["still_masked"]) for g, one in zip(guidances, found)]
-    return InteractivePanel(
-        classes=classes,
-        class_names=[case.class_name(k) for k in classes],
-        value_names=target.value_names,
-        class_laws=[target.class_pmf(k) for k in classes],
-        regions=[regions(target, k) for k in classes],
-        kinds=kinds,
-        strengths=[guidance.label for guidance in guidances[: len(guidances) // len(kinds)]],
-        laws=laws,
-    )
+    laws: dict[tuple[int, Kind], list[PanelLaw]] = {}
+    for k in _classes(case):
+        for g, one in zip(guidances, case.made.of(_laws_of_class, k, guidances)):
+            laws.setdefault((k, g.kind), []).append(PanelLaw(g, one["laws"], one["still_masked"]))
+    return InteractivePanel(case, laws) if laws else None
 
 
 def _classes(case: Case) -> list[int]:

@@ -67,6 +67,12 @@ class Plan:
                 raise UserError("no class was given; give at least one, or null for the default")
             object.__setattr__(self, "classes", tuple(whole_number("a class", k, 0) for k in self.classes))
 
+    @property
+    def strongest(self) -> Guidance:
+        """The guidance of the largest number; the first one where there are schedules alone."""
+        numbers = [guidance for guidance in self.guidances if not guidance.is_schedule]
+        return max(numbers, key=lambda guidance: guidance.one_strength, default=self.guidances[0])
+
     def check_classes(self, num_classes: int) -> None:
         """Raise UserError unless every class exists."""
         for k in self.classes or ():

@@ -35,7 +35,7 @@ def data_of(target: TableMixture, learned: Any) -> dict[str, Any]:
         case.made[piece.key] = piece.make()
     panel = panel_of(case)
     assert panel is not None
-    return panel.data(PLAN)
+    return panel.data()
 
 
 def array(data: dict[str, Any], place: int) -> Tensor:
