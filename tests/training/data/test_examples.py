@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from folders_of_images import write_classes
 from harness import ready
-from idx_files import write_dataset
+from stored_examples import GAPS, GREY, Make, X, columns, idx, images, tokens
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
@@ -20,33 +19,9 @@ from mdlm_cfg.training.data import ImageData, saved_dataset, text_file, token_fi
 from mdlm_cfg.training.data.examples import assembled
 from mdlm_cfg.training.data.target_data import TargetData
 
-X = np.random.default_rng(0).integers(0, 7, (60, 4, 4))
-GREY = (40 * X).astype(np.uint8)
-GAPS = np.arange(60) % 3 * 5 + 1
-
-
-def idx(folder: Path) -> Any:
-    write_dataset(folder, [GREY, GAPS, GREY[:6], GAPS[:6]])
-    return lambda **more: ImageData(str(folder), **more)
-
-
-def images(folder: Path) -> Any:
-    np.savez(folder / "i.npz", images=GREY, labels=GAPS)
-    return lambda **more: ImageData(str(folder / "i.npz"), **more)
-
-
-def tokens(folder: Path) -> Any:
-    np.savez(folder / "t.npz", tokens=X, labels=GAPS, test_tokens=X[:6], test_labels=GAPS[:6])
-    return lambda **more: token_file(folder / "t.npz", **more)
-
-
-def columns(folder: Path) -> Any:
-    Dataset.from_dict({"input_ids": X.reshape(60, -1).tolist(), "label": GAPS.tolist()}).save_to_disk(str(folder / "d"))
-    return lambda **more: saved_dataset(str(folder / "d"), **more)
-
 
 @pytest.mark.parametrize("make", [idx, images, tokens, columns])
-def test_labels_with_gaps_are_counted_anew_by_one_option(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+def test_labels_with_gaps_are_counted_anew_by_one_option(tmp_path: Path, make: Callable[[Path], Make]) -> None:
     module = make(tmp_path)
     with pytest.raises(UserError, match=r"1, 6, 11, .* 0 to 2.*data\.relabel=true"):
         ready(module())
@@ -54,11 +29,9 @@ def test_labels_with_gaps_are_counted_anew_by_one_option(tmp_path: Path, make: C
     assert data.num_classes == 3 and data.class_names == ("1", "6", "11")
     x = torch.cat([data.train_x, data.test_x])
     labels = [int(data.class_names[k]) for k in torch.cat([data.train_labels, data.test_classes])]
-    flat = (GREY if data.example_kind == "images" else X).reshape(60, -1)
-    own = {tuple(row): int(k) for row, k in zip(flat.tolist(), GAPS)}
-    if data.example_kind == "tokens":
-        assert [own[tuple(row)] for row in x.tolist()] == labels
-    assert sorted(labels[:60]) == sorted(GAPS.tolist())
+    stored = (GREY if data.example_kind == "images" else X).reshape(len(X), -1)
+    own = {tuple(row): int(k) for row, k in zip(stored.tolist(), GAPS)}
+    assert [own[tuple(row)] for row in x.tolist()] == labels and len(labels) == len(GAPS)
 
 
 def test_folders_and_text_count_their_classes_themselves(tmp_path: Path) -> None:
@@ -77,15 +50,15 @@ def test_classes_that_have_a_name_alone_are_left_out_and_named(
 ) -> None:
     names = ["none", "cat", "unused", "dog"]
     features = Features({"input_ids": List(Value("int64")), "label": ClassLabel(names=names)})
-    labels = [1 + 2 * (k % 2) for k in range(60)]
-    Dataset.from_dict({"input_ids": X.reshape(60, -1).tolist(), "label": labels}, features).save_to_disk(
+    labels = [1 + 2 * (k % 2) for k in range(len(X))]
+    Dataset.from_dict({"input_ids": X.reshape(len(X), -1).tolist(), "label": labels}, features).save_to_disk(
         str(tmp_path / "d")
     )
     np.savez(tmp_path / "t.npz", tokens=X, labels=labels, class_names=names)
     for data in (saved_dataset(str(tmp_path / "d")), token_file(tmp_path / "t.npz")):
         ready(data)
         assert data.class_names == ("cat", "dog") and data.num_classes == 2
-        assert torch.bincount(torch.cat([data.train_labels, data.test_classes])).tolist() == [30, 30]
+        assert torch.bincount(torch.cat([data.train_labels, data.test_classes])).tolist() == [len(X) // 2] * 2
         (line,) = (line for line in capsys.readouterr().err.splitlines() if "unused" in line)
         assert "none" in line
 

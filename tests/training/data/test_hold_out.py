@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from commands import TINY, refusal, run
-from datasets import Dataset
 from folders_of_images import write_classes
 from harness import batches, ready, small_module
 from hypothesis import given, settings, strategies as st
 from idx_files import write_images
+from stored_examples import Make, columns, idx, images, tokens
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.checkpoints import newest_run
-from mdlm_cfg.training.data import ExampleData, ImageData, saved_dataset, text_file, token_file
+from mdlm_cfg.training.data import ExampleData, ImageData, text_file
 from mdlm_cfg.training.data.examples import LEAST, Examples, held_out
 from mdlm_cfg.training.fit import check_resume
 from mdlm_cfg.training.runs import load_run
-
-ROWS = np.arange(90)
-LABELS = ROWS % 3
 
 
 def rows_of(num: int) -> Tensor:
@@ -93,40 +90,19 @@ def test_every_class_is_held_out_as_often_as_it_occurs_and_not_by_a_share_of_eac
     assert abs(float(each.mean())) < 0.4 and 0.75 < float(each.std()) < 1.25  # of 160 standard normal numbers
 
 
-def idx(folder: Path) -> Any:
-    write_images(folder, 90, 20, classes=3)
-    return lambda **more: ImageData(str(folder), levels=256, **more)
-
-
-def folders(folder: Path) -> Any:
+def folders(folder: Path) -> Make:
     write_classes(folder / "f", {"cat": 30, "dog": 40})
     return lambda **more: ImageData(str(folder / "f"), levels=256, **more)
 
 
-def arrays(folder: Path) -> Any:
-    grey = np.random.default_rng(0).integers(0, 256, (90, 4, 4))
-    np.savez(folder / "i.npz", images=grey, labels=LABELS)
-    return lambda **more: ImageData(str(folder / "i.npz"), levels=256, **more)
-
-
-def tokens(folder: Path) -> Any:
-    np.savez(folder / "t.npz", tokens=rows_of(90).numpy(), labels=LABELS)
-    return lambda **more: token_file(folder / "t.npz", **more)
-
-
-def text(folder: Path) -> Any:
-    (folder / "t.txt").write_text("".join(f"{k}\t{row:03d}\n" for row, k in zip(ROWS, LABELS)))
+def text(folder: Path) -> Make:
+    (folder / "t.txt").write_text("".join(f"{row % 3}\t{row:03d}\n" for row in range(90)))
     return lambda **more: text_file(folder / "t.txt", **more)
 
 
-def columns(folder: Path) -> Any:
-    Dataset.from_dict({"input_ids": rows_of(90).tolist(), "label": LABELS.tolist()}).save_to_disk(str(folder / "d"))
-    return lambda **more: saved_dataset(str(folder / "d"), **more)
-
-
-@pytest.mark.parametrize("make", [idx, folders, arrays, tokens, text, columns])
-def test_data_of_every_kind_hold_examples_out(tmp_path: Path, make: Callable[[Path], Any]) -> None:
-    of = make(tmp_path)
+@pytest.mark.parametrize("make", [idx, folders, images, tokens, text, columns])
+def test_data_of_every_kind_hold_examples_out(tmp_path: Path, make: Callable[[Path], Make]) -> None:
+    of = partial(make(tmp_path), relabel=True)
     plain = ready(of(num_val=7))
     held = ready(of(num_val=7, hold_out=True))
     share = ready(of(num_val=None, hold_out=True))
