@@ -30,6 +30,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdlm_cfg.app.places import with_text_path
+from mdlm_cfg.app.quoting import key_of
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run, keep_wandb_files_in
 from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.errors import UserError
@@ -70,8 +71,8 @@ def for_own_targets(config: TrainSchema, overrides: Sequence[str]) -> TrainSchem
         overrides: of the command line; what is given there always counts.
     """
     changed: dict[str, Any] = {}
+    keys = [key_of(item) for item in overrides]
     for part in ("net", "objective", "optimizer"):
-        keys = [item.lstrip("+").split("=")[0] for item in overrides]
         given = {key.removeprefix(f"{part}.") for key in keys if key.startswith(f"{part}.")}
         if TARGET in given or part in keys:
             settings = getattr(config, part)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from mdlm_cfg.app.guides import SETTINGS as GUIDES
 from mdlm_cfg.app.places import moved
+from mdlm_cfg.app.quoting import key_of
 from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET
@@ -33,7 +34,7 @@ def merged(
     Raises:
         OmegaConfBaseException: a run's setting of another type than the command line may give.
     """
-    given = {key_of(item) for item in overrides}
+    given = {key_of(item.lstrip("~")) for item in overrides}
     given |= {key.partition(".")[0] for key in given if key.startswith(tuple(f"{name}." for name in GUIDES))}
     if "guidance" in given:  # these were chosen for another rule
         given |= set(GUIDES)
@@ -60,7 +61,7 @@ def merged_data(saved: Mapping[str, Any], config: EvalSchema, overrides: list[st
     Raises:
         UserError: a setting that the run's data do not have.
     """
-    given = {key_of(item) for item in overrides}
+    given = {key_of(item.lstrip("~")) for item in overrides}
     if given & {"data", "experiment"}:
         return dict(config.data)
     merged = dict(saved)
@@ -80,8 +81,3 @@ def _replaced(into: Mapping[str, Any], source: Mapping[str, Any], path: list[str
     head, *rest = path
     inner = source[head]
     return {**into, head: _replaced(into.get(head) or {}, inner, rest) if rest else inner}
-
-
-def key_of(override: str) -> str:
-    """The key of an override of the command line, such as "data.num_test"."""
-    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]

@@ -108,6 +108,11 @@ def _as_text(key: str, value: str) -> str:
     return shlex.quote(f'{key}="{escaped}"')
 
 
+def key_of(argument: str) -> str:
+    """The key that an argument such as ++net.width=8 or data@own=idx sets."""
+    return argument.lstrip("+").partition("=")[0].partition("@")[0]
+
+
 def with_objects(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command, with settings below a word or null (`OBJECTS`) in the form that hydra can take.
 
@@ -116,13 +121,13 @@ def with_objects(arguments: Sequence[str]) -> list[str]:
     user's own, net._target_=a.B, hydra adds no key without a plus: net.scale=2 becomes ++net.scale=2.
     """
     found = list(arguments)
-    keys = [item.lstrip("+").partition("=")[0] for item in found]
+    keys = [key_of(item) for item in found]
     own = {key.removesuffix(f".{TARGET}") for key in keys if key.endswith(f".{TARGET}")}
     found = [f"++{item.lstrip('+')}" if _is_below(item, own) else item for item in found]
     for name in OBJECTS:
-        below = [item for item in found if item.lstrip("+").startswith(f"{name}.") and "=" in item]
+        below = [item for item in found if key_of(item).startswith(f"{name}.") and "=" in item]
         if below and not any(item.startswith(f"++{name}={{") for item in found):
-            targets = [item for item in below if item.lstrip("+").startswith(f"{name}.{TARGET}=")]
+            targets = [item for item in below if key_of(item) == f"{name}.{TARGET}"]
             first = found.index(below[0])
             kept = [item if item not in below else f"++{item.lstrip('+')}" for item in found if item not in targets]
             found = [*kept[:first], _mapping(name, targets), *kept[first:]]
@@ -131,8 +136,8 @@ def with_objects(arguments: Sequence[str]) -> list[str]:
 
 def _is_below(item: str, names: Collection[str]) -> bool:
     """Whether an argument is a setting of one of these names."""
-    key, sign, _ = item.lstrip("+").partition("=")
-    return bool(sign) and not key.endswith(TARGET) and any(key.startswith(f"{name}.") for name in names)
+    key = key_of(item)
+    return "=" in item and not key.endswith(TARGET) and any(key.startswith(f"{name}.") for name in names)
 
 
 def _mapping(name: str, targets: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.overrides import given_for, values_of
+from mdlm_cfg.app.quoting import key_of
 from mdlm_cfg.app.sweeps import MULTIRUN
 from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.errors import UserError, did_you_mean
@@ -139,7 +140,7 @@ def unreadable(error: Exception, arguments: Sequence[str]) -> Exception:
 
 def _below_null(arguments: Sequence[str]) -> UserError | None:
     """What is said of arguments that give settings below a key that is null, to which hydra adds none."""
-    keys = {argument: argument.lstrip("+").partition("=")[0] for argument in arguments if "=" in argument}
+    keys = {argument: key_of(argument) for argument in arguments if "=" in argument}
     for argument, key in keys.items():
         group = key.partition(".")[0]
         if group == "hydra" and key.count(".") > 1:

@@ -29,7 +29,7 @@ from mdlm_cfg.app.jobs import (
     settled_records_of,
 )
 from mdlm_cfg.app.places import check_path, naming_way_out
-from mdlm_cfg.app.quoting import read_override
+from mdlm_cfg.app.quoting import key_of, read_override
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.folders import Made, label_of, new_run_folder
@@ -76,8 +76,8 @@ class Sweep:
     def job(self, number: int, overrides: Sequence[str], more_keys: Collection[str] = ()) -> Job:
         """One of its jobs, by its number and all of its overrides; `more_keys` are those that a sweeper chooses."""
         keys = {*self.keys, *more_keys}
-        own = [item for item in overrides if item.lstrip("+").split("=", 1)[0] in keys] or list(overrides)
-        label = label_of([item for item in own if not item.lstrip("+").startswith(f"{HYDRA}.")], without=())
+        own = [item for item in overrides if key_of(item) in keys] or list(overrides)
+        label = label_of([item for item in own if not key_of(item).startswith(f"{HYDRA}.")], without=())
         return Job(self.folder / "_".join(part for part in (f"{number:02d}", label) if part), number, own)
 
     def interrupting_its_jobs(self) -> AbstractContextManager[None]:

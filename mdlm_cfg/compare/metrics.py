@@ -70,12 +70,13 @@ def histogram(x: Integers, num_tokens: int, weights: Reals | None = None) -> Ten
             f"samples, and weights, have shapes {shapes}, and must have (n, D), and (n,), with n at least 1"
         )
     each = torch.ones(len(x), dtype=torch.float64, device=x.device) if weights is None else weights.double()
-    is_weight = (each >= 0) & (each < math.inf) & (each.sum() != 0)
+    total = each.sum()
+    is_weight = (each >= 0) & (each < math.inf) & (total != 0)
     raise_where(((x < 0) | (x >= num_tokens)).any(dim=1) | ~is_weight, explain, x, each)
     num_dims = x.shape[1]
     counts = each.new_zeros(num_tokens**num_dims)
     counts.scatter_add_(0, flat_index(x.long(), num_tokens), each)
-    return (counts / each.sum()).reshape([num_tokens] * num_dims)
+    return (counts / total).reshape([num_tokens] * num_dims)
 
 
 def _check_same_shape(p: Tensor, q: Tensor) -> None:

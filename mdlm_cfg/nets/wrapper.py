@@ -86,7 +86,7 @@ class NetDenoiser(_Wrapped):
         check_asked(self, tokens, classes)
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
-        return self._normalized(self._asked(self.net, tokens.clone(), classes.clone()), tokens)
+        return self._normalized(self._asked(self.net, tokens.clone(), classes.clone(), self.batch_size), tokens)
 
     @normalizes
     def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
@@ -98,21 +98,20 @@ class NetDenoiser(_Wrapped):
         check_asked(self, tokens, None)
         each = constant_on(tuple(class_numbers(labels, self.num_classes)), tokens.device, torch.int64)
         if self._together is not None:
-            answers = self._asked(self._together, tokens.clone(), each.repeat(len(tokens), 1)).transpose(0, 1)
+            # without label heads every label is a row
+            size = self.batch_size if has_label_heads(self.net) else max(1, self.batch_size // len(labels))
+            answers = self._asked(self._together, tokens.clone(), each.repeat(len(tokens), 1), size).transpose(0, 1)
         else:
             rows = torch.cat([tokens] * len(labels)), each[:, None].expand(-1, len(tokens)).flatten()
-            answers = self._asked(self.net, *rows).unflatten(0, (len(labels), len(tokens)))
+            answers = self._asked(self.net, *rows, self.batch_size).unflatten(0, (len(labels), len(tokens)))
         return self._normalized(answers, tokens)
 
     @torch.inference_mode()
-    def _asked(self, ask: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
-        """What the network answers, in batches, where the tokens are; it may write over what it is given."""
+    def _asked(self, ask: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor, size: int) -> Tensor:
+        """What the network answers where the tokens are, `size` rows a call; it may write over what it is given."""
         device = self.device
         given = tokens.to(device), classes.to(device)
         with eval_mode(self.net), _precision(device, self.bf16):
-            size = self.batch_size
-            if classes.ndim == 2 and not has_label_heads(self.net):
-                size = max(1, size // classes.shape[1])  # every label is a row
             parts = [given] if len(tokens) <= size else list(zip(*(part.split(size) for part in given), strict=True))
             answers = [ask(*part) for part in parts]
         for part, answer in zip(parts, answers):

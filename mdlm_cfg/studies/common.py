@@ -47,6 +47,11 @@ BERNOULLI: dict[str, Any] = {
 }
 
 
+def untrained(how: str, own: str, than: str, rest: str = "") -> str:
+    """The sentence about a network whose NELBO, `own`, is no better than that of a model without structure."""
+    return f"The network is {how} trained: {own}, no better than {than}{rest}. {LONGER}"
+
+
 def draw_more(num_samples: int) -> str:
     """The advice to draw so many samples, more than there are."""
     return f"Draw more: {EVALUATE_AGAIN} num_samples={num_samples}"

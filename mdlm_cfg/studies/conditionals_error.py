@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import independent_nelbos
-from mdlm_cfg.studies.common import LONGER, SURE
+from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
 from mdlm_cfg.support.numbers import percent, short
@@ -118,7 +118,7 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
         return "The network gives probability 0 to values that are possible: its error is infinite."
     margin = SURE * row.conditionals_error_se
     if row.uniform - row.nelbo <= margin:
-        return f"The network is not trained: {own}, no better than uniform values ({row.uniform:.2f}). {LONGER}"
+        return untrained("not", own, f"uniform values ({row.uniform:.2f})")
     structure = row.independent - row.entropy  # the NELBO of exact conditionals over all masks, without their noise
     said = f"{short(row.conditionals_kl, 2)} ± {short(row.conditionals_kl_se, 2)} nats per {unit}"
     if row.conditionals_kl <= ROUNDING:  # a divergence is never negative: whatever is above 0 is no chance
@@ -126,10 +126,8 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     if structure <= margin:
         return f"The error of the network is {said}; the exact conditionals have {row.exact_nelbo:.2f}."
     if structure - row.conditionals_kl <= margin:
-        return (
-            f"The network is barely trained: {own}, no better than independent values of each class "
-            f"({row.independent:.2f}); the exact conditionals have {row.exact_nelbo:.2f}. {LONGER}"
-        )
+        than = f"independent values of each class ({row.independent:.2f})"
+        return untrained("barely", own, than, f"; the exact conditionals have {row.exact_nelbo:.2f}")
     learned = 1 - row.conditionals_kl / structure
     return (
         f"The error of the network is {said}. Between independent values ({row.independent:.2f}) and the "

@@ -242,8 +242,8 @@ def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
     view = Mosaic({"test images": test, **drawn}, names, f"Test images, and samples at every strength.{missing}")
     plan = case.plan
     text = (
-        f"{plan.num_samples:,} samples for each class and strength by {plan.sampler.label}, guidance of the kind "
-        f'"{plan.guidances[0].kind}", seed {plan.seed}; the first ones are shown, a line for each class.'
+        f"{plan.num_samples:,} samples for each class and strength {plan.drawn}; the first ones are shown, a line for "
+        "each class."
     )
     return Block("samples", [], "Samples", text, views=[view], group="")
 

@@ -201,10 +201,7 @@ def _beside(case: Case, x: Tensor, exact: Tensor) -> list[dict[str, float]]:
 
 def _distances(case: Case, rows: Sequence[SetRow]) -> Block:
     plan = case.plan
-    text = (
-        f"{plan.num_samples:,} samples for each class and set, all by {plan.sampler.label}, guidance of the kind "
-        f'"{plan.guidances[0].kind}", seed {plan.seed}. {SET_TEXT}'
-    )
+    text = f"{plan.num_samples:,} samples for each class and set, all {plan.drawn}. {SET_TEXT}"
     views: list[View] = [
         Table(["w", "set"], measured(SetRow), note="Means over classes."),
         Curve("w", "energy", ["set"], "Energy distance to exact guided samples."),

@@ -73,6 +73,11 @@ class Plan:
         numbers = [guidance for guidance in self.guidances if not guidance.is_schedule]
         return max(numbers, key=lambda guidance: guidance.one_strength, default=self.guidances[0])
 
+    @property
+    def drawn(self) -> str:
+        """How samples are drawn, in words."""
+        return f"by {self.sampler.label}, guidance of the kind “{self.guidances[0].kind}”, seed {self.seed}"
+
     def check_classes(self, num_classes: int) -> None:
         """Raise UserError unless every class exists."""
         for k in self.classes or ():

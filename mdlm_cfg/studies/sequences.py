@@ -31,10 +31,10 @@ FEW_STEPS = (8, 32)
 AGAIN = "floor"  # the second exact set, as its draws are named
 FLOOR = "noise floor"  # the same as a set of the tables
 READING = """\
-{plan.num_samples:,} sequences of class {name} in each set, by {plan.sampler.label}, guidance of the kind \
-“{plan.guidances[0].kind}”, seed {plan.seed}. Each sequence is evaluated exactly: p(z | x) is the probability of its \
-class, and ln p(x | z) its log-likelihood in the class. Pairs are neighbouring values at any position, compared by \
-total variation with the class's own distribution, which is known exactly, and with the exact guided samples.
+{plan.num_samples:,} sequences of class {name} in each set, {plan.drawn}. Each sequence is evaluated exactly: \
+p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the class. Pairs are neighbouring \
+values at any position, compared by total variation with the class's own distribution, which is known exactly, and \
+with the exact guided samples.
 
 The set "noise floor" is a second set of exact guided samples, and "class" holds samples of the class itself, \
 unguided. Every distance includes the noise of this number of samples. The distances of "noise floor" to "exact" and \

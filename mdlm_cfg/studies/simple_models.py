@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond
-from mdlm_cfg.studies.common import LONGER, SURE
+from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.rows import at_strengths
 
@@ -87,12 +87,10 @@ def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
         return f"The network gives probability 0 to test {words.example}s: its NELBO is infinite."
     own = f"its NELBO is {network.nelbo:.1f} nats per test {words.example}"
     if uniform.excess <= SURE * uniform.excess_se:
-        return f"The network is not trained: {own}, no better than uniform values ({uniform.nelbo:.1f}). {LONGER}"
+        return untrained("not", own, f"uniform values ({uniform.nelbo:.1f})")
     if independent.excess <= SURE * independent.excess_se:
-        return (
-            f"The network is barely trained: {own}, no better than independent {words.parts} of each class "
-            f"({independent.nelbo:.1f}); uniform values have {uniform.nelbo:.1f}. {LONGER}"
-        )
+        than = f"independent {words.parts} of each class ({independent.nelbo:.1f})"
+        return untrained("barely", own, than, f"; uniform values have {uniform.nelbo:.1f}")
     return (
         f"The network has learned how {words.parts} depend on each other: {own}, below the {independent.nelbo:.1f} of "
         f"independent {words.parts} of each class by {independent.excess:.1f} ± {independent.excess_se:.1f}."

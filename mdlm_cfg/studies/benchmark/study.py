@@ -142,7 +142,7 @@ class Benchmark(Settings):
 
     def check(self, case: Case) -> None:
         """Refuse what `benchmark` says, and settings that it would ignore."""
-        _ = self._entries
+        _ = self._entries  # reading them refuses wrong ones
         if not self._targets:
             raise UserError("no target was given: give names of targets, or leave targets out for all")
         refuse_namesakes("targets", {k: target.name for k, target in enumerate(self._targets)})
