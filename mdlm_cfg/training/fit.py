@@ -49,18 +49,12 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
     checkpoint = read_checkpoint(path)
     saved = checkpoint["hyper_parameters"]
     check_same_data(path, saved["data"], record["data"])
-    kind = {
-        part: {TARGET: part_of[TARGET]}
-        for part, part_of in (("there", saved["optimizer"]), ("here", record["optimizer"]))
-    }
-    for name, there, here in (
-        ("network", saved["net"], record["net"]),
-        ("objective", saved["objective"], record["objective"]),
-        ("optimizer", kind["there"], kind["here"]),
-    ):
+    for part, name in (("net", "network"), ("objective", "objective"), ("optimizer", "optimizer")):
+        there = saved[part]
+        here = record[part]
         changes = [
             f"{key} = {there.get(key)} there and {here.get(key)} here"
-            for key in sorted({*there, *here})
+            for key in ([TARGET] if part == "optimizer" else sorted({*there, *here}))
             if not alike(there.get(key), here.get(key))
         ]
         if changes:
