@@ -17,9 +17,9 @@ from torch import Tensor
 from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge
-from mdlm_cfg.compare.metrics import sign_beyond, total_variation
+from mdlm_cfg.compare.metrics import sign_beyond, sure_of, total_variation
 from mdlm_cfg.compare.mixtures import component_usage
-from mdlm_cfg.studies.common import SURE, as_images, held_out_of
+from mdlm_cfg.studies.common import as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
@@ -214,10 +214,15 @@ def _shown(case: Case, data: Tensor, pictures: Mapping[Guidance, Mapping[Any, Te
 
 @dataclass(frozen=True)
 class Distance:
-    """An energy distance to the data: the name of its column, and its root mean square for test images."""
+    """An energy distance to the data, by which some sets are compared.
+
+    Attributes:
+        name: of its column. noise: its root mean square for test images. num_sets: how many sets are compared.
+    """
 
     name: str
     noise: float
+    num_sets: int
 
     def of(self, row: ImageSetRow) -> float:
         """How far a set is from the data."""
@@ -225,7 +230,7 @@ class Distance:
 
     def chance(self, a: ImageSetRow, b: ImageSetRow) -> float:
         """A difference of two sets that may be chance; that they have samples in common is not counted on."""
-        return SURE * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, self.noise, self.noise)
+        return sure_of(self.num_sets) * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, self.noise, self.noise)
 
     def nearer(self, a: ImageSetRow, b: ImageSetRow) -> int:
         """1 where b is surely nearer to the data than a, -1 where it is surely farther, else 0."""
@@ -237,26 +242,43 @@ Compared = tuple[ImageSetRow, ImageSetRow, int]  # a set without moves, one with
 
 def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None]) -> list[str]:
     """Whether moves bring samples nearer to the data at the strongest guidance, and are worth their calls."""
-    far = next((Distance(name, value) for name in FAR if (value := noise[name]) is not None), None)
-    if far is None:
-        return ["There are too few test images to tell differences from chance."]
     top = strongest(rows)
     sets = [row for row in where(rows, w=top) if row.start != HELD_OUT]
+    far = next((Distance(name, value, len(sets)) for name in FAR if (value := noise[name]) is not None), None)
+    if far is None:
+        return ["There are too few test images to tell differences from chance."]
     return _of_strength(top, effects_of(sets, far), far)
 
 
 def effects_of(sets: Sequence[ImageSetRow], far: Distance) -> dict[str, Compared]:
     """What moves change after one sampler at "best" and at "worst", and what they are worth by "calls".
 
-    That is the nearest set with moves beside the nearest one without, of no more calls.
+    The last is a set with moves beside the nearest one without, of no more calls. Each is the largest change of those
+    that are no chance, and the largest of all where none is: the largest of several may be one that is noisy.
     """
     before = {(row.start, row.move): row for row in sets if not row.moves}
     pairs = [(before[row.start, row.move], row) for row in sets if row.moves]
-    gains = [far.of(old) - far.of(row) for old, row in pairs]
-    near = min((row for _, row in pairs), key=far.of)
-    plain = min((row for row in before.values() if row.calls <= near.calls), key=far.of)
-    ends = {"best": pairs[gains.index(max(gains))], "worst": pairs[gains.index(min(gains))], "calls": (plain, near)}
-    return {name: (*pair, far.nearer(*pair)) for name, pair in ends.items()}
+
+    def gain(pair: tuple[ImageSetRow, ImageSetRow]) -> float:
+        return far.of(pair[0]) - far.of(pair[1])
+
+    best = max([pair for pair in pairs if far.nearer(*pair) > 0] or pairs, key=gain)
+    worst = min([pair for pair in pairs if far.nearer(*pair) < 0] or pairs, key=gain)
+    found = {name: (*pair, far.nearer(*pair)) for name, pair in (("best", best), ("worst", worst))}
+    return found | {"calls": _worth([row for _, row in pairs], list(before.values()), far)}
+
+
+def _worth(after: Sequence[ImageSetRow], before: Sequence[ImageSetRow], far: Distance) -> Compared:
+    """A set with moves that is nearer than all without that have no more calls, beside the nearest of those."""
+
+    def plain(row: ImageSetRow) -> list[ImageSetRow]:
+        return [old for old in before if old.calls <= row.calls]
+
+    def nearer(row: ImageSetRow) -> int:
+        return min(far.nearer(old, row) for old in plain(row))
+
+    near = min([row for row in after if nearer(row) > 0] or after, key=far.of)
+    return min(plain(near), key=far.of), near, nearer(near)
 
 
 def _of_strength(g: Guidance, effects: Mapping[str, Compared], far: Distance) -> list[str]:
@@ -267,14 +289,16 @@ def _of_strength(g: Guidance, effects: Mapping[str, Compared], far: Distance) ->
         what = f"energy distance in {far.name.removeprefix('energy_')}"
         return f'{phrase(row.moves, row.move)} after "{row.start}" ({what} {values})'
 
-    best, worst, (plain, near, pays) = effects.values()
+    best, worst, (plain, near, sign) = effects.values()
+    pays = sign > 0
     does = "bring samples nearer" if best[-1] > 0 else "do not bring samples measurably nearer"
-    said = [f"At w = {g.label} moves {does} to the data: at best {change(*best)}."]
+    most = "most beyond chance by" if best[-1] > 0 else "at best"
+    said = [f"At w = {g.label} moves {does} to the data: {most} {change(*best)}."]
     if worst[-1] < 0:
         said.append(f"Some move samples away from the data: {change(*worst)}.")
     return [
         *said,
-        f"Moves {'are' if pays > 0 else 'are not measurably'} worth their calls: the nearest set with moves has "
-        f"{short(far.of(near))} with {near.calls} calls; the nearest without moves has {short(far.of(plain))} with "
-        f'{plain.calls} ("{plain.start}").',
+        f"Moves {'are' if pays else 'are not measurably'} worth their calls: {'a' if pays else 'the nearest'} set with "
+        f"moves has {short(far.of(near))} with {near.calls} calls; the nearest of those without moves and with no more "
+        f'calls has {short(far.of(plain))} with {plain.calls} ("{plain.start}").',
     ]
