@@ -15,6 +15,7 @@ from torch import Tensor
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.likelihood import Bound, Likelihood, exact_likelihood, exact_nll, likelihood, nelbo_bound
+from mdlm_cfg.compare.metrics import student
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.common import WHO
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats
@@ -223,7 +224,7 @@ class LikelihoodStudy(Settings):
         num_test = len(case.data.test_examples()[0])
         facts = {"num_images": min(self.num_images, num_test), "num_test": num_test, "num_draws": NUM_DRAWS}
         how = OF_OTHERS.format(num_test, NUM_DRAWS, facts["num_images"])
-        return Findings(case.plan, _blocks(rows, how), verdict_of_bounds(rows), facts)
+        return Findings(case.plan, _blocks(rows, how), verdict_of_bounds(rows, facts["num_images"]), facts)
 
 
 def _labelled(case: Case, label: str) -> tuple[Tensor, Tensor | None]:
@@ -312,8 +313,12 @@ def _known(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def verdict_of_bounds(rows: Listed) -> list[str]:
-    """The NELBO, how far orders disagree, and what the data's own distribution has, with the class and without."""
+def verdict_of_bounds(rows: Listed, num_images: int) -> list[str]:
+    """The NELBO, how far orders disagree, and what the data's own distribution has, with the class and without.
+
+    Args:
+        num_images: examples that were taken apart order by order.
+    """
     said = []
     for row in rows["likelihoods"]:
         head = LABELS[row.label]
@@ -323,11 +328,11 @@ def verdict_of_bounds(rows: Listed) -> list[str]:
         _, best = ends(where(rows["bounds"], label=row.label), "orders")
         known = row.entropy is not None
         own = f"; the data's own distribution has {_nats(_known(row.entropy), row.entropy_se)}" if known else ""
-        said.append(f"{head}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}{_of_fall(best)}{own}.")
+        said.append(f"{head}, the NELBO is {_nats(row.nelbo, row.nelbo_se)}{_of_fall(best, num_images)}{own}.")
     return said
 
 
-def _of_fall(best: BoundRow) -> str:
+def _of_fall(best: BoundRow, num_images: int) -> str:
     """How far the most orders lower the bound."""
     bits = f"{short(best.bits_per_dim)} bits per dimension"
     fall = f"{short(best.fall)} ± {short(best.fall_se)}"
@@ -335,7 +340,7 @@ def _of_fall(best: BoundRow) -> str:
         return f", {bits}"
     if abs(best.fall) < SAME:
         return f", {bits}; all orders agree"
-    if best.fall > CLEAR * best.fall_se:
+    if best.fall > student(CLEAR, num_images) * best.fall_se:
         return (
             f"; {best.orders} orders lower the bound by {fall}, so the order gap is at least that large. The bound is "
             f"then {_nats(best.nats, best.nats_se)}, {bits}"

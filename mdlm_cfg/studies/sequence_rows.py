@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, sure_of
+from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, student, sure_of
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.common import CALLS, SAMPLER, SURE
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_sentence
@@ -109,7 +109,13 @@ def _more_impossible(a: Measured, b: Measured, num: int, sure: float = SURE) -> 
 
 def _likelier(a: Measured, b: Measured, num: int) -> int:
     """`_clear` of likelihoods: those of a set are 0 where the class does not allow a sequence, so that counts first."""
-    return -_more_impossible(a, b, num) or _clear(a.log_prob, b.log_prob, a.log_prob_se, b.log_prob_se)
+    return -_more_impossible(a, b, num) or _likelier_where_possible(a, b, num)
+
+
+def _likelier_where_possible(a: Measured, b: Measured, num: int, sure: float = SURE) -> int:
+    """`_clear` of the mean log-likelihoods of those sequences that the class allows."""
+    fewest = round(num * (1 - max(a.impossible, b.impossible)))
+    return _clear(a.log_prob, b.log_prob, a.log_prob_se, b.log_prob_se, sure=student(sure, fewest))
 
 
 def _show(value: float | None, digits: int) -> str:
@@ -126,7 +132,8 @@ def _likelihoods(a: Measured, b: Measured) -> str:
 
 def _of_guidance(exact: SetRow, own: SetRow, w: Guidance, num: int) -> str:
     """The effect of exact guidance on the class posterior and the likelihood."""
-    surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se)
+    sure = student(SURE, num)
+    surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se, sure=sure)
     return (
         f"At w = {w.label}, exact guided samples identify their class {COMPARED[surer].format('clearly')} samples of "
         f"the class itself (posterior {_show(exact.posterior, 3)} and {_show(own.posterior, 3)}), and under the class "
@@ -163,12 +170,12 @@ def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
             f"({percent(fewest[0].impossible, 1)})."
         ]
     worst, best = ends(possible, "log_prob")
-    if _clear(best.log_prob, worst.log_prob, best.log_prob_se, worst.log_prob_se, sure=sure):
+    if _likelier_where_possible(best, worst, num, sure):
         return [
             f"{head} {worst.sampler.label} has the least likely sequences ({_show(worst.log_prob, 1)} nats) and "
             f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
         ]
-    clearest = _clearest(possible, sure)
+    clearest = _clearest(possible, num, sure)
     if clearest is not None:
         more, less = clearest
         return [
@@ -178,13 +185,9 @@ def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
     return [f"{head} none has a clearly higher log-likelihood than another."]
 
 
-def _clearest(rows: Sequence[OrderRow], sure: float) -> tuple[OrderRow, OrderRow] | None:
+def _clearest(rows: Sequence[OrderRow], num: int, sure: float) -> tuple[OrderRow, OrderRow] | None:
     """Of two rows the one with the clearly higher log-likelihood, and the other: the two that are furthest apart."""
-    pairs = [
-        (a, b)
-        for a, b in permutations(rows, 2)
-        if _clear(a.log_prob, b.log_prob, a.log_prob_se, b.log_prob_se, sure=sure) > 0
-    ]
+    pairs = [(a, b) for a, b in permutations(rows, 2) if _likelier_where_possible(a, b, num, sure) > 0]
     return max(pairs, key=lambda pair: (pair[0].log_prob or 0.0) - (pair[1].log_prob or 0.0), default=None)
 
 

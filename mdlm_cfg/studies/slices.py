@@ -152,11 +152,24 @@ def answers_of(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None
 def posterior_of(case: Case, s: Slice) -> float:
     """p(z | known pixels), of the exact conditionals where there are any."""
     denoiser = case.denoisers.get(EXACT, case.denoisers[case.judged])
-    labels = case.data.test_examples()[1].long()
-    shares = labels.bincount(minlength=case.data.num_classes).double() / len(labels)
-    weights = shares if case.target is None else case.target.class_weights
     generator = generator_for("order of the known pixels", case.plan.seed, s.image)
-    return float(class_posterior(denoiser, s.state, weights, generator)[s.target_class])
+    return float(class_posterior(denoiser, s.state, class_weights_of(case), generator)[s.target_class])
+
+
+def class_weights_of(case: Case) -> Tensor:
+    """p(z), float64 (K,): where it is not known, the shares of the training examples, of which the mixture consists.
+
+    The test examples may have other ones, and may lack a class.
+    """
+    data = case.data
+    if case.target is not None:
+        weights: Tensor = case.target.class_weights
+        return weights
+    if data.example_kind is None:
+        counts = data.test_examples()[1].long().bincount(minlength=data.num_classes)
+    else:
+        counts = torch.tensor([len(data.train_examples(k, generator_for("shares"))) for k in range(data.num_classes)])
+    return counts.double() / counts.sum()
 
 
 def draws_of_slice(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:

@@ -18,6 +18,7 @@ from mdlm_cfg.compare.metrics import (
     kl_divergence,
     least_tv,
     mean_and_covariance,
+    most_tv,
     multinomial_counts,
     recognised,
     relative_difference,
@@ -227,7 +228,7 @@ def test_shares_of_many_differ_by_their_own_difference_and_error() -> None:
 def test_the_distance_behind_samples_is_in_its_interval_however_few_they_are(
     cells: int, num: int, share: float
 ) -> None:
-    """Between `least_tv` and the high end of the bootstrap, also where samples leave out states."""
+    """Between `least_tv` and `most_tv`, also where samples leave out states."""
     g = generator_for("interval", cells, num)
     law, other = torch.rand(2, cells, generator=g, dtype=torch.float64).log().neg()
     reference = law / law.sum() * (1 - share) + other / other.sum() * share
@@ -235,8 +236,23 @@ def test_the_distance_behind_samples_is_in_its_interval_however_few_they_are(
     held = 0
     for _ in range(40):
         x = torch.multinomial(law, num, replacement=True, generator=g)[:, None]
-        held += least_tv(reference, x) <= truth <= sampled_tv(reference, x, 50, g).high
+        held += least_tv(reference, x) <= truth <= most_tv(sampled_tv(reference, x, 50, g), num)
     assert held >= 34  # of 40, where at least 38 are expected; below 34 by chance once in 400
+
+
+@pytest.mark.parametrize("num", [2, 5, 20, 200])
+@pytest.mark.parametrize("rare", [0.01, 0.1])
+@pytest.mark.parametrize("usual", [0.0, 0.03])
+def test_samples_without_rare_states_do_not_show_that_there_are_none(num: int, rare: float, usual: float) -> None:
+    """Of all counts of a rare state, those whose interval leaves out the truth have 1 of 20 together at most."""
+    law = torch.tensor([1 - usual, usual], dtype=torch.float64)
+    missed = 0.0
+    for count in range(num + 1):
+        x = (torch.arange(num) < count).long()[:, None]
+        high = most_tv(sampled_tv(law, x, generator=generator_for("rare", count)), num)
+        chance = math.comb(num, count) * rare**count * (1 - rare) ** (num - count)
+        missed += chance * (high < abs(rare - usual))
+    assert missed < 0.05
 
 
 def test_few_samples_show_a_large_distance() -> None:

@@ -34,7 +34,7 @@ from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, SliceRow, completions_of, verdict_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
-from mdlm_cfg.studies.slices import Slice, hidden_pixels, marginal_of
+from mdlm_cfg.studies.slices import Slice, hidden_pixels, marginal_of, posterior_of
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
@@ -164,6 +164,21 @@ def test_without_a_known_truth_nothing_is_said_of_the_conditionals_error(tmp_pat
     sections = sections_of(findings, tmp_path)
     head = SliceRow.__dataclass_fields__["conditionals_error"].metadata["head"]
     assert not any(head in section.table.columns for section in sections if section.table)
+
+
+def test_the_posterior_has_the_shares_of_the_training_examples_also_of_a_class_that_the_test_lacks() -> None:
+    counts = torch.tensor([1, 4, 15], dtype=torch.float64)
+    data = data_of(known=False)
+    x, labels = data.test_examples()
+    tested = (x[labels != 2], labels[labels != 2])
+    data.test_examples, data.example_kind = lambda: tested, "images"
+    data.train_examples = lambda k, generator: torch.zeros(int(counts[k]), SIDE * SIDE)
+    target = mixture()
+    case = Case.of(data, target.denoiser(), plan_of((0, 2)))
+    for s in Inpainting(FREE, images=[0]).slices(case):
+        each = torch.stack([target.log_prob(s.state[None], torch.tensor([k]))[0] for k in range(3)])
+        expected = (each + (counts / 20).log()).softmax(0)[s.target_class]
+        assert posterior_of(case, s) == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_the_picture_shows_the_hidden_pixels_and_what_is_around_them(blurred: Findings) -> None:

@@ -16,6 +16,7 @@ from study_cases import CASES, PIXELS, TABLE
 from torch import Tensor
 
 from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, TableMixture, UserError
+from mdlm_cfg.chain.policies import POLICIES
 from mdlm_cfg.chain.policy_names import parse_policy
 from mdlm_cfg.studies import own_model, profile, samplers, sequence_rows
 from mdlm_cfg.studies.calibration import CalibrationStudy
@@ -427,6 +428,22 @@ def test_orders_that_clearly_differ_are_named_where_the_extremes_have_large_erro
     rows = [order_row(name, log_prob=mean, log_prob_se=error) for name, (mean, error) in found.items()]
     (said,) = sequence_rows._of_orders(rows, Guidance(2.0), 1000)
     assert "uniform" in said and "fixed_order" in said and "rate" not in said and "margin" not in said
+
+
+@pytest.mark.parametrize("num", [2, 3, 5, 20])
+def test_few_sequences_of_equal_orders_rarely_differ(num: int) -> None:
+    """The errors are those of few values themselves: in at most 1 of 20 reports two of six equal sets differ."""
+    generator = torch.Generator().manual_seed(num)
+    said = 0
+    for _ in range(200):
+        x = torch.randn(len(POLICIES), num, generator=generator)
+        errors = x.std(dim=1) / math.sqrt(num)
+        rows = [
+            order_row(name, log_prob=mean, log_prob_se=error)
+            for name, mean, error in zip(sorted(POLICIES), x.mean(dim=1).tolist(), errors.tolist())
+        ]
+        said += bool(re.search(r"[0-9] nats", sequence_rows._of_orders(rows, Guidance(0.0), num)[0]))
+    assert said <= 20  # of 200, where at most 10 are expected; more than 20 by chance once in 900
 
 
 def test_all_samplers_and_steps_that_tie_are_named() -> None:

@@ -12,7 +12,7 @@ from mdlm_cfg.chain.denoiser import Denoiser, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.divergence import divergence_from_sampler
-from mdlm_cfg.compare.metrics import expected_sampling_tv, least_tv, sampled_tv, total_variation
+from mdlm_cfg.compare.metrics import expected_sampling_tv, least_tv, most_tv, sampled_tv, total_variation
 from mdlm_cfg.laws.stepped import FrozenChain, freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import Sampler
@@ -144,6 +144,6 @@ class Bench:
             tv = sampled_tv(reference, x, generator=generator)
             found[f"tv_{name}"] = tv.value
             found[f"tv_{name}_low"] = least_tv(reference, x)
-            found[f"tv_{name}_high"] = tv.high
+            found[f"tv_{name}_high"] = most_tv(tv, n)
             found[f"noise_floor_{name}"] = expected_sampling_tv(reference, n)
         return found
