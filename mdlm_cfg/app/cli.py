@@ -145,7 +145,7 @@ def _run_work(name: str) -> None:
     except SystemExit as error:
         code = int(error.code or 0)
     except Exception as error:
-        found = unreadable(error, sys.argv[1:])
+        found = unreadable(error, sys.argv[1:], CONFIGS)
         if sweep is None or not is_of_failed_jobs(error, sweep):
             failures.append(Failure("", found, suggestion(str(error), CONFIGS, name) if found is error else ""))
     finally:

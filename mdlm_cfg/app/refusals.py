@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import traceback
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.overrides import given_for, values_of
@@ -26,6 +29,8 @@ FOLDERS_OF_HYDRA = {
     "hydra.output_subdir": None,
     "hydra.job.chdir": False,
 }
+FOLDERS_OF_FILES = ("--config-dir", "-cd", "--config-path", "-cp")  # options of hydra
+MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN = ("--info", "-i")  # options that may have a value: a word
 VALUED = (  # options that have a value
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
@@ -122,12 +127,17 @@ def refuse_one_wandb_run(logger: Mapping[str, Any] | None) -> None:
         )
 
 
-def unreadable(error: Exception, arguments: Sequence[str]) -> Exception:
+def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exception:
     """A sentence for what hydra itself does not name: settings below null, or a file of YAML without settings.
 
     Args:
-        error: what was raised; it is returned if it is another one. arguments: of the command line.
+        error: what was raised; it is returned if it is another one. arguments: of the command line. configs: where the
+            files of the command are.
     """
+    if isinstance(error, HydraException | UnicodeDecodeError) and (
+        said := _encoding([*arguments, str(error)], configs)
+    ):
+        return UserError(said)
     if isinstance(error, AssertionError | AttributeError) and _is_of("omegaconf", error):
         return _below_null(arguments) or error
     if isinstance(error, RecursionError):  # while settings are composed, before any work
@@ -136,6 +146,27 @@ def unreadable(error: Exception, arguments: Sequence[str]) -> Exception:
     if is_of_a_file or "Invalid defaults list" in str(error) or (type(error) is ValueError and _is_of("hydra", error)):
         return UserError(f"a configuration file cannot be used: {error}")
     return error
+
+
+def _encoding(texts: Sequence[str], configs: Path) -> str | None:
+    """What is said of a file that arguments, or hydra, name and that is not plain UTF-8; None where all are.
+
+    With a byte order mark hydra does not see the first line, # @package _global_.
+    """
+    parts = [part for text in texts for part in text.split("=")]
+    folders = [configs, *(Path(after) for before, after in pairwise(parts) if before in FOLDERS_OF_FILES)]
+    names = {Path(word).name for text in texts for word in re.split(r"[^\w./-]+", text)}
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
+        if not {path.stem, path.name} & names or not path.is_file():
+            continue
+        content = path.read_bytes()
+        if content.startswith(MARKS):
+            return f"{path} begins with a byte order mark: save it as UTF-8 without one"
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            return f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+    return None
 
 
 def _below_null(arguments: Sequence[str]) -> UserError | None:

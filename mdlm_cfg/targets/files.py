@@ -111,9 +111,9 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
             return {name: _read_array(archive, held[name]) for name in (*required, *optional) if name in held}
     except (UserError, MemoryError):
         raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile, zlib and numpy's parser of headers raise whatever they meet
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is of a place before the beginning
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
         how = ", ".join(f"{name}=..." for name in required)
         raise UserError(
             f"{path} is not a readable .npz of arrays ({' '.join(str(error).split())}): write it with "

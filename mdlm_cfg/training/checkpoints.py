@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mdlm_cfg.support.checked_io import Damaged, load
 from mdlm_cfg.support.errors import UserError
@@ -20,6 +24,7 @@ RECORDED = ("net", "objective", "optimizer", "data", "config", "seed")  # of a r
 # the format changes when an older checkpoint cannot be read any more
 WRITTEN_BY = "mdlm_cfg"
 FORMAT = 2
+OUTLINE = "outline"  # an entry: see `outline_of`; checkpoints of earlier versions have none
 
 
 def run_folder_of(checkpoint: Path) -> Path:
@@ -94,6 +99,20 @@ def stamp() -> dict[str, Any]:
     except metadata.PackageNotFoundError:  # run from its sources
         version = "unknown"
     return {"written_by": WRITTEN_BY, "format": FORMAT, "version": version}
+
+
+def outline_of(checkpoint: Mapping[str, Any]) -> str:
+    """A hash of all that a checkpoint holds, but of tensors only their shapes and types: what is gone from it shows."""
+    content = {key: value for key, value in checkpoint.items() if key != OUTLINE}
+    return sha256(_outline(content).encode()).hexdigest()[:16]
+
+
+def _outline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ",".join(sorted(f"{key!r}:{_outline(item)}" for key, item in value.items())) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_outline, value)) + "]"
+    return f"{value.dtype}{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mdlm_cfg.support.instantiate import TARGET
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import alike
 from mdlm_cfg.support.signals import interrupts_given_back
-from mdlm_cfg.training.checkpoints import read_checkpoint
+from mdlm_cfg.training.checkpoints import OUTLINE, outline_of, read_checkpoint
 from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import check_same_data
@@ -47,6 +47,8 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
         UserError: it cannot.
     """
     checkpoint = read_checkpoint(path)
+    if checkpoint.get(OUTLINE, outline := outline_of(checkpoint)) != outline:
+        raise _changed(path)
     saved = checkpoint["hyper_parameters"]
     check_same_data(path, saved["data"], record["data"])
     for part, name in (("net", "network"), ("objective", "objective"), ("optimizer", "optimizer")):
@@ -176,10 +178,15 @@ def _not_begun(path: str | Path | None, trainer: Trainer) -> Iterator[None]:
             raise NotBegun(" ".join(str(error).split())) from error
         if path is None or begun.has_begun or is_lack_of_memory(error) or isinstance(error, UserError):
             raise
-        raise NotBegun(
-            f"training cannot resume from the checkpoint {path}: its contents were changed, or another version of "
-            f"mdlm_cfg or Lightning wrote it"
-        ) from error
+        raise _changed(path) from error
+
+
+def _changed(path: str | Path) -> NotBegun:
+    """The error of a checkpoint whose contents are not those of a run."""
+    return NotBegun(
+        f"training cannot resume from the checkpoint {path}: its contents were changed, or another version of mdlm_cfg "
+        "or Lightning wrote it"
+    )
 
 
 def _is_refused_by_lightning(error: Exception) -> bool:

@@ -120,6 +120,12 @@ def check_same_data(path: str | Path, saved: Mapping[str, Any], here: Mapping[st
             raise UserError(
                 f"the checkpoint {path} was trained on other data: the values of {here['name']} had other names"
             )
+        grids = [list(data.get("grid_shape", here["grid_shape"])) for data in (saved, here)]
+        if grids[0] != grids[1]:
+            raise UserError(
+                f"the checkpoint {path} was trained on a grid {grids[0]}, and {here['name']} has {grids[1]} here: give "
+                "the data of then, or train again"
+            )
         return
     there, now = (data.get("num_held_out", 0) for data in (saved, here))  # a checkpoint of earlier versions: none
     if saved["name"] == here["name"] and there != now:
@@ -174,6 +180,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
         raise UserError(
             f"the weights in {path} do not fit the network recorded there: another version of it wrote them"
         ) from error
+    _check_shape(path, saved["data"], net)
     return LoadedRun(
         path=path,
         net=net.eval(),
@@ -185,6 +192,19 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
         progress=done if isinstance(done := checkpoint.get("progress"), float) else None,
         begun_with=str(checkpoint.get(BEGUN) or ""),
     )
+
+
+def _check_shape(path: Path, data: Mapping[str, Any], net: nn.Module) -> None:
+    """Raise UserError unless data as a checkpoint describes them have the shape that its network takes."""
+    grid = data.get("grid_shape")
+    has_grid = isinstance(grid, list | tuple) and all(type(side) is int and side > 0 for side in grid)
+    there = (data.get("num_tokens"), data.get("num_classes"), math.prod(grid) if has_grid and grid else None)
+    if there != (net.num_tokens, net.num_classes, net.num_dims):
+        shown = ", ".join(f"{name} = {data.get(name)}" for name in ("num_tokens", "num_classes", "grid_shape"))
+        raise UserError(
+            f"the checkpoint {path} was changed: its data ({shown}) do not fit its network (num_tokens = "
+            f"{net.num_tokens}, num_classes = {net.num_classes}, num_dims = {net.num_dims})"
+        )
 
 
 def build_net(settings: Mapping[str, Any], trusted: Collection[str] = ()) -> nn.Module:

@@ -25,7 +25,7 @@ from mdlm_cfg.support.checked_io import Unreadable, store
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.support.signals import INTERRUPTS, Repeats, interrupts_given_back
-from mdlm_cfg.training.checkpoints import BEST, LAST
+from mdlm_cfg.training.checkpoints import BEST, LAST, OUTLINE, outline_of
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.unfinished import BEGUN
 
@@ -59,7 +59,7 @@ class WholeFiles(TorchCheckpointIO):
             UserError: code of the user's own has put something into the checkpoint that nobody could read again.
         """
         try:
-            store(checkpoint, path)
+            store(checkpoint | {OUTLINE: outline_of(checkpoint)}, path)
         except Unreadable as error:
             raise UserError(
                 f"{error}: give that of your own callbacks, network and optimiser tensors, numbers, text, lists and "

@@ -282,10 +282,11 @@ def test_any_configuration_is_answered_or_refused_in_a_sentence(
         (b"w: 1\nseed: [8\nname: a\n", "3"),  # which is where it stops making sense
         (b"seed: 8\nname:\ta\n\tb: c\n", "2"),
         (b"seed: 8\nseed: 9\n", "2"),
-        (b"seed: 8\n\nname: \xe9\n", None),
+        (b"seed: 8\n\nname: \xe9\n", "UTF"),
+        (b"\xef\xbb\xbf# @package _global_\nseed: 8\n", "UTF"),
         (b"seed: 8\nname: {a\n", "3"),
         (b"seed: 8 # \x01\n", ""),
-        ("seed: 3\n".encode("utf-16"), None),
+        ("seed: 3\n".encode("utf-16"), "UTF"),
         (b"5\n", None),
         (b"# @package _global_\n1.5\n", None),
         (b"seed: 3\n", None),

@@ -76,6 +76,27 @@ def test_other_data_are_refused(checkpoint: Path) -> None:
         load_run(checkpoint).check_data(other)
     with pytest.raises(UserError, match=rf"small .*{description['fingerprint']}.*other .*\b0\b"):
         check_resume(checkpoint, dict(small_module(small_data()).hparams) | {"data": other})
+    with pytest.raises(UserError, match=r"grid .*\[1, "):
+        load_run(checkpoint).check_data(description | {"grid_shape": [1, *description["grid_shape"]]})
+
+
+def test_no_training_goes_on_from_a_checkpoint_that_was_changed(checkpoint: Path, tmp_path: Path) -> None:
+    """Parts that are gone would begin anew without a word."""
+    changes: list[Callable[[dict[str, Any]], object]] = [
+        lambda c: c["optimizer_states"].clear(),
+        lambda c: c["optimizer_states"][0]["state"].clear(),
+        lambda c: c["optimizer_states"][0]["state"].popitem(),
+        lambda c: c.update(callbacks={}),
+        lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready=0),
+        lambda c: c.pop("current_model_state"),
+        lambda c: c["hyper_parameters"]["config"].update(seed=-1),
+    ]
+    here = small_module(small_data()).hparams
+    check_resume(tampered(checkpoint, tmp_path / "last.ckpt", lambda c: c), here)
+    for number, change in enumerate(changes):
+        with pytest.raises(UserError, match=r"last\.ckpt"):
+            check_resume(tampered(checkpoint, tmp_path / "last.ckpt", change), here)
+            raise AssertionError(number)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +138,9 @@ def tampered(checkpoint: Path, path: Path, change: Callable[[dict[str, Any]], ob
         (lambda c: c["hyper_parameters"]["net"].update(odd=1), r"net\.odd .*GridTransformer.*num_tokens"),
         (lambda c: c["hyper_parameters"]["net"].update(width="wide"), r"net\.width = 'wide'"),
         (lambda c: c["hyper_parameters"]["net"].update(width=32), r"last\.ckpt"),
+        (lambda c: c["hyper_parameters"]["data"].update(grid_shape=[7, 3]), r"last\.ckpt .*grid_shape = \[7, 3\]"),
+        (lambda c: c["hyper_parameters"]["data"].update(grid_shape=None), r"last\.ckpt .*grid_shape = None"),
+        (lambda c: c["hyper_parameters"]["data"].pop("num_classes"), r"last\.ckpt .*num_classes = None"),
     ],
 )
 def test_older_foreign_and_incomplete_checkpoints_are_refused(
