@@ -105,6 +105,15 @@ def test_a_header_that_promises_much_is_refused_unread(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("gone", [1, 30, 200])
+def test_a_file_without_its_beginning_is_damaged_and_not_a_fault_of_the_disk(gone: int, tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    np.savez(path, class_pmfs=np.full((2, 2, 2), 0.25), class_weights=np.full(2, 0.5))
+    path.write_bytes(path.read_bytes()[gone:])
+    with pytest.raises(UserError, match=r"numpy\.savez"):
+        load_table(path)
+
+
 @st.composite
 def contents(draw: st.DrawFn) -> dict[str, np.ndarray]:
     """Arrays that may be a mixture: right ones, right ones with something wrong, and others."""
