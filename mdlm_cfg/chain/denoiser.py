@@ -315,6 +315,8 @@ def check_shape_of(answer: Any, expected: tuple[int, ...], whose: str = "") -> N
             f"{whose}the denoiser returns shape {tuple(answer.shape)} and must return {expected}: a row of "
             "log-probabilities of the values 0..N-1 for every coordinate, without the mask"
         )
+    if answer.is_complex():
+        raise UserError(f"{whose}the denoiser returns complex numbers ({answer.dtype}) and must return real ones")
 
 
 def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor, asked: object) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser, check_shape
 from mdlm_cfg.chain.guidance_schedules import Calibrated, Interval, LinearRamp, PerCount, schedule_name
-from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
+from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of, log_rate_of
 from mdlm_cfg.chain.nucleus import check_filter, filter_values
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
-from mdlm_cfg.chain.rules import CFG, Rule
+from mdlm_cfg.chain.rules import CFG, Rule, bound
 from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError, shown
@@ -241,7 +241,7 @@ class Guidance:
     def rho_of(self, denoiser: Denoiser, target_class: int | None) -> Callable[[Tensor], Tensor]:
         """`log_rho` as a function of partial states alone, as `rates_of`."""
         table = self.table_of(denoiser)
-        log_rho = self.rule.bind(denoiser, target_class, table)
+        log_rho = bound(self.rule, denoiser, target_class, table)
         if not self.filters:
             return log_rho
         return lambda tokens: filter_values(log_rho(tokens), self.temperature, self.top_p, max(table))
@@ -251,7 +251,7 @@ class Guidance:
         if self.kind.is_rho:
             return log_rho
         log_z = unrolled_logsumexp(log_rho, dim=-1)[..., None]
-        log_rate = self.kind.log_rate(log_z.clone())  # it may write over its copy
+        log_rate = log_rate_of(self.kind, log_z)
         return log_rho - torch.where(log_z == NEG_INF, 0.0, log_z - log_rate)
 
 

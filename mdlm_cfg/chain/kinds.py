@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.support.by_value import ByValue, fields_in_words, value_key
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.instantiate import calling, is_ours
@@ -97,6 +98,32 @@ class Normalized(Kind):
 
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (Rate(), Normalized())}
+
+
+def log_rate_of(kind: Kind, log_z: Tensor) -> Tensor:
+    """`Kind.log_rate`, of a kind of one's own checked: a law would lose what is no rate, or have it as one.
+
+    Raises:
+        UserError: a rate that is NaN or infinite, or 0 where Z is not, or the other way round; or another shape.
+    """
+    found = kind.log_rate(log_z.clone())  # it may write over its copy
+    if is_ours(type(kind)):
+        return found
+    if found.shape != log_z.shape:
+        raise UserError(
+            f"the log_rate of the kind {kind.name!r} returns the shape {tuple(found.shape)} for log Z of "
+            f"shape {tuple(log_z.shape)}: it must give one rate for each"
+        )
+
+    def explain(row: int, z: Tensor, rate: Tensor) -> str:
+        return (
+            f"the log_rate of the kind {kind.name!r} is {float(rate):g} at log Z = {float(z):g}: it must be a number "
+            "where log Z is, and -inf where it is"
+        )
+
+    wrong = (found.isnan() | found.isposinf() | ((found == NEG_INF) != (log_z == NEG_INF))) & ~log_z.isnan()
+    raise_where(wrong.flatten(), explain, log_z.flatten(), found.flatten())
+    return found
 
 
 def kind_of(kind: Kind | str) -> Kind:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import constant_on, raise_where
-from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.chain.kinds import Kind, log_rate_of
 from mdlm_cfg.chain.nucleus import noise_temperature
 from mdlm_cfg.support.arguments import check_fields
 from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
@@ -186,7 +186,7 @@ class KindPolicy(Policy):
         self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
     ) -> tuple[Tensor | None, Tensor]:
         """See `Policy.preference`."""
-        return None, self.kind.log_rate(log_z)
+        return None, log_rate_of(self.kind, log_z)
 
     def __str__(self) -> str:
         return str(self.kind)

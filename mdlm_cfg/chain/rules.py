@@ -26,6 +26,7 @@ from mdlm_cfg.chain.checks import constant_on, known_within, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, conditionals_under, name_class, name_state
 from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
 from mdlm_cfg.support.errors import UserError, shown
+from mdlm_cfg.support.instantiate import is_ours
 from mdlm_cfg.support.numeric import is_number
 
 NEG_INF = float("-inf")
@@ -108,6 +109,38 @@ class Rule(ByValue, ABC):
 
     def __str__(self) -> str:
         return super().__repr__()
+
+
+def bound(
+    rule: Rule, denoiser: Denoiser, target_class: int | None, table: Sequence[float]
+) -> Callable[[Tensor], Tensor]:
+    """`Rule.bind`; what a rule of one's own answers is checked, as it would end in a law that blames the denoiser.
+
+    Raises:
+        UserError: as `Rule.bind`; in the function, an answer of another shape or type, NaN, or an infinite rate.
+    """
+    log_rho = rule.bind(denoiser, target_class, table)
+    if is_ours(type(rule)):
+        return log_rho
+    mask_id = denoiser.num_tokens
+
+    def checked(tokens: Tensor) -> Tensor:
+        found = log_rho(tokens)
+        wanted = (*tokens.shape, mask_id)
+        if not (isinstance(found, Tensor) and found.is_floating_point() and found.shape == wanted):
+            got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else shown(found)
+            raise UserError(f"the rule {rule} returns {got}, and must return floats of shape {wanted}: log rho")
+        found = found.double()
+
+        def explain(row: int, state: Tensor) -> str:
+            return f"the rule {rule} gives NaN in the partial state {name_state(state.tolist(), mask_id)}"
+
+        is_masked = (tokens == mask_id)[..., None]
+        raise_where(found.isnan() & is_masked, explain, tokens)
+        refuse_infinite_rates(found, tokens, mask_id, target_class, str(rule))
+        return found
+
+    return checked
 
 
 @dataclass(frozen=True, eq=False, repr=False)

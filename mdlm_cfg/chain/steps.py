@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.policies import Policy, RatePolicy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.chain.selections import Selection, Subset, uniform
+from mdlm_cfg.support.instantiate import is_ours
 
 NEG_INF = float("-inf")
 JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
+SHORT_OF_ONE = 1e-6  # what a jump rule of one's own, perhaps in float32, may be below 1 at u = 1
 OF_JUMPS = ("log_z", "u")  # arguments by which a function of one's own is known as one
 
 
@@ -108,8 +111,28 @@ class TimeStep(Step):
     u: float
 
     def _probability(self, log_z: Tensor) -> Tensor:
-        jump = self.jump(log_z.clone(), self._share(log_z))  # it may write over its copy
+        jump = self.jump(log_z.clone(), self._share(log_z)).double()  # it may write over its copy
+        if not is_ours(self.jump):
+            jump = self._checked(jump.expand_as(log_z), log_z)
         return jump.masked_fill(log_z == NEG_INF, 0.0)
+
+    def _checked(self, jump: Tensor, log_z: Tensor) -> Tensor:
+        """The probabilities of a jump rule of one's own; in the last step those short of digits are 1, not a mask left.
+
+        Raises:
+            UserError: what is no probability, which a law would have all the same.
+        """
+
+        def explain(row: int, z: Tensor, found: Tensor) -> str:
+            return (
+                f"the jump rule returns {float(found):g} for log Z = {float(z):g} and u = {self.u:g}: it must be a "
+                "probability, from 0 to 1, and 1 at u = 1"
+            )
+
+        least = 1 - SHORT_OF_ONE if self.u == 1 else 0.0
+        wrong = ~((jump >= least) & (jump <= 1)) & (log_z > NEG_INF)
+        raise_where(wrong.flatten(), explain, log_z.flatten(), jump.flatten())
+        return torch.ones_like(jump) if self.u == 1 else jump
 
     def _share(self, log_z: Tensor) -> Tensor:
         return torch.full((), self.u, dtype=torch.float64, device=log_z.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import is_on_cpu, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class, name_state
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.kinds import Kind
+from mdlm_cfg.chain.kinds import Kind, log_rate_of
 from mdlm_cfg.chain.lattice import Lattice, lattice_of, strides
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.chain.rules import geometric_mean, refuse_infinite
@@ -22,7 +22,7 @@ from mdlm_cfg.support.memory import memory_allowed
 
 NEG_INF = float("-inf")
 MAX_BATCH = 2**16  # partial states in one call of a denoiser
-LOST = 1e-6  # of a law's mass: more than rounding leaves of the largest
+LOST = 1e-9  # of a law's mass: more than rounding leaves of the largest strength
 SMALL_LAW = 2**25  # bytes that there always are: to ask how much there is takes longer than a small law
 MEMORY_SHARE = 0.7  # of the memory there is, that a law may take
 
@@ -90,7 +90,7 @@ def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: Kind, lattice:
         log_exit = log_total - log_base
         log_jump = -log_total[:, None]
     else:
-        log_rate = kind.log_rate(own - log_base[:, None])
+        log_rate = log_rate_of(kind, own - log_base[:, None])
         log_exit = unrolled_logsumexp(log_rate, dim=1)
         log_jump = log_rate - own - log_exit[:, None]
     # nothing leaves, and every edge is -inf

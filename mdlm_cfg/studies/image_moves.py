@@ -148,11 +148,11 @@ class ImageMoves(MovedSets):
 
 
 def usage_of(case: Case, judge: Judge, x: Tensor) -> dict[str, float | None]:
-    """Which components of a mixture the images use, beside the training images; None for images that are not binary.
+    """Which components of a mixture the images use, beside the training images; None of no images, or not binary ones.
 
     The mixture is fitted to the training images of the class (`fit_em`), once in a process.
     """
-    if case.data.num_tokens != 2:
+    if case.data.num_tokens != 2 or not len(x):
         return {"usage_tv": None, "components": None}
     key = ("components", judge.target_class)
     if key not in case.made:

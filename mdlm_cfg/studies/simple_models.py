@@ -18,6 +18,7 @@ from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond
 from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.rows import at_strengths
+from mdlm_cfg.support.numbers import short
 
 UNIFORM = "uniform values"
 
@@ -30,7 +31,9 @@ class NelboRow:
     nelbo: float = in_nats("NELBO", "negative ELBO given the class; for the other models, minus the log-probability")
     excess: float = in_nats("over the network's", "this minus the network's NELBO, on the same examples", digits=2)
     excess_se: float | None = in_nats(
-        "standard error", "standard error of the difference, over examples; absent where it is infinite", digits=2
+        "standard error",
+        "standard error of the difference, over examples; absent where it is infinite, and of a single example",
+        digits=2,
     )
 
 
@@ -62,9 +65,10 @@ def nelbo_rows(network: Tensor, others: Tensor, words: Words) -> list[NelboRow]:
     rows = []
     for model, values in zip(("network", f"independent {words.parts}", UNIFORM), (network, *others), strict=True):
         excess = torch.where(values == network, 0.0, values - network)  # two infinite values differ by nothing
-        spread = float(excess.std()) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
         mean = float(excess.mean())
-        rows.append(NelboRow(model, float(values.mean()), mean, spread if math.isfinite(mean) else None))
+        known = len(excess) > 1 and math.isfinite(mean)
+        spread = float(excess.std()) / math.sqrt(len(excess)) if known else None
+        rows.append(NelboRow(model, float(values.mean()), mean, spread))
     return rows
 
 
@@ -83,17 +87,20 @@ def nelbo_block(rows: Sequence[NelboRow], words: Words, group: str) -> Block:
 def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
     """Whether the network predicts test examples better than models without structure."""
     network, independent, uniform = rows
-    if independent.excess_se is None or uniform.excess_se is None:
+    if math.isinf(network.nelbo):
         return f"The network gives probability 0 to test {words.example}s: its NELBO is infinite."
     own = f"its NELBO is {network.nelbo:.1f} nats per test {words.example}"
+    if independent.excess_se is None or uniform.excess_se is None:
+        return f"One test {words.example} does not tell whether the network is trained: {own}."
     if uniform.excess <= SURE * uniform.excess_se:
         return untrained("not", own, f"uniform values ({uniform.nelbo:.1f})")
     if independent.excess <= SURE * independent.excess_se:
         than = f"independent {words.parts} of each class ({independent.nelbo:.1f})"
         return untrained("barely", own, than, f"; uniform values have {uniform.nelbo:.1f}")
+    below = f"{short(independent.excess, 1)} ± {short(independent.excess_se, 1)}"
     return (
         f"The network has learned how {words.parts} depend on each other: {own}, below the {independent.nelbo:.1f} of "
-        f"independent {words.parts} of each class by {independent.excess:.1f} ± {independent.excess_se:.1f}."
+        f"independent {words.parts} of each class by {below}."
     )
 
 

@@ -1,4 +1,7 @@
-"""Jump rules, policies and kinds of one's own: what would make laws and draws differ is refused when it is made."""
+"""Jump rules, policies and kinds of one's own: what would make laws and draws differ is refused when it is made.
+
+What is wrong only where nobody looked then is refused when it is used.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,19 @@ import torch
 from helpers import random_target
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, law_at, sample, terminal_law
+from mdlm_cfg import (
+    CFG,
+    Correction,
+    FunctionDenoiser,
+    Guidance,
+    Rule,
+    Sampler,
+    TableMixture,
+    UserError,
+    law_at,
+    sample,
+    terminal_law,
+)
 from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.rules import ProductRule, Term
@@ -58,6 +73,60 @@ def test_a_jump_rule_that_is_no_probability_is_refused(name: str) -> None:
 def test_a_jump_rule_may_be_short_of_digits_and_write_over_its_arguments(jump: Any) -> None:
     sampler = Sampler("mine", steps=3, jump=jump)
     assert is_drawn_from(sampler.draw(DENOISER, GUIDANCE, 0, NUM, seeded()), sampler.law(DENOISER, GUIDANCE, 0))
+
+
+def is_refused(guidance: Guidance, sampler: Sampler) -> bool:
+    """Whether both the law and the draws are."""
+    for use in (sampler.law, lambda *given: sampler.draw(*given, NUM, seeded())):
+        try:
+            use(DENOISER, guidance, 0)
+        except UserError:
+            continue
+        return False
+    return True
+
+
+@pytest.mark.parametrize("wrong", [1.7, -0.3, math.nan])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_jump_rule_that_is_rarely_a_probability_is_refused_where_it_is_none(wrong: float, last: bool) -> None:
+    def jump(log_z: Tensor, u: Tensor) -> Tensor:
+        return torch.where((log_z > 0.01) & (log_z < 0.69) & ((u == 1) == last), wrong, u)
+
+    assert is_refused(GUIDANCE, Sampler("mine", steps=3, jump=jump))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_kind_that_rarely_has_no_rate_is_refused_where_it_has_none(wrong: float) -> None:
+    own = kind(lambda log_z: torch.where((log_z > 0.21) & (log_z < 0.69), wrong, log_z / 2))
+    for sampler in (Sampler(), Sampler("tau_leaping", 3), Sampler(correction=Correction())):
+        assert is_refused(Guidance(2.0, own), sampler)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, "shape", "type"])
+def test_a_rule_that_rarely_has_no_rates_is_refused_where_it_has_none(wrong: Any) -> None:
+    class Own(Rule):
+        has_tilted = False
+
+        def bind(self, denoiser: Any, target_class: int | None, table: Any) -> Callable[[Tensor], Tensor]:
+            def log_rho(tokens: Tensor) -> Tensor:
+                found = denoiser(tokens, None)
+                odd = (tokens == torch.tensor([3, 1, 3])).all(dim=1)
+                if isinstance(wrong, str) and odd.any():
+                    return found[..., :-1] if wrong == "shape" else found.long()
+                return found if isinstance(wrong, str) else found.masked_fill(odd[:, None, None], wrong)
+
+            return log_rho
+
+        log_tilted = CFG.log_tilted
+
+    for sampler in (Sampler(), Sampler("tau_leaping", 3)):
+        assert is_refused(Guidance(2.0, rule=Own()), sampler)
+
+
+def test_a_denoiser_of_complex_numbers_is_refused() -> None:
+    own = FunctionDenoiser(lambda tokens, classes: DENOISER(tokens, classes) * (1 + 0j), 3, 3, 2)
+    with pytest.raises(UserError, match="complex"):
+        terminal_law(own, GUIDANCE, 0)
 
 
 def policy(answer: Callable[[Tensor, Tensor], Any]) -> Policy:

@@ -22,6 +22,7 @@ from mdlm_cfg.studies.images import CLASSIFIER, Images, verdict_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
 from mdlm_cfg.studies.simple_models import nelbo_rows, training_sentence
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.training.classifier import ClassifierSettings, ImageClassifier, train_classifier
 from mdlm_cfg.training.data import BinaryImageData
@@ -115,8 +116,9 @@ def test_the_network_is_judged_beside_models_without_structure(data: BinaryImage
     """Exact conditionals are trained; nearly uniform ones are not; independent pixels are known in closed form."""
     network, independent, uniform = block_of(found, "nelbo")
     assert uniform.nelbo == pytest.approx(20 * np.log(2)) and uniform.excess > independent.excess > 0
-    below = (network.nelbo, independent.nelbo, independent.excess, independent.excess_se)
-    assert decimals(found.verdict[0]) == [f"{value:.1f}" for value in below] and LONGER not in found.verdict[0]
+    below = [short(value, 1) for value in (independent.excess, independent.excess_se)]
+    assert decimals(found.verdict[0]) == [f"{network.nelbo:.1f}", f"{independent.nelbo:.1f}", *below]
+    assert LONGER not in found.verdict[0]
     plan = plan_of(Guidance(1.0), n=2)
     nothing = found_of(data, Blurred(target(), 1.0), plan, None, 100, 20)
     assert decimals(nothing.verdict[0]) == [f"{20 * np.log(2):.1f}"] * 2 and nothing.verdict[0].endswith(LONGER)
@@ -134,6 +136,14 @@ def test_a_network_between_the_two_models_is_barely_trained() -> None:
     assert [row.excess for row in rows] == pytest.approx([0, -1, 14 / 3]) and rows[1].excess_se == 0
     assert rows[2].excess_se == pytest.approx(1 / 3) and training_sentence(rows, IMAGE).endswith(LONGER)
     assert decimals(training_sentence(rows, IMAGE)) == [f"{row.nelbo:.1f}" for row in rows]
+
+
+def test_the_error_of_a_difference_is_never_shown_as_0_where_it_is_not() -> None:
+    network = torch.tensor([1.0, 1.01]).double()
+    one, two = (nelbo_rows(network[:n], torch.stack([2 * network, 3 * network])[:, :n], IMAGE) for n in (1, 2))
+    assert [float(value) for value in decimals(training_sentence(two, IMAGE))[-1:]] == pytest.approx([0.005], abs=1e-3)
+    assert [row.excess_se for row in one] == [None] * 3
+    assert decimals(training_sentence(one, IMAGE)) == ["1.0"] and LONGER not in training_sentence(one, IMAGE)
 
 
 def test_a_classifier_that_is_not_good_enough_is_said(found: Findings) -> None:

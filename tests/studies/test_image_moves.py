@@ -166,6 +166,7 @@ def test_a_set_of_one_image_uses_fewer_components_than_the_data_and_grey_images_
     assert numbers["usage_tv"] == 0.0
     alone = usage_of(case, judge, train[:1].repeat(10, 1))
     assert alone["components"] < numbers["components"] and alone["usage_tv"] > 0.2
+    assert usage_of(case, judge, train[:0]) == {"usage_tv": None, "components": None}  # a class without test images
     case.data.num_tokens = 3
     assert usage_of(case, judge, train) == {"usage_tv": None, "components": None}
 
