@@ -10,7 +10,6 @@ the proposal prod pi_i rho_i / Z_i, so that the tilted law is stationary for eve
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_shape, name_state
+from mdlm_cfg.chain.forms import Unreadable, read_form, whole
 from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.guidance_schedules import parts_of
 from mdlm_cfg.chain.policies import KindPolicy, Policy, tiers
@@ -28,7 +28,7 @@ from mdlm_cfg.chain.reductions import unrolled_logsumexp
 from mdlm_cfg.chain.selections import Selection, uniform
 from mdlm_cfg.chain.steps import EventStep, SelectFirstStep, draw_values, normalized
 from mdlm_cfg.support.arguments import Integers, check_fields, checked
-from mdlm_cfg.support.errors import UserError, one_of, shown
+from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numeric import whole_number
 
 NEG_INF = float("-inf")
@@ -278,17 +278,18 @@ def parse_correction(text: Any) -> Correction:
     """
     if isinstance(text, Correction):
         return text
-    match = re.fullmatch(r"\s*correction\s*\((.*)\)\s*", text, flags=re.DOTALL) if isinstance(text, str) else None
-    if match is None:
-        raise UserError(f"the correction {shown(text)} cannot be read; write {ALLOWED}")
+    return read_form("correction", text, {}, {"correction": _read}, ALLOWED)
+
+
+def _read(inside: str) -> Correction:
     given: dict[str, Any] = {}
     names = [one.name for one in fields(Correction)]
-    for part in parts_of(match[1]) if match[1].strip() else []:
+    for part in parts_of(inside) if inside.strip() else []:
         name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in names or name in given or (name in ("size", "moves") and re.fullmatch(r"\d+", value) is None):
-            raise UserError(f"{part.strip()!r} of the correction {shown(text)} cannot be read; write {ALLOWED}")
+        if name not in names or name in given:
+            raise Unreadable
         if name in ("accept", "parallel"):
             given[name] = {"": True, "true": True, "false": False}.get(value.lower(), value)
         else:
-            given[name] = int(value) if name in ("size", "moves") else value
+            given[name] = whole(value) if name in ("size", "moves") else value
     return Correction(**given)

@@ -6,16 +6,17 @@ is. In one dimension it is 1.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
 from torch import Tensor
 
+from mdlm_cfg.chain.forms import Unreadable, decimal, read_form, with_numbers
 from mdlm_cfg.support.arguments import check_fields
 from mdlm_cfg.support.by_value import exact_number
-from mdlm_cfg.support.errors import UserError, did_you_mean, shown
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import is_number, number
 
 ALLOWED = (
@@ -165,39 +166,21 @@ def parse_strength(value: str | float | Sequence[float] | Tensor | Callable[[flo
         return value
     if isinstance(value, Tensor):
         value = value.tolist()
-    if isinstance(value, str):
-        return _parse_text(value)
-    if isinstance(value, Sequence) and not isinstance(value, bytes) and value and all(is_number(w) for w in value):
+    if isinstance(value, Sequence) and not isinstance(value, bytes) and value and all(map(is_number, value)):
         return PerCount([float(w) for w in value])
     if is_number(value):
         return number("the strength", value)
-    raise _unreadable(value)
-
-
-def _unreadable(value: object) -> UserError:
-    near = did_you_mean(value.split("(")[0], ("ramp", "interval", "calibrated")) if isinstance(value, str) else ""
-    return UserError(f"the strength {shown(value)} cannot be read; write {ALLOWED}{near}")
-
-
-def _parse_text(text: str) -> Strength:
-    match = re.fullmatch(r"\s*(ramp|interval|calibrated|)\s*([(\[]?)(.*?)([)\]]?)\s*", text, flags=re.DOTALL)
-    assert match is not None  # there is no text that it does not match
-    name, opening, inside, closing = match.groups()
-    try:
-        numbers = [float(part) for part in inside.split(",")]
-    except ValueError:
-        numbers = []
-    if name == "ramp" and opening + closing == "()" and len(numbers) == 2:
-        return LinearRamp(*numbers)
-    if name == "calibrated" and ((opening + closing == "()" and len(numbers) == 1) or not opening + inside + closing):
-        return Calibrated(numbers[0] if numbers else 0.0)
-    if name == "interval" and opening + closing == "()" and len(numbers) in (3, 4):
-        return Interval(*numbers)
-    if name == "" and opening + closing == "[]" and numbers:
-        return PerCount(numbers)
-    if name == "" and opening + closing == "" and len(numbers) == 1:
-        return numbers[0]
-    raise _unreadable(text)
+    text = value.strip() if isinstance(value, str) else ""
+    with suppress(Unreadable):
+        if text.startswith("[") and text.endswith("]"):
+            return PerCount([decimal(part) for part in text[1:-1].split(",")])
+        return decimal(text)
+    forms: Mapping[str, Callable[[str], Strength]] = {
+        "ramp": with_numbers(LinearRamp),
+        "interval": with_numbers(Interval),
+        "calibrated": with_numbers(lambda w: Calibrated(w)),
+    }
+    return read_form("strength", value, {"calibrated": Calibrated}, forms, ALLOWED)
 
 
 def parse_strengths(text: str) -> list[Strength]:

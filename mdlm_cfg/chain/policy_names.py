@@ -5,9 +5,9 @@ What is read here is what `str(policy)` writes, for every policy of `mdlm_cfg.ch
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from mdlm_cfg.chain.forms import read_form, whole, with_numbers
 from mdlm_cfg.chain.policies import (
     POLICIES,
     Blocks,
@@ -17,19 +17,12 @@ from mdlm_cfg.chain.policies import (
     Margin,
     Policy,
     Uniform,
-    policy_of,
 )
-from mdlm_cfg.support.errors import UserError, did_you_mean, shown
 
 ALLOWED = (
     f"{', '.join(POLICIES)}, fixed_order(2,0,1), blocks(0,1|2,3; confidence) or confidence(temperature=0.5) (also of "
     "margin and entropy)"
 )
-WITH_TEMPERATURE: dict[str, Callable[[float], Policy]] = {
-    "confidence": Confidence,
-    "margin": Margin,
-    "entropy": Entropy,
-}
 
 
 def parse_policy(text: str | Policy) -> Policy:
@@ -44,38 +37,21 @@ def parse_policy(text: str | Policy) -> Policy:
     """
     if isinstance(text, Policy):
         return text
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text, flags=re.DOTALL) if isinstance(text, str) else None
-    name, inside = match.groups() if match else ("", None)
-    if name in POLICIES and inside is None:
-        return policy_of(name)
-    policy = None if inside is None else _with_arguments(name, inside)
-    if policy is None:
-        near = "" if name in (*POLICIES, "blocks") else did_you_mean(name, (*POLICIES, "blocks"))
-        raise UserError(f"the policy {shown(text)} cannot be read; write {ALLOWED}{near}")
-    return policy
+    forms: Mapping[str, Callable[[str], Policy]] = {
+        "fixed_order": lambda inside: FixedOrder(_order(inside)),
+        "blocks": _blocks,
+        "confidence": with_numbers(lambda *, temperature: Confidence(temperature)),
+        "margin": with_numbers(lambda *, temperature: Margin(temperature)),
+        "entropy": with_numbers(lambda *, temperature: Entropy(temperature)),
+    }
+    return read_form("policy", text, POLICIES, forms, ALLOWED)
 
 
-def _with_arguments(name: str, inside: str) -> Policy | None:
-    """The policy NAME(INSIDE); None where that is none."""
-    if name == "fixed_order":
-        order = _integers(inside)
-        return None if order is None else FixedOrder(order)
-    if name == "blocks":
-        text, separator, within = inside.partition(";")
-        blocks = [block for part in text.split("|") if (block := _integers(part)) is not None]
-        if len(blocks) < len(text.split("|")):
-            return None
-        return Blocks(blocks, parse_policy(within) if separator else Uniform())
-    if name in WITH_TEMPERATURE and (match := re.fullmatch(r"\s*temperature\s*=\s*(\S+)\s*", inside)):
-        try:
-            temperature = float(match[1])
-        except ValueError:
-            return None
-        return WITH_TEMPERATURE[name](temperature)
-    return None
+def _blocks(inside: str) -> Policy:
+    blocks, separator, within = inside.partition(";")
+    return Blocks(list(map(_order, blocks.split("|"))), parse_policy(within) if separator else Uniform())
 
 
-def _integers(text: str) -> list[int] | None:
-    """Whole numbers between commas; None where there is anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    return [int(part) for part in parts] if all(re.fullmatch(r"\d+", part, re.ASCII) for part in parts) else None
+def _order(text: str) -> list[int]:
+    """Whole numbers between commas."""
+    return list(map(whole, text.split(",")))

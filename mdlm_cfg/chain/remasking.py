@@ -15,18 +15,18 @@ here: it uses the confidence at the time of drawing, and is not Markov in x.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 
+from mdlm_cfg.chain.forms import read_form, with_numbers
 from mdlm_cfg.chain.schedules import Schedule, linear
 from mdlm_cfg.chain.steps import RemaskingStep
-from mdlm_cfg.support.errors import UserError, did_you_mean, shown
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number
 
 ALLOWED = "cap(0.2), rescale(0.5), loop(0.02), loop(0.02, on=0.55, off=0.05, alpha=0.9) or forward_backward"
@@ -152,14 +152,6 @@ class Loop(Remasking):
         return f"loop({self.eta!r}{''.join(f', {name}={own!r}' for name, own, usual in values if own != usual)})"
 
 
-REMASKINGS: dict[str, Callable[..., Remasking]] = {
-    "cap": Cap,
-    "rescale": Rescale,
-    "loop": Loop,
-    "forward_backward": ForwardBackward,
-}
-
-
 def parse_remasking(text: Any) -> Remasking:
     """A remasking as a user writes it, such as "cap(0.2)", or itself; `str` of one is read back.
 
@@ -168,35 +160,9 @@ def parse_remasking(text: Any) -> Remasking:
     """
     if isinstance(text, Remasking):
         return text
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text) if isinstance(text, str) else None
-    if match is None or match[1] not in REMASKINGS:
-        near = did_you_mean(match[1], REMASKINGS) if match else ""
-        raise UserError(f"the remasking {shown(text)} cannot be read; write {ALLOWED}{near}")
-    try:
-        positional, named = _numbers(match[2])
-        return REMASKINGS[match[1]](*positional, **named)
-    except (TypeError, _NotReadError) as error:
-        raise UserError(f"the remasking {shown(text)} cannot be read; write {ALLOWED}") from error
-
-
-class _NotReadError(Exception):
-    """Text in which numbers are missing."""
-
-
-def _numbers(inside: str | None) -> tuple[list[float], dict[str, float]]:
-    """Numbers between commas, and those with names after them."""
-    positional: list[float] = []
-    named: dict[str, float] = {}
-    for part in (inside or "").split(",") if inside else []:
-        name, equals, text = part.rpartition("=")
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise _NotReadError(part) from error
-        if equals:
-            named[name.strip()] = value
-        elif named:
-            raise _NotReadError(part)
-        else:
-            positional.append(value)
-    return positional, named
+    forms: Mapping[str, Callable[[str], Remasking]] = {
+        "cap": with_numbers(Cap),
+        "rescale": with_numbers(Rescale),
+        "loop": with_numbers(Loop),
+    }
+    return read_form("remasking", text, {"forward_backward": ForwardBackward}, forms, ALLOWED)
