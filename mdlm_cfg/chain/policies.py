@@ -30,6 +30,7 @@ from mdlm_cfg.support.instantiate import is_ours
 from mdlm_cfg.support.numeric import whole_number
 
 NEG_INF = float("-inf")
+Preference = tuple[Tensor | None, Tensor]  # scores, None where all are equal; and the logs of weights
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
 
 EXAMINED: WeakSet[Policy] = WeakSet()  # policies of one's own that answer every state by itself, and the same again
@@ -41,9 +42,7 @@ class Policy(ByValue, ABC):
     """Which masked coordinate is unmasked next: a distribution pi(i | x_U). Equal by type and fields."""
 
     @abstractmethod
-    def preference(
-        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
+    def preference(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """The order of preference, and how ties are drawn.
 
         Args:
@@ -60,7 +59,7 @@ class Policy(ByValue, ABC):
         """Raise UserError where this policy is not one of D coordinates; most fit any D."""
         return
 
-    def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> tuple[Tensor | None, Tensor]:
+    def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """`preference`, the scores as places: (tier, log_weight), both (..., m); tier int64, 0 first, or None.
 
         Coordinates that have nowhere to go (log Z = -inf; unmasked ones too) come last, with weight 0.
@@ -182,9 +181,7 @@ class KindPolicy(Policy):
 
     kind: Kind
 
-    def preference(
-        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
+    def preference(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """See `Policy.preference`."""
         return None, log_rate_of(self.kind, log_z)
 
@@ -196,13 +193,11 @@ class KindPolicy(Policy):
 class RatePolicy(Policy):
     """pi = Z_i / Lambda: the order of `rate` guidance (arXiv 2506.10971)."""
 
-    def preference(
-        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
+    def preference(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """See `Policy.preference`."""
         return None, log_z
 
-    def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> tuple[Tensor | None, Tensor]:
+    def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """See `Policy.choice`: what has nowhere to go has weight 0 already, where a subclass prefers nothing else."""
         return (None, log_z) if type(self) is RatePolicy else super().choice(log_z, log_r, coordinates)
 
@@ -214,9 +209,7 @@ class RatePolicy(Policy):
 class Uniform(Policy):
     """pi = 1 / number of masked coordinates: the order of `normalized` guidance (arXiv 2507.08965)."""
 
-    def preference(
-        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
+    def preference(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """See `Policy.preference`."""
         return None, torch.zeros_like(log_z)
 
@@ -248,9 +241,7 @@ class FixedOrder(Policy):
         if self.order is not None:
             _check_all_once("order", self.order, num_dims)
 
-    def preference(
-        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
+    def preference(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """See `Policy.preference`."""
         place = coordinates
         if self.order is not None:
@@ -290,9 +281,7 @@ class Blocks(Policy):
         _check_all_once("blocks", [i for block in self.blocks for i in block], num_dims)
         self.within.check(num_dims)
 
-    def preference(
-        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
+    def preference(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """See `Policy.preference`."""
         block_of = {i: place for place, block in enumerate(self.blocks) for i in block}
         places = constant_on(tuple(block_of[i] for i in range(len(block_of))), coordinates.device, torch.int64)
@@ -322,9 +311,7 @@ class _Best(Policy):
     def score(self, log_r: Tensor) -> Tensor:
         """(..., m) from log r_i(v), (..., m, N)."""
 
-    def preference(
-        self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
+    def preference(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """See `Policy.preference`."""
         score = self.score(log_r())
         if self.temperature:

@@ -22,11 +22,10 @@ from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at
 from mdlm_cfg.chain.policies import tiers
 from mdlm_cfg.chain.selections import Selection, Subset
-from mdlm_cfg.laws.rates import MAX_BATCH, memory_limit, partial_state_lattice
+from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice, refuse_beyond_memory
 from mdlm_cfg.laws.refills import Choice, Refill, accepted_refills, fills_of, missing
 from mdlm_cfg.laws.weights import check_weights
 from mdlm_cfg.support.arguments import checked
-from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 
@@ -110,12 +109,8 @@ def refuse_if_too_large(lattice: Lattice, correction: Correction) -> None:
     else:
         kept = 3 * sum(math.comb(d, masks) * masks for masks in range(1, size + 1))
     needed = 8 * kept * lattice.num_tokens**d
-    if needed > memory_limit():
-        raise UserError(
-            f"the exact law of {correction} on {lattice.num_tokens}^{d} states needs about {needed / 2**30:.3g} GiB, "
-            f"more than the {memory_limit() / 2**30:.3g} GiB allowed here; use fewer values, dimensions or coordinates "
-            "a move, or samples"
-        )
+    what = f"the exact law of {correction} on {lattice.num_tokens}^{d} states"
+    refuse_beyond_memory(needed, what, "use fewer values, dimensions or coordinates a move, or samples")
 
 
 def _choices(

@@ -206,11 +206,16 @@ def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
     d = lattice.num_dims
     edges = max(comb(d, level) * (d - level) * n ** (level + 1) for level in range(d))
     needed = 8 * ((4 + states_kept) * lattice.num_states + 4 * edges)
+    what = f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states"
+    refuse_beyond_memory(needed, what, "use fewer values or dimensions, or samples")
+
+
+def refuse_beyond_memory(needed: float, what: str, instead: str) -> None:
+    """Raise UserError where something needs more bytes than a law may take."""
     if needed > SMALL_LAW and needed > memory_limit():
         raise UserError(
-            f"an exact law on ({n}+1)^{d} = {lattice.num_states:.3g} partial states needs about "
-            f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; "
-            "use fewer values or dimensions, or samples"
+            f"{what} needs about {needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed "
+            f"here; {instead}"
         )
 
 

@@ -23,7 +23,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
 from mdlm_cfg.chain.steps import Step
-from mdlm_cfg.laws.rates import MAX_BATCH, SMALL_LAW, memory_limit, partial_state_lattice, refuse_if_too_large
+from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice, refuse_beyond_memory, refuse_if_too_large
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 
@@ -238,9 +238,5 @@ def _apply_remasking(law: Tensor, rates: Sequence[FrozenRates], step: Step, agai
 def refuse_remasking(num_tokens: int, num_dims: int) -> None:
     """Raise UserError where the outcomes of a step that masks again do not fit into memory by their origin."""
     needed = 3 * 8 * kernel_entries(num_tokens, num_dims)
-    if needed > SMALL_LAW and needed > memory_limit():
-        raise UserError(
-            f"the law of a step that masks again on ({num_tokens}+1)^{num_dims} partial states needs about "
-            f"{needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed here; compare samples "
-            "instead"
-        )
+    what = f"the law of a step that masks again on ({num_tokens}+1)^{num_dims} partial states"
+    refuse_beyond_memory(needed, what, "compare samples instead")

@@ -218,14 +218,15 @@ def test_values_out_of_range_are_refused(name: str, options: dict) -> None:
 
 
 def test_a_law_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("laws.stepped", "laws.corrections"):
-        monkeypatch.setattr(f"mdlm_cfg.{module}.memory_limit", lambda: 1000.0)
-    monkeypatch.setattr("mdlm_cfg.laws.stepped.SMALL_LAW", 0)
+    monkeypatch.setattr("mdlm_cfg.laws.rates.memory_limit", lambda: 1000.0)
+    monkeypatch.setattr("mdlm_cfg.laws.rates.SMALL_LAW", 0)
+    for module in ("rates", "stepped"):  # the rates alone would be refused before
+        monkeypatch.setattr(f"mdlm_cfg.laws.{module}.refuse_if_too_large", lambda *_, **__: None)
     denoiser = DENOISERS["incoherent"]()
     for sampler in (
         Sampler("remdm", 4),
         Sampler(correction=Correction(2)),
         Sampler(correction=Correction(2, accept=True)),
     ):
-        with pytest.raises(UserError, match=r"3(\+1\))?\^3 .* GiB"):
+        with pytest.raises(UserError, match=r"(masks again|correction\(size=2).*3(\+1\))?\^3 .* GiB"):
             sampler.law(denoiser, GUIDED, Z)
