@@ -17,13 +17,14 @@ from itertools import groupby, pairwise
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 
 MAX_WIDTH = 256  # columns: fewer are more calls, and more take longer to multiply
 MIN_WIDTH = 32  # columns of many states: moves of shorter pieces take longer than what products would
 MANY = 2**20  # states from which calls cost less than products
+PRODUCT_WIDTH = 12  # columns of a result: MKL computes multiples of so many in half the time that others take
 SLOW_PRODUCT = 400  # numbers of the second factor below which torch multiplies matrices in a loop of its own
 CHUNK = 2**17  # numbers that are gone through together, level by level: they stay in a processor's cache meanwhile
 
@@ -99,10 +100,24 @@ class BlockedLattice:
 
     @cached_property
     def incidence(self) -> list[Tensor]:
-        """incidence[p][x, y]: 1 where column y of inner level p + 1 is column x of level p with one more value."""
+        """incidence[p][x, y]: 1 where column y of inner level p + 1 is column x of level p with one more value.
+
+        These and the next two go on with columns of zeros, for what comes after their result in a row; see `_widened`.
+        """
+        return [self._widened(known, self.columns[p + 1]) for p, known in enumerate(self._one_more)]
+
+    @cached_property
+    def _one_more(self) -> list[Tensor]:
         lattice = lattice_of(self.num_tokens, self.num_inner)
         levels = [lattice.tokens(p) for p in range(self.num_inner + 1)]
         return [self._agree(fewer, more) for fewer, more in pairwise(levels)]
+
+    def _widened(self, known: Tensor, columns: slice) -> Tensor:
+        """Columns of zeros after those of a matrix that gives some columns of a row, up to a multiple that is fast."""
+        count = known.shape[1]
+        more = -count % PRODUCT_WIDTH
+        has_room = columns.start + count + more <= self.columns[-1].stop
+        return pad(known, (0, more)) if has_room and more < count else known
 
     @cached_property
     def one(self) -> Tensor:
@@ -111,8 +126,15 @@ class BlockedLattice:
 
     @cached_property
     def parents_of_columns(self) -> list[Tensor]:
-        """The transposes of `incidence`, in memory as they are read."""
-        return [known.T.contiguous() for known in self.incidence]
+        """The transposes of `incidence` without its zeros, in memory as they are read."""
+        return [self._widened(known.T.contiguous(), self.columns[p]) for p, known in enumerate(self._one_more)]
+
+    @cached_property
+    def within(self) -> Tensor:
+        """within[y, x]: 1 where finished column y has all that is unmasked in column x, which is not finished."""
+        lattice = lattice_of(self.num_tokens, self.num_inner)
+        fewer = torch.cat([lattice.tokens(p) for p in range(self.num_inner)])
+        return self._widened(self._agree(fewer, lattice.tokens(self.num_inner)).T.contiguous(), self.columns[0])
 
     def chunks(self, rows: slice, size: int) -> list[slice]:
         """Rows in pieces of about `CHUNK` numbers, where a row has `size` of them; one piece on a GPU."""
@@ -132,11 +154,12 @@ class BlockedLattice:
         m = self.num_inner
         last = len(self.rows) - 1
         values = self._memory(self.rows[last].stop, self.columns[m].stop)
-        values[self.rows[last], self.columns[m]] = pmf.reshape(n**last, -1)
+        finished = pmf.reshape(n**last, -1)
+        start = self.rows[last].start
         for rows in self.chunks(self.rows[last], values.stride(0)):
-            known = values[rows]
-            for p in range(m - 1, -1, -1):  # once for every coordinate that the children may have more
-                known[:, self.columns[p]] = known[:, self.columns[p + 1]] @ self.parents_of_columns[p] / (m - p)
+            known = finished[rows.start - start : rows.stop - start]
+            torch.mm(known, self.within, out=values[rows, : self.within.shape[1]])
+            values[rows, self.columns[m]] = known
         for q in range(last, 0, -1):
             if self.at_once:
                 values[self.rows[q - 1]] = sums(values[self.rows[q]], self.child_rows[q - 1][:, :n])
@@ -204,10 +227,10 @@ class BlockedLattice:
         """
         n = self.num_tokens
         total = torch.empty_like(values) if total is None else total
-        total[:, self.columns[-1]].zero_()
         for states, sums_of in self.pieces(values, total):
             for p, known in enumerate(self.parents_of_columns):
-                torch.mm(states[:, self.columns[p + 1]], known, out=sums_of[:, self.columns[p]])
+                torch.mm(states[:, self.columns[p + 1]], known, out=self._beyond(sums_of, p, known))
+            sums_of[:, self.columns[-1]].zero_()
         for q in range(1, len(self.rows)):
             if self.at_once:
                 total[self.rows[q - 1]] += sums(values[self.rows[q]], self.child_rows[q - 1])
@@ -248,15 +271,21 @@ class BlockedLattice:
                 for chunk in self.chunks(rows, values.stride(0)):
                     own = part if chunk == rows else part[chunk.start - rows.start : chunk.stop - rows.start]
                     levels = self.by_level(own)
-                    flat = self.by_level(own.view(-1, width))
+                    flat = own.view(-1, width)
+                    given = self.by_level(flat)
                     handed_on = hand_on(chunk)
                     for p in range(len(inner)):
                         if p:
-                            flat[p].addmm_(flat[p - 1], self.incidence[p - 1])
+                            known = self.incidence[p - 1]
+                            self._beyond(flat, p, known).addmm_(given[p - 1], known)
                         handed_on(levels[p], p)
                     if out is not None:
                         out[chunk] = own
         return values
+
+    def _beyond(self, values: Tensor, p: int, known: Tensor) -> Tensor:
+        """The columns of inner level p, and as many after them as a product with `known` has."""
+        return values.narrow(1, self.columns[p].start, known.shape[1])
 
     def by_level(self, values: Tensor) -> tuple[Tensor, ...]:
         """The columns (..., columns) of each inner level."""

@@ -29,8 +29,9 @@ class JointChain:
 
     Attributes:
         blocks: how they lie. weights: T, (rows, columns). holding: 1 / Lambda, the mean time spent in each; 0 where the
-            chain never is, and 1 in finished states.
-        is_single_use: whether the terminal law is written over `holding`: nothing else may be computed after it.
+            chain never is, and T in finished states, which so hand on their law.
+        is_single_use: whether `holding` has Lambda T still, by which T is divided where it is needed, and the terminal
+            law is written over it: nothing else may be computed after that.
     """
 
     blocks: BlockedLattice
@@ -43,12 +44,14 @@ class JointChain:
         rows, columns = self.blocks.finished
         out = self.holding[:, None] if self.is_single_use else None
         handed_on = self.blocks.push(self.weights[0, :1].reciprocal(), self._leave, out=out)
-        law = handed_on[rows, 0, columns] * self.weights[rows, columns]
-        return law.reshape([self.blocks.num_tokens] * self.blocks.num_dims)
+        return handed_on[rows, 0, columns].reshape([self.blocks.num_tokens] * self.blocks.num_dims)
 
     def _held(self, rows: slice) -> tuple[Tensor, ...]:
         """1 / Lambda of some rows by inner level, (r, 1, c) each."""
-        return self.blocks.by_level(self.holding[rows, None])
+        held = self.holding[rows]
+        if self.is_single_use:
+            held = self.weights[rows] / held
+        return self.blocks.by_level(held[:, None])
 
     def _leave(self, rows: slice) -> Callable[[Tensor, int], Tensor]:
         held = self._held(rows)
@@ -107,8 +110,10 @@ def joint_chain(denoiser: Denoiser, guidance: Guidance, target_class: int | None
     if weights is None:
         return None
     spare = [matrix for matrix in (known.cond, known.uncond) if in_place and matrix is not weights]
-    holding = known.blocks.sum_over_children(weights, spare[0] if spare else None)
-    for own, total in known.blocks.pieces(weights, holding):
-        torch.div(own, total.clamp_(min=TINY) if known.has_zeros else total, out=total)
-    holding[known.blocks.finished].fill_(1)
-    return JointChain(known.blocks, weights, holding, in_place)
+    totals = known.blocks.sum_over_children(weights, spare[0] if spare else None)
+    if known.has_zeros:
+        totals.clamp_(min=TINY)
+    totals[known.blocks.finished].fill_(1)
+    if not in_place:
+        torch.div(weights, totals, out=totals)
+    return JointChain(known.blocks, weights, totals, in_place)

@@ -200,8 +200,9 @@ class Marginals:
         span = math.log(low), 0.0
         if target_class is None:
             return cls(blocks, cond, None, has_zeros, (span, (0.0, 0.0)))
-        uncond = blocks.marginals(target.pmf)
-        where = blocks.pieces(cond, uncond) if has_zeros else [(pmf, target.pmf)]
+        mixture = target.pmf
+        uncond = blocks.marginals(mixture)
+        where = blocks.pieces(cond, uncond) if has_zeros else [(pmf, mixture)]
         ends = [torch.stack(torch.aminmax(_ratio(own, other, has_zeros))) for own, other in where]
         least, largest = torch.aminmax(torch.stack(ends).log())
         return cls(blocks, cond, uncond, has_zeros, (span, (float(least), float(largest))))

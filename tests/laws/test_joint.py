@@ -15,6 +15,7 @@ from mdlm_cfg.laws import in_time, terminal
 from mdlm_cfg.laws.joint import joint_chain
 from mdlm_cfg.targets.table import Marginals
 
+TIMES = [0.02, 1.5]  # of two contours: a chain is asked twice
 SHAPES = [(1, 3), (5, 1), (4, 2), (3, 4), (2, 6), (7, 3), (40, 2)]  # (N, D)
 
 
@@ -38,18 +39,18 @@ def test_by_states_is_level_by_level(width, shape, w, monkeypatch) -> None:
         guidance = Guidance(w)
         denoiser = target.denoiser()
         assert joint_chain(denoiser, guidance, z) is not None
-        ours = terminal_law(denoiser, guidance, z), law_at(denoiser, guidance, z, [0.2, 1.5])
+        ours = terminal_law(denoiser, guidance, z), law_at(denoiser, guidance, z, TIMES)
         with monkeypatch.context() as patch:
             for room in (terminal, in_time):
                 patch.setattr(room, "joint_chain", lambda *_: None)
-            by_level = terminal_law(denoiser, guidance, z), law_at(denoiser, guidance, z, [0.2, 1.5])
+            by_level = terminal_law(denoiser, guidance, z), law_at(denoiser, guidance, z, TIMES)
         assert (ours[0] - by_level[0]).abs().max() < 1e-14
         assert (ours[1] - by_level[1]).abs().max() < 1e-13  # what the contour's own error is
         with monkeypatch.context() as patch:
             patch.setattr("mdlm_cfg.targets.table.KEPT_STATES", 0)  # too many to keep: computed in the memory of others
             again = target.denoiser()
             assert torch.equal(terminal_law(again, guidance, z), ours[0])
-            assert torch.equal(law_at(again, guidance, z, [0.2, 1.5]), ours[1])
+            assert torch.equal(law_at(again, guidance, z, TIMES), ours[1])
 
 
 @pytest.mark.filterwarnings("error")  # torch warns where a result has another shape than its place
