@@ -28,7 +28,10 @@ NONE = {"gradient_clip_val": None}
 NORM = {"gradient_clip_val": 0.3}
 VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
 LONGEST = 0.3
-LIGHTNINGS = ("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__", "on_train_start")
+LIGHTNINGS = (
+    *("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__", "on_train_start"),
+    "_on_before_batch_transfer",
+)
 AVERAGES: dict[str, dict[str, float]] = {"EMAWeightAveraging": {}, "StochasticWeightAveraging": {"swa_lrs": 0.1}}
 TRAINER = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -155,6 +158,21 @@ def test_hooks_of_a_batchs_transfer_are_called_in_every_step(name: str, owner: s
     assert trainer.global_step == 3 * data.steps_per_epoch
     is_datas = owner == "module" and name == "transfer_batch_to_device"
     assert len(calls) == (0 if is_datas else data.steps_per_epoch)
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_hooks_of_other_data_are_called_after_training(name: str, tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    trainer = small_trainer(tmp_path, callbacks=[], enable_checkpointing=False, limit_train_batches=1)
+    trainer.limit_val_batches = 0
+    trainer.fit(module, datamodule=data)
+    trainer.limit_val_batches = 1
+    calls = []
+    hook = getattr(data, name)
+    setattr(data, name, lambda batch, *where: (calls.append(name), hook(batch, *where))[1])
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert calls == [name]
 
 
 class Comparing(Callback):
