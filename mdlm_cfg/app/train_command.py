@@ -158,11 +158,11 @@ def _fit(
 
 def _last_good(saving: Checkpoints, before: Path | None) -> str:
     """A sentence on the checkpoints left after training has failed."""
-    for path in (saving.last, saving.best, before):
+    for path in (saving.last, saving.best, *reversed(saving.saved), before):
         if path is not None and path.is_file():
             return f"the last good checkpoint is {shown_path(path)}"
     where = shown_path(saving.last.parent)
-    return f"the checkpoints in {where} are gone" if saving.has_saved else "no checkpoint was saved"
+    return f"the checkpoints in {where} are gone" if saving.saved else "no checkpoint was saved"
 
 
 def _is_asked(overrides: Sequence[str], key: str) -> bool:

@@ -117,6 +117,9 @@ class Checkpoints(Checkpoint):
         minutes: of training between two checkpoints within an epoch; None saves at the ends of epochs alone.
         keep_steps: optimiser steps after which a checkpoint is kept beside these two, as step_STEPS.ckpt.
 
+    Attributes:
+        saved: the checkpoints that were saved, the latest at the end.
+
     Raises:
         UserError: minutes that are not above 0, or steps that are no whole numbers of at least 1.
     """
@@ -127,7 +130,7 @@ class Checkpoints(Checkpoint):
         self.best = Path(folder, BEST)
         self.minutes = minutes
         self._keep_steps = set(keep_steps)
-        self.has_saved = False
+        self.saved: list[Path] = []
         self._lowest = math.inf
         self._nelbo = math.inf  # of the last validation of this epoch
         self._saved = 0.0
@@ -241,6 +244,7 @@ class Checkpoints(Checkpoint):
             raise Diverged(f"the weights are not finite at step {trainer.global_step}: lower optimizer.lr")
         for logger in trainer.loggers:
             logger.save()
-        trainer.save_checkpoint(path or self.last, weights_only=False)
+        path = path or self.last
+        trainer.save_checkpoint(path, weights_only=False)
         self._saved = time.monotonic()
-        self.has_saved = True
+        self.saved = [*(one for one in self.saved if one != path), path]

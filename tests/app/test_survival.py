@@ -261,6 +261,15 @@ def test_a_disk_that_becomes_full_while_training(
     assert step_of(path) == 6
 
 
+def test_a_disk_that_becomes_full_leaves_the_checkpoints_of_single_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FullDisk(monkeypatch, "best.ckpt")
+    said = refusal(capsys, "train", *QUICK, "keep_steps=[2]", f"runs={tmp_path}")
+    (kept,) = tmp_path.rglob("*.ckpt")
+    assert said.endswith(str(kept))
+
+
 @pytest.mark.parametrize("is_first", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_folder_that_vanishes_while_training(
     tmp_path: Path, is_first: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
