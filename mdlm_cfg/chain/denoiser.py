@@ -171,6 +171,20 @@ def device_of(denoiser: Denoiser) -> torch.device:
     return getattr(denoiser, "device", CPU)
 
 
+def rounding_of(denoiser: Denoiser) -> float:
+    """The relative rounding of a denoiser's numbers: 2e-16 of float64, 1e-7 of float32.
+
+    It is the denoiser's attribute `rounding`, or else that of the type of its answers: of a function that computes in
+    float32 and answers in float64 it is not known.
+    """
+    known: float | None = getattr(denoiser, "rounding", None)
+    if known is not None:
+        return known
+    tokens = torch.full((1, denoiser.num_dims), denoiser.num_tokens, device=device_of(denoiser))
+    with torch.no_grad():
+        return torch.finfo(denoiser(tokens, torch.full_like(tokens[:, 0], denoiser.num_classes)).dtype).eps
+
+
 def check_asked(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: Tensor | None) -> None:
     """Raise UserError unless a denoiser can be asked: tokens are 0..N with N the mask, and labels 0..K.
 

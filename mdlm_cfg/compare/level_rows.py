@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.checks import raise_where
-from mdlm_cfg.chain.denoiser import Denoiser, conditionals, conditionals_under, name_class, name_state
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals, conditionals_under, name_class, name_state, rounding_of
 from mdlm_cfg.chain.reductions import unrolled_logsumexp, unrolled_sum
 from mdlm_cfg.chain.rules import refuse_infinite
 from mdlm_cfg.compare.levels import MAX_ROWS, MaskedSamples, level_sums, level_totals
@@ -17,7 +17,8 @@ from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
-EQUAL = 1e-9  # log-ratios of a level whose values differ by less say nothing about its strength
+EQUAL = 1e-9  # log-ratios of a row that differ by less are equal: they say nothing about a strength
+ROUNDINGS = 8.0  # how many roundings two log-probabilities of class and mixture that are equal may differ by
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class LevelRows:
     Attributes:
         log_cond: log p(v | x_S, z), float64 (R, N).
         log_ratio: log p(v | x_S, z) - log p(v | x_S) less that of the value that the data have most often, 0 where
-            impossible: what the other values add to a slope then keeps its digits, however improbable they are.
+            impossible: what the other values add to a slope then keeps its digits, however improbable they are. 0 too
+            where class and mixture differ by the rounding of the denoiser's numbers, which would decide a strength.
         own_log_cond, own_ratio: the expectations of both for the values of the data, (R,).
         weight: (R,), summing to 1 in each level. level: int64 (R,). state: the partial state of each row, int64 (R,).
     """
@@ -41,12 +43,15 @@ class LevelRows:
     state: Tensor
 
     @classmethod
-    def join(cls, parts: list[LevelRows], num_dims: int) -> LevelRows:
-        """All parts as one, with weights that sum to 1 in each level."""
+    def join(cls, parts: list[LevelRows], num_dims: int, rounding: float) -> LevelRows:
+        """All parts as one, with weights that sum to 1 in each level; rounding is the denoiser's, of `rounding_of`."""
         names = ("log_cond", "log_ratio", "own_log_cond", "own_ratio", "weight", "level", "state")
         joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         totals = level_totals(joined["weight"], joined["level"], num_dims)
         joined["weight"] = joined["weight"] / totals[joined["level"]]
+        equal = _are_equal(joined["log_cond"], joined["log_ratio"], rounding)
+        joined["log_ratio"] = joined["log_ratio"].masked_fill(equal[:, None], 0.0)
+        joined["own_ratio"] = joined["own_ratio"].masked_fill(equal, 0.0)
         return cls(**joined)
 
     def each_cross_entropy(self, strengths: Tensor) -> Tensor:
@@ -72,13 +77,20 @@ class LevelRows:
 
     def informative(self, num_dims: int) -> Tensor:
         """Which levels have a row whose values differ in their log-ratio, bool (D,)."""
-        possible = (self.log_cond > NEG_INF) & (self.weight > 0)[:, None]
-        high = self.log_ratio.masked_fill(~possible, NEG_INF).amax(dim=1)
-        low = self.log_ratio.masked_fill(~possible, -NEG_INF).amin(dim=1)
-        return level_sums(((high - low) > EQUAL).double(), self.level, num_dims) > 0
+        differs = (self.log_ratio != 0).any(dim=1) & (self.weight > 0)
+        return level_sums(differs.double(), self.level, num_dims) > 0
 
     def _log_values(self, strengths: Tensor) -> Tensor:
         return self.log_cond + strengths[self.level][:, None] * self.log_ratio
+
+
+def _are_equal(log_cond: Tensor, log_ratio: Tensor, rounding: float) -> Tensor:
+    """Rows whose class and mixture are equal but for rounding, bool (R,), from `LevelRows.log_cond` and `log_ratio`."""
+    impossible = log_cond == NEG_INF
+    high = log_ratio.masked_fill(impossible, NEG_INF).amax(dim=1)
+    low = log_ratio.masked_fill(impossible, -NEG_INF).amin(dim=1)
+    size = 1 + log_cond.masked_fill(impossible, 0.0).abs().amax(dim=1)
+    return high - low <= (ROUNDINGS * rounding * size).clamp(min=EQUAL)
 
 
 def exact_rows(
@@ -115,7 +127,7 @@ def exact_rows(
             means = own_log_cond, (p * log_ratio).sum(dim=1)
             parts.append(LevelRows(log_cond, log_ratio, *means, weight[state], levels, state + before))
             before += len(chunk)
-    return LevelRows.join(parts, d)
+    return LevelRows.join(parts, d, rounding_of(own))
 
 
 def by_state(rows: LevelRows, each: Tensor, samples: MaskedSamples) -> tuple[Tensor, Tensor]:
@@ -152,7 +164,7 @@ def sampled_rows(samples: MaskedSamples, target_class: int) -> LevelRows:
         parts.append(
             LevelRows(log_cond, log_ratio, own_log_cond, own_ratio, weight, batch.level[row], batch.state[row])
         )
-    return LevelRows.join(parts, d)
+    return LevelRows.join(parts, d, rounding_of(denoiser))
 
 
 def _both(

@@ -22,7 +22,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
 SQUARED_ROUNDING = 1e-24  # what rounding of 1e-12 makes of a covariance that is 0
-TIED = 1e-9  # nats; classes that close are as probable
+TIED = 1e-3  # nats; classes that close are as probable, to 1 in 4000, and rounding of float32 is less
 CHANCE = 0.05  # that the extremes of several equal sets are said to differ
 
 

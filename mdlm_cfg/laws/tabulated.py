@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals_under, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals_under, device_of, rounding_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.laws.rates import MAX_BATCH
@@ -54,6 +54,11 @@ class TabulatedDenoiser:
         self._about = about
         self._shown = shown
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
+
+    @property
+    def rounding(self) -> float:
+        """Of the denoiser, see `mdlm_cfg.chain.denoiser.rounding_of`: the table is in float64."""
+        return rounding_of(self.denoiser)
 
     @property
     def lattice(self) -> Lattice:

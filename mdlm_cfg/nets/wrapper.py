@@ -72,6 +72,12 @@ class NetDenoiser(_Wrapped):
         asked = [net.forward, *([] if self._together is None else [self._together])]
         self._is_copied = all(map(copies_unmasked.is_kept_by, asked))
 
+    @property
+    def rounding(self) -> float:
+        """The relative rounding of the network's numbers, see `mdlm_cfg.chain.denoiser.rounding_of`."""
+        types = [torch.bfloat16] if self.bf16 else [p.dtype for p in self.net.parameters() if p.is_floating_point()]
+        return max(torch.finfo(one).eps for one in types or [torch.float32])
+
     @normalizes
     def __call__(self, tokens: Tensor, classes: Tensor | None = None) -> Tensor:
         """float64 log-probabilities (B, D, N) on the device of the tokens, see `Denoiser`.

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 from helpers import Blurred, random_target
 from hypothesis import given, settings, strategies as st
+from torch import nn
 
-from mdlm_cfg import Guidance, TableMixture, UserError, calibrate, calibrated_strengths, terminal_law, tilted_law
+from mdlm_cfg import (
+    Denoiser,
+    Guidance,
+    TableMixture,
+    UserError,
+    calibrate,
+    calibrated_strengths,
+    terminal_law,
+    tilted_law,
+)
+from mdlm_cfg.chain.denoiser import rounding_of
 from mdlm_cfg.compare.calibration import Calibration, minimise
 from mdlm_cfg.compare.level_rows import exact_rows
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.compare.path_kl import path_kl
+from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.benchmark.targets import motif, rotation, tiny_mnist
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap, toy_5d_hypercube
@@ -109,6 +123,51 @@ def test_independent_coordinates_need_no_other_strength() -> None:
     samples, _ = target.sample(50, torch.Generator().manual_seed(0), 0)
     found = calibrate(target.denoiser(), 0, samples)
     assert found == Calibration((0.0, 0.0), (math.inf, math.inf))
+
+
+class Typed:
+    """A denoiser that computes in a number type: its logits are those of another one, shifted by a number of the class.
+
+    Of no effect but for rounding, by which class and mixture differ where they are equal.
+    """
+
+    def __init__(self, exact: Denoiser, dtype: torch.dtype) -> None:
+        self.exact = exact
+        self.dtype = dtype
+        self.num_tokens = exact.num_tokens
+        self.num_dims = exact.num_dims
+        self.num_classes = exact.num_classes
+
+    def __call__(self, tokens: torch.Tensor, classes: torch.Tensor | None) -> torch.Tensor:
+        assert classes is not None
+        return (self.exact(tokens, classes) + 7.3 * classes[:, None, None]).to(self.dtype).log_softmax(dim=-1)
+
+
+@pytest.mark.parametrize("wrap", [lambda denoiser: denoiser, TabulatedDenoiser])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_chooses_no_strength(dtype: torch.dtype, wrap: Callable[[Denoiser], Denoiser]) -> None:
+    """Two classes with the same single coordinates, which differ in pairs: at level 0 all strengths are equal."""
+    for seed in range(4):
+        m = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** 6 + 1e-6
+        alone = (m / m.sum())[:, None] * (m / m.sum())
+        target = TableMixture(torch.stack([alone, (alone + torch.diag(m / m.sum())) / 2]), torch.tensor([0.5, 0.5]))
+        learned = wrap(Typed(target.denoiser(), dtype))
+        found = calibrated_strengths(target, 2.0, 1, learned)
+        assert found[0] == 2.0 and found[1] == pytest.approx(2.0, abs=1e-3)
+        x, _ = target.sample(200, torch.Generator().manual_seed(seed), 1)
+        sampled = calibrate(learned, 1, x, generator=torch.Generator().manual_seed(seed), centre=0.5)
+        assert (sampled.strengths[0], sampled.standard_errors[0]) == (0.5, math.inf)
+        assert math.isfinite(sampled.standard_errors[1])
+
+
+def test_the_rounding_of_a_network_is_that_of_its_numbers() -> None:
+    target = random_target(2, 2)
+    assert rounding_of(target.denoiser()) == torch.finfo(torch.float64).eps
+    net = nn.Linear(1, 1)
+    net.num_tokens = net.num_dims = net.num_classes = 2  # type: ignore[assignment]
+    found = NetDenoiser(net)
+    assert rounding_of(TabulatedDenoiser(found)) == rounding_of(found) == torch.finfo(torch.float32).eps
+    assert rounding_of(NetDenoiser(net, bf16=True)) == torch.finfo(torch.bfloat16).eps
 
 
 def weighted_samples(target: TableMixture, w: float, z: int, num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

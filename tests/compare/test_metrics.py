@@ -111,11 +111,13 @@ def test_expected_sampling_tv_is_the_sum_over_binomials(n):
 
 def test_classes_that_tie_are_recognised_by_lot():
     """Equal classes: what rounding makes of their probabilities decides nothing, and no class is the first."""
-    log_probs = torch.tensor([[-2.0, -2.0 - 4e-16, -5.0], [-7.0, -1.0, -3.0], [-4.0] * 3, [-math.inf] * 3]).double()
+    in_float32 = torch.tensor([0.1] * 784).cumsum(0)[-1].item()  # 78.4, but for rounding
+    rows = [[-2.0, -2.0 - 4e-16, -5.0], [-7.0, -1.0, -3.0], [-4.0] * 3, [-math.inf] * 3, [-99.0, -78.4, -in_float32]]
+    log_probs = torch.tensor(rows, dtype=torch.float64)
     found = torch.stack([recognised(log_probs, k) for k in range(3)], dim=1)
-    expected = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [1 / 3] * 3, [0.0] * 3], dtype=torch.float64)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-15)
-    assert torch.equal(recognised(log_probs, torch.tensor([1, 1, 0, 2])), found[range(4), [1, 1, 0, 2]])
+    chances = [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [1 / 3] * 3, [0.0] * 3, [0.0, 0.5, 0.5]]
+    assert torch.allclose(found, torch.tensor(chances, dtype=torch.float64), rtol=0, atol=1e-15)
+    assert torch.equal(recognised(log_probs, torch.tensor([1, 1, 0, 2, 1])), found[range(5), [1, 1, 0, 2, 1]])
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 2.0, 1000.0])
