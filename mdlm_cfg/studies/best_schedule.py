@@ -23,6 +23,7 @@ from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, 
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numbers import instead_of
+from mdlm_cfg.support.ties import largest, named
 
 OBJECTIVES = ("kl", "tv", "trade_off")
 CONSTANT = "constant"
@@ -210,13 +211,14 @@ class BestScheduleStudy:
 
     def _gains(self, rows: Sequence[ScheduleRow], who: str) -> str:
         gains = {row.w: _gain(rows, row.w, who) for row in rows}
-        most = max(gains, key=lambda w: gains[w])
+        most, *others = largest(list(gains), lambda w: gains[w], NOTHING)
         if gains[most] <= NOTHING:
             return f"With {who} conditionals, no schedule was found that improves on the constant w in {self.aim}."
         constant, best = (where(rows, w=most, schedule=name)[0] for name in (CONSTANT, BEST))
         distance = f"total variation {instead_of(best.tv_tilted, constant.tv_tilted)}"
         return (
-            f"With {who} conditionals, the best schedule gains most over the constant w = {most.label}: {self.aim} is "
+            f"With {who} conditionals, the best schedule gains most over the constant w = "
+            f"{named([w.label for w in (most, *others)])}: {f'at w = {most.label} ' if others else ''}{self.aim} is "
             f"{instead_of(best.objective, constant.objective)}{self.unit}"
             + ("." if self.objective == "tv" else f" ({distance}).")
         )
@@ -252,12 +254,16 @@ def transfers_of(rows: Sequence[ScheduleRow]) -> list[TransferRow]:
 
 def carried_over(transfers: Sequence[TransferRow]) -> list[str]:
     """Whether the best schedule for exact conditionals serves learned ones, where there is anything to gain."""
-    found = [(row.share_kept, row.w.label) for row in transfers if row.share_kept is not None]
-    if not found:
+    kept = {row.w.label: row.share_kept for row in transfers if row.share_kept is not None}
+    if not kept:
         return []
-    least, w = min(found)
     head = "With learned conditionals, the best schedule for exact conditionals"
-    if least < 0:
-        return [f"{head} is worse than the constant w at w = {w}: find the schedule with the network itself."]
-    down = math.floor(1000 * least + ROUNDING) / 10
-    return [f"{head} achieves at least {down:.1f}% of the gain of their own best schedule (smallest share at w = {w})."]
+    worse = [w for w, share in kept.items() if share < -ROUNDING]
+    if worse:
+        return [
+            f"{head} is worse than the constant w at w = {named(worse)}: find the schedule with the network itself."
+        ]
+    least = largest(list(kept), lambda w: -kept[w], ROUNDING)
+    down = math.floor(1000 * kept[least[0]] + ROUNDING) / 10
+    where_least = f"smallest share at w = {named(least)}"
+    return [f"{head} achieves at least {down:.1f}% of the gain of their own best schedule ({where_least})."]

@@ -18,7 +18,7 @@ from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import OfDenoiser, by, ends, least_and_most, where
+from mdlm_cfg.studies.rows import OfDenoiser, by, least_and_most, where
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numbers import percent, short
 from mdlm_cfg.support.ties import largest, named
@@ -199,11 +199,10 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
     ]
     schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
     if schedules:
-        nearest, _ = ends(schedules, "departure")
-        said.append(
-            f"Among the schedules, {nearest.w.label} departs least from the ideal of w = {nearest.tilted_w:g}: "
-            f"{nearest.departure:.3g} nats, with {nearest.rule}."
-        )
+        nearest = largest(schedules, lambda row: -row.departure, SAME)
+        those = named([f"{row.w.label} with {row.rule} (to the ideal of w = {row.tilted_w:g})" for row in nearest], ";")
+        departs = "departs" if len(nearest) == 1 else "depart"
+        said.append(f"Among the schedules, {those} {departs} least: {short(nearest[0].departure)} nats.")
     return [*said, *learned]
 
 

@@ -337,15 +337,20 @@ def _of_the_guidance(top: Sequence[SliceRow]) -> str:
     w = top[0].w
     if w.constant <= 0:
         return "No strength above 0 was given, so there is no guidance to evaluate: give w=[0,1,2]."
-    most = max(top, key=lambda row: row.guidance_effect)
+    most, *others = largest(top, lambda row: row.guidance_effect)
     moved = {row.image for row in top if row.guidance_effect >= SMALL}
     size = f"{_short(most.guidance_effect)} in total variation"
     if moved:
-        return (
+        head = (
             f"Guidance changes the hidden pixels of {len(moved)} of {len({row.image for row in top})} images: at w = "
-            f"{w.label} by up to {size}, which leaves {_short(most.tv_tilted)} to the tilted distribution (image "
-            f"{most.image}, guided to class {most.target_class}, whose posterior given the known pixels is "
-            f"{short(most.posterior)})."
+            f"{w.label} by up to {size}"
+        )
+        if others:
+            where_most = named([f"image {row.image}, class {row.target_class}" for row in (most, *others)], ";")
+            return f"{head} ({where_most})."
+        return (
+            f"{head}, which leaves {_short(most.tv_tilted)} to the tilted distribution (image {most.image}, guided to "
+            f"class {most.target_class}, whose posterior given the known pixels is {short(most.posterior)})."
         )
     why = ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in top) else ""
     return f"Guidance changes almost nothing here{why}: at most {size} at w = {w.label}."

@@ -20,6 +20,7 @@ from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser
 from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.ties import largest, named
 from mdlm_cfg.targets.table import TableMixture
 
 NOTHING = 1e-12  # what is smaller is rounding
@@ -280,13 +281,14 @@ def _of_the_sampler(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
     own = [row for row in rows if row.sampler == e.case.plan.sampler and not row.w.is_schedule]
     if not own:
         return []
-    worst = max(own, key=lambda row: row.discretisation_error)
-    name = worst.sampler.label
-    if worst.discretisation_error < NOTHING:
+    worst = largest(own, lambda row: row.discretisation_error)
+    error = worst[0].discretisation_error
+    name = e.case.plan.sampler.label
+    if error < NOTHING:
         return [f"The sampler ({name}) samples the guided chain exactly."]
     return [
-        f"The distribution of the sampler ({name}) is at most {short(worst.discretisation_error)} from the guided "
-        f"chain of the same conditionals (total variation, exact; at w = {worst.w.label})."
+        f"The distribution of the sampler ({name}) is at most {short(error)} from the guided chain of the same "
+        f"conditionals (total variation, exact; at w = {named([row.w.label for row in worst])})."
     ]
 
 

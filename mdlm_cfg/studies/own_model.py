@@ -20,7 +20,7 @@ from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
 from mdlm_cfg.support.numbers import short
-from mdlm_cfg.support.ties import named
+from mdlm_cfg.support.ties import largest, named
 from mdlm_cfg.targets.table import entropy_of
 
 LIKELIEST = 6  # states of a class that are listed
@@ -247,11 +247,11 @@ def _of_orders(rows: Sequence[ModelRow], policy: Policy | None) -> list[str]:
     if not rows or policy == Confidence():
         return []
     order = "a random order" if policy is None else f"the order {policy}"
-    worst = max(rows, key=lambda row: row.tv_orders or 0.0)
-    gap = worst.tv_orders or 0.0
+    worst = largest(rows, lambda row: row.tv_orders or 0.0, ROUNDING)
+    gap = worst[0].tv_orders or 0.0
     if gap < ROUNDING:
         return [f"Without guidance, {order} and an order by confidence give the same distribution."]
     return [
         f"The conditionals do not agree on one distribution: without guidance, an order by confidence instead of "
-        f"{order} changes class {worst.class_name} by {gap:.2g} (total variation)."
+        f"{order} changes {named([f'class {row.class_name}' for row in worst])} by {gap:.2g} (total variation)."
     ]

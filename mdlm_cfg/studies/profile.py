@@ -22,7 +22,7 @@ from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samp
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, tied_ends, where
 from mdlm_cfg.support.numbers import apart
-from mdlm_cfg.support.ties import named
+from mdlm_cfg.support.ties import largest, named
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 BEST = "best"
@@ -256,12 +256,15 @@ def _saved(rows: Sequence[CostRow]) -> str | None:
                 saved.append((gain, row, cheapest))
     if not saved:
         return None
-    _, row, cheapest = max(saved, key=lambda one: one[0])
+    most = largest(saved, lambda one: one[0], SAME)
+    _, row, cheapest = most[0]
     other = cheapest[0]
+    calls = named([str(one.calls) for _, one, _ in most])
+    here = f"with {row.calls} " if len(most) > 1 else ""
     surely = " beyond chance" if row.cost_se else ""
     cost, cheapest_cost = apart(row.cost, other.cost)
     return (
-        f"the best steps save most{surely} with {row.calls} calls: they cost {cost} nats by prediction, and "
+        f"the best steps save most{surely} with {calls} calls: {here}they cost {cost} nats by prediction, and "
         f"{named([one.schedule for one in cheapest])} steps, the cheapest of the others, {cheapest_cost}"
         f"{_exactly(row, other)}."
     )

@@ -24,6 +24,7 @@ from mdlm_cfg.studies.moves import MOVE, Moves, Started, name_of_move, own_move,
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
 from mdlm_cfg.support.numbers import apart, percent, short
+from mdlm_cfg.support.ties import largest, named
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -273,10 +274,12 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     if chain:
         last = max(where(chain, move=chain[0].move), key=lambda row: row.calls)
         near, _ = tied_ends([row for row in chain if row.calls <= last.calls], "tv_tilted", NOTHING)
-        best = min(near, key=lambda row: (row.calls, row.moves))
+        best = largest(near, lambda row: -row.calls)
+        ways = named([phrase(row.moves, row.move) for row in best], ";")
+        end = verb_of(best[0].moves if len(best) == 1 else len(best), "end")
         said.append(
-            f'After "{start}" and within {last.calls:g} calls, {phrase(best.moves, best.move)} '
-            f"{verb_of(best.moves, 'end')} nearest to the tilted distribution ({short(best.tv_tilted)})."
+            f'After "{start}" and within {last.calls:g} calls, {ways} {end} nearest to the tilted distribution '
+            f"({short(best[0].tv_tilted)})."
         )
     slow = [row.move for row in ends if row.tv_tilted is None or (row.gap is not None and row.gap < CONNECTED)]
     if slow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ from mdlm_cfg.studies.best_schedule import (
     RAMP,
     BestScheduleStudy,
     ScheduleRow,
+    TransferRow,
     carried_over,
     transfers_of,
 )
@@ -116,6 +118,22 @@ def test_the_first_sentence_says_whether_a_schedule_gains() -> None:
     assert best < 1e-7 and constant == 0.1006  # theory, section 12
     for verdict in none:
         assert len(verdict) == 1 and not decimals(verdict[0])
+
+
+def test_strengths_that_gain_alike_are_named_together() -> None:
+    target = random_target(3, 2, seed=4)
+    (row,) = [row for row in block_of(found(target), "schedules") if row.schedule == BEST]
+    rows = []
+    for w, gain in ((1.25, 0.1), (2.25, 0.4), (3.25, 0.4), (4.25, math.inf), (5.25, math.inf)):
+        g = Guidance(w)
+        rows += [replace(row, w=g, objective=0.5), replace(row, w=g, schedule=CONSTANT, objective=0.5 + gain)]
+    for kept, named in ((rows, {"4.25", "5.25"}), (rows[:6], {"2.25", "3.25"}), (rows[:4], {"2.25"})):
+        (said,) = BestScheduleStudy().verdict_of(kept, [])
+        assert set(re.findall(r"\d\.25", said)) == named
+    shares = [TransferRow(Guidance(w), 0.1, share) for w, share in ((1.25, 0.9), (2.25, 0.3), (3.25, 0.3), (4.25, 0.5))]
+    assert set(re.findall(r"\d\.25", carried_over(shares)[0])) == {"2.25", "3.25"}
+    worse = [replace(one, share_kept=share) for one, share in zip(shares, (-0.5, 0.2, -0.1, 0.3))]
+    assert set(re.findall(r"\d\.25", carried_over(worse)[0])) == {"1.25", "3.25"}
 
 
 def test_what_carries_over_is_a_share_of_the_gain() -> None:

@@ -21,7 +21,7 @@ from mdlm_cfg.studies.mixture_moves import REFERENCE, MixtureMoves, MovedSetRow
 from mdlm_cfg.studies.moves import phrase, verb_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
-from mdlm_cfg.studies.table_moves import CONNECTED, EndRow, MoveRow, TableMoves, _of_starts
+from mdlm_cfg.studies.table_moves import CONNECTED, EndRow, MoveRow, TableMoves, _of_moves, _of_starts
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 TARGET = random_target(2, 3, seed=4)
@@ -129,6 +129,16 @@ def test_moves_that_take_samples_away_are_not_said_to_leave_them_where_they_are(
         ]
         said |= {conclusion(one) for one in _of_starts("At w = 2,", rows)}
     assert len(said) == 3
+
+
+def test_moves_that_end_alike_are_named_together() -> None:
+    rows = [
+        MoveRow(W, "exact", "first_hitting", move, moves, 10.0 + moves, 0.2 - moves * gain, 0.0, moves * gain)
+        for move, gain in (("k = 1, a", 0.01), ("k = 2, b", 0.02), ("k = 3, c", 0.02))
+        for moves in (0, 7)
+    ]
+    (said,) = _of_moves(rows, [])
+    assert "k = 2, b" in said and "k = 3, c" in said and "k = 1, a" not in said
 
 
 @pytest.mark.parametrize("learned", [False, True])

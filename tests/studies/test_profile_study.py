@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from mdlm_cfg import Guidance, Sampler, UserError, calibrated_strengths, exact_i
 from mdlm_cfg.compare.metrics import kl_divergence
 from mdlm_cfg.compare.profile import InformationProfile
 from mdlm_cfg.studies.plan import Plan
-from mdlm_cfg.studies.profile import BEST, ProfileStudy
+from mdlm_cfg.studies.profile import BEST, CostRow, ProfileStudy, TotalRow, verdict_of
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.targets.sequences import motif_in_noise
 
@@ -44,6 +45,19 @@ def test_a_table_has_exact_costs_below_those_that_are_predicted(learned: bool) -
         assert best.cost <= row.cost + 1e-12 and row.cost_se == 0
     free = [row for row in rows if (row.calls, row.w.constant, row.denoiser) == (4, 0.0, "exact")]
     assert all(abs(row.cost) < 1e-12 for row in free)  # one at a time is exact
+
+
+def test_numbers_of_calls_that_save_alike_are_named_together() -> None:
+    g = Guidance(0.0)
+    costs = []
+    for calls, saved in ((11, 0.2), (22, 0.5), (33, 0.5)):
+        costs += [
+            CostRow(g, "exact", "uniform", calls, 1.0, 0.0, None, ""),
+            CostRow(g, "exact", BEST, calls, 1.0 - saved, 0, None, ""),
+        ]
+    total = TotalRow(g, "exact", *[0.0] * 6)
+    (said,) = verdict_of(costs, [total])
+    assert {"22", "33"} == set(re.findall(r"\b(11|22|33)\b", said))
 
 
 def test_one_step_costs_the_total_correlation() -> None:
