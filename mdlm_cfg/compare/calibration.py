@@ -199,12 +199,16 @@ class Gain:
     after: Tensor
     covariance: Tensor
 
-    def of(self, levels: slice = slice(None)) -> tuple[float, float]:
-        """The gain over some levels, the sum of before - after, and its standard error, in nats."""
+    def of(self, levels: slice = slice(None)) -> tuple[float | None, float]:
+        """The gain over some levels, the sum of before - after, and its standard error, in nats.
+
+        None where both sums are infinite: the conditionals give probability 0 to what is possible at every strength.
+        """
         before = self.before[levels]
         after = self.after[levels]
         variance = float(self.covariance[levels, levels].sum())
-        return float(torch.where(before == after, 0.0, before - after).sum()), max(variance, 0.0) ** 0.5
+        known = not bool((before.sum() == inf) & (after.sum() == inf))
+        return float((before - after).sum()) if known else None, max(variance, 0.0) ** 0.5
 
 
 @checked

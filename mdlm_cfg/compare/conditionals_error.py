@@ -72,6 +72,7 @@ def conditionals_error(
         masked = (tokens == target.num_tokens)[..., None]  # of the others a denoiser may say what it likes
         log_p, log_q = (torch.where(masked, d(tokens, drawn), 0.0) for d in (exact, denoiser))
         kl = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum(dim=(1, 2))
+        kl = kl.clamp(min=0)  # rounding alone may be below 0
         own, ideal = (-v.gather(2, clean[..., None]).sum(dim=(1, 2)) for v in (log_q, log_p))
         costs = torch.stack([own, ideal, kl]) * (target.num_dims / counts)
         parts.append(costs.reshape(3, -1, num_draws).mean(dim=2))

@@ -35,6 +35,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
 
+ROUNDING = 1e-12  # of a sum, relative to its parts: what mathematics keeps from being below 0 is below it by less
 EVEN = 1e-9  # nats, by which the most uneven steps must be cheaper: where h(l) is flat, rounding would choose
 
 
@@ -94,7 +95,9 @@ class InformationProfile:
     @property
     def total_correlation(self) -> Measured:
         """sum_i H(X_i) - H(X) = D h(0) - sum over l of h(l): the cost of one step."""
-        return self._combined(-torch.ones_like(self.entropies), first=self.num_dims)
+        weights = -torch.ones_like(self.entropies)
+        weights[0] += self.num_dims
+        return self._combined(weights)
 
     @property
     def dual_total_correlation(self) -> Measured:
@@ -115,9 +118,9 @@ class InformationProfile:
             raise UserError(f"step sizes {list(sizes)} must be at least 1 each and sum to D = {d}")
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
         per_step = torch.zeros_like(self.entropies).index_put_((torch.tensor(starts),), torch.tensor(sizes).double())
-        offset = float(per_step @ (self.cross_entropies - self.entropies))
-        spread = self._combined(per_step - 1)
-        cost = Measured(spread.value + offset, spread.standard_error)
+        (c, h) = (self.cross_entropies, self.entropies)
+        value = _from_zero(per_step @ c - h.sum(), per_step @ c.abs() + h.abs().sum())
+        cost = Measured(float(value), self._combined(per_step - 1).standard_error)
         return StepPlan(tuple(sizes), tuple(float(self.strengths[a]) for a in starts), cost)
 
     @checked
@@ -177,15 +180,20 @@ class InformationProfile:
         known = torch.cat([self.entropies.new_zeros(1), self.entropies.cumsum(0)])
         after = torch.arange(d + 1)
         each = torch.cat([self.cross_entropies, self.cross_entropies.new_zeros(1)])
-        costs = (after - after[:, None]) * each[:, None] - (known - known[:, None])
+        whole = (after - after[:, None]) * each[:, None]
+        costs = _from_zero(whole - (known - known[:, None]), whole.abs() + known.abs().amax())
         return costs.masked_fill(after <= after[:, None], math.inf)
 
-    def _combined(self, weights: Tensor, first: float = 0.0) -> Measured:
-        """sum over l of weights_l h(l), with `first` added to weights_0."""
-        weights = weights.clone()
-        weights[0] += first
+    def _combined(self, weights: Tensor) -> Measured:
+        """sum over l of weights_l h(l), which is not below 0 where h is that of a distribution."""
         variance = float(weights @ self.covariance @ weights)
-        return Measured(float(weights @ self.entropies), math.sqrt(max(variance, 0.0)))
+        value = _from_zero(weights @ self.entropies, weights.abs() @ self.entropies.abs())
+        return Measured(float(value), math.sqrt(max(variance, 0.0)))
+
+
+def _from_zero(totals: Tensor, sizes: Tensor) -> Tensor:
+    """Sums of parts of these sizes: 0 where they are below it by no more than rounding."""
+    return totals.masked_fill((totals < 0) & (totals > -ROUNDING * sizes), 0.0)
 
 
 @checked

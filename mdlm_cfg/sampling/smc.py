@@ -153,7 +153,8 @@ def check_groups(num_samples: int, num_groups: int, threshold: float) -> int:
 
 def group_ess(log_weights: Tensor) -> Tensor:
     """The relative effective sample size of every group, (groups,) in (0, 1], from log-weights (groups, m)."""
-    return 1 / (log_weights.shape[1] * log_weights.softmax(dim=1).square().sum(dim=1))
+    found = 1 / (log_weights.shape[1] * log_weights.softmax(dim=1).square().sum(dim=1))
+    return found.clamp(max=1)  # rounding alone may be above it
 
 
 def resample(

@@ -67,7 +67,9 @@ AFTER = "the same with calibrated strengths"
 class EffectRow(OfDenoiser):
     """The effect of calibrated strengths."""
 
-    gain: float = in_nats("gain", "NELBO with constant w minus NELBO with calibrated strengths")
+    gain: float | None = in_nats(
+        "gain", "NELBO with constant w minus NELBO with calibrated strengths; absent where both are infinite"
+    )
     gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
     tv_tilted: float | None = in_tv("TV to the tilted", "TV of the guided chain; tables only")
     tv_tilted_calibrated: float | None = in_tv("TV to the tilted, calibrated", AFTER)
@@ -107,7 +109,7 @@ class LevelRow(OfDenoiser):
     levels: int = col("levels", "number of levels that share the strength")
     strength: float = col("strength", "calibrated strength", digits=3)
     strength_se: float = col("error", "standard error of the strength; 0 where it is exact", digits=3)
-    gain: float = in_nats("gain", "these levels' part of the gain")
+    gain: float | None = in_nats("gain", "these levels' part of the gain; absent where both NELBOs are infinite there")
     gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
 
 
@@ -276,8 +278,14 @@ def verdict_of(means: Sequence[MeanRow], of_examples: bool, num: int) -> list[st
     return said
 
 
-def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
+def _gained(row: MeanRow, of_examples: bool) -> str:
     head = f"With {row.denoiser} conditionals, calibrated strengths"
+    if row.gain is None:
+        whose = f" of at least one of {row.classes} classes" if row.classes > 1 else ""
+        return (
+            f"{head} cannot be compared with the constant w = {row.w.label}: the NELBO{whose} is infinite with both, "
+            "because the conditionals give probability 0 to values that are possible."
+        )
     over = f"over the constant w = {row.w.label}"
     about = f" (mean of {row.classes} classes)" if row.classes > 1 else ""
     size = f"{short(abs(row.gain))} ± {row.gain_se:.2g} nats" if row.gain_se else f"{short(abs(row.gain))} nats"
@@ -289,6 +297,10 @@ def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
         0: f"{head} show no gain {over}{about}{none}.",
         -1: f"{head} lose {size} {over}{about}: they follow the noise of the fit. {FEWER}",
     }
+    return gains[sign_beyond(row.gain, max(SAME, CLEAR * row.gain_se))]
+
+
+def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
     chance = CLEAR * math.sqrt(2 / row.classes) * tv_error(num)
     head = f"At w = {row.w.label}, with {row.denoiser} conditionals, they"
     changes = (
@@ -296,7 +308,7 @@ def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
         ("the usage of the components", row.usage_tv, row.usage_tv_calibrated, chance),
     )
     return [
-        gains[sign_beyond(row.gain, max(SAME, CLEAR * row.gain_se))],
+        _gained(row, of_examples),
         *(_of_distance(head, what, a, b, noise) for what, a, b, noise in changes if a is not None and b is not None),
     ]
 

@@ -204,3 +204,21 @@ def test_steps_that_cost_the_same_are_even(steps: int) -> None:
     flat[::5] = 0.1 + 0.2  # another number by rounding
     profile = InformationProfile(flat, flat, torch.zeros(12).double(), torch.zeros(12, 12).double())
     assert max(profile.best(steps).sizes) == math.ceil(12 / steps)
+
+
+@pytest.mark.parametrize("w", [0.0, 2.0])
+def test_independent_coordinates_cost_nothing_and_no_less(w: float) -> None:
+    """Equal entropies differ by rounding, which may be below 0 as no divergence is; noise may be, and stays."""
+    for seed in range(6):
+        marginals = torch.rand(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+        pmf = torch.ones(1, dtype=torch.float64)
+        for p in marginals / marginals.sum(dim=1, keepdim=True):
+            pmf = pmf[..., None] * p
+        found = exact_information_profile(TableMixture(pmf.expand(2, *[3] * 5), torch.full((2,), 0.5)), 0, w)
+        costs = [found.best(k).cost.value for k in range(1, 6)] + [found.scheduled(2, "cosine").cost.value]
+        costs += [found.total_correlation.value, found.dual_total_correlation.value]
+        costs += found.step_costs()[found.step_costs() < math.inf].tolist()
+        assert min(costs) >= 0 and max(costs) < 1e-12
+    rising = torch.tensor([1.0, 1.1], dtype=torch.float64)
+    noisy = InformationProfile(rising, rising, torch.zeros(2), torch.eye(2, dtype=torch.float64))
+    assert noisy.plan([2]).cost.value == pytest.approx(-0.1) == noisy.total_correlation.value

@@ -101,5 +101,6 @@ def test_effective_sizes_on_the_way() -> None:
     )
     assert min(often.ess_on_the_way) > never.ess_on_the_way[-1]  # every step begins with even weights
     assert group_ess(torch.zeros(2, 5, dtype=torch.float64)).tolist() == pytest.approx([1.0, 1.0])
+    assert all(0.999 < float(group_ess(torch.full((1, m), 0.3)).max()) <= 1 for m in range(1, 100))
     one = torch.tensor([[0.0, -math.inf, -math.inf, -math.inf]], dtype=torch.float64)
     assert group_ess(one).tolist() == pytest.approx([0.25])

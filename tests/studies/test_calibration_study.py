@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, random_target, table_of
+from helpers import Blurred, bernoulli_mixture, block_of, data_of, decimals, found_by, random_target, table_of
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, calibrated_strengths, path_kl, terminal_law, tilted_law
+from mdlm_cfg import (
+    FunctionDenoiser,
+    Guidance,
+    Sampler,
+    TableMixture,
+    UserError,
+    calibrated_strengths,
+    path_kl,
+    terminal_law,
+    tilted_law,
+)
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, calibrate, exact_gain, held_out_gain
 from mdlm_cfg.compare.levels import MaskedSamples
 from mdlm_cfg.compare.metrics import total_variation as tv
+from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.fitting import FIT, TEST, Fit, fitted_profile, fitted_strengths, log_posterior, part_of
 from mdlm_cfg.studies.plan import Plan
@@ -47,6 +59,18 @@ def test_a_table_has_the_exact_strengths_distances_and_gains(learned: bool) -> N
             assert getattr(row, f"tv_tilted{end}") == pytest.approx(tv(law, tilted), abs=1e-12)
         assert row.gain == pytest.approx(row.nelbo - row.nelbo_calibrated, abs=1e-12) and row.gain >= -1e-12
         assert sum(r.gain for r in own) == pytest.approx(row.gain, abs=1e-12)
+
+
+def test_an_infinite_nelbo_is_no_gain_of_0(tmp_path: Path) -> None:
+    """A denoiser that gives probability 0 to what is possible, at every strength."""
+    target = random_target(2, 2, seed=1)
+    denoiser = FunctionDenoiser(lambda x, _: torch.tensor([0.0, -math.inf]).expand(*x.shape, 2), 2, 2, 2)
+    findings = found_by(
+        CalibrationStudy(), data_of(target), denoiser, Plan((Guidance(2.0),), Sampler(), 40, classes=(0,))
+    )
+    row = next(row for row in block_of(findings, "gains") if row.denoiser == "learned")
+    assert row.gain is None and not decimals(findings.verdict[-2]) and "infinite" in findings.verdict[-2]
+    assert sections_of(findings, tmp_path)
 
 
 def test_gains_are_differences_of_path_kl() -> None:
