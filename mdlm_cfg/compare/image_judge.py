@@ -122,18 +122,21 @@ def judges_of(data: Data, classifier: Classifier | None, classes: Sequence[int],
 
 
 def judge_all(
-    judges: Sequence[Judge], images: Sequence[Tensor], classifier: Classifier | None
+    judges: Sequence[Judge], images: Sequence[Tensor], classifier: Classifier | None, together: Sequence[int]
 ) -> tuple[list[Row], Row]:
-    """The row of each class, and the row of all of them together.
+    """The row of each class, and the row of some of them together.
+
+    Args:
+        together: places of these classes, at least one.
 
     Returns:
-        rows by class, and means over the classes that have them; but precision and recall are of the union.
+        rows by class, and means over those of `together` that have them; but precision and recall are of their union.
     """
     rows = [judge.row(x, classifier) for judge, x in zip(judges, images)]
-    pooled: Row = {name: _mean([row[name] for row in rows]) for name in STATISTICS}
+    pooled: Row = {name: _mean([rows[at][name] for at in together]) for name in STATISTICS}
     if classifier is not None:
-        features = torch.cat([classifier.features(x) for x in images])
-        reference = torch.cat([judge.nearby(len(x)) for judge, x in zip(judges, images)])
+        features = torch.cat([classifier.features(images[at]) for at in together])
+        reference = torch.cat([judges[at].nearby(len(images[at])) for at in together])
         pooled["precision"], pooled["recall"] = _precision_and_recall(reference, features)
     return rows, pooled
 

@@ -40,6 +40,7 @@ from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
 
 HELD_OUT = "data"  # in place of a strength: test images, judged like samples
 CLASSIFIER: Key = ("classifier",)
+FEWEST = 2  # test images of a class, to compare with
 ENOUGH = 100  # images, of which a share has a standard error of at most 0.05
 SUMS = "Means over classes, except that precision and recall are computed for all classes together."
 READING = """\
@@ -125,12 +126,12 @@ class Images(Settings):
 
     def _judged(self, case: Case, guidance: Guidance) -> tuple[list[Row], Row]:
         judges, classifier = judging(case, self.classifier)
-        return judge_all(judges, list(_samples(case, case.made, guidance)), classifier)
+        return judge_all(judges, list(_samples(case, case.made, guidance)), classifier, compared(case))
 
     def _held_out(self, case: Case) -> dict[str, Any]:
         """Test images as judged, the classifier's accuracy on all of them, and pixel means of training images."""
         judges, classifier = judging(case, self.classifier)
-        by_class, pooled = judge_all(judges, held_out(case), classifier)
+        by_class, pooled = judge_all(judges, held_out(case), classifier, compared(case))
         return {
             "judged": (by_class, pooled),
             "accuracy": None if classifier is None else classifier.accuracy(*case.data.test_examples()),
@@ -152,7 +153,7 @@ class Images(Settings):
         of_models = blocks_of_models(nelbos, classifiers)
         first = [_distances(case, rows), _shown(case, samples), *of_models]
         blocks = [*first, _by_class(by_class), _means(case, samples, reference)]
-        num = len(case.classes) * case.plan.num_samples
+        num = len(compared(case)) * case.plan.num_samples
         verdict = [*verdict_of(rows, nelbos, classifiers, num), *of_few(case, rows[0].recall)]
         facts = _facts(case, self.num_draws)
         arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
@@ -193,6 +194,15 @@ def held_out(case: Case) -> list[Tensor]:
     return [held_out_of(case, k)[: case.plan.num_samples] for k in case.classes]
 
 
+def compared(case: Case) -> list[int]:
+    """Places of the classes that means are taken over: all, but for those without test images to compare with.
+
+    Means of samples would otherwise be of other classes than those of test images.
+    """
+    enough = [at for at, x in enumerate(held_out(case)) if len(x) >= FEWEST]
+    return enough or list(range(len(case.classes)))
+
+
 def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
     """Of all classes, uint8 (C, n, D)."""
     return torch.stack([samples_of(made, draw_pieces(case, LEARNED, guidance, k)) for k in case.classes])
@@ -212,7 +222,11 @@ def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
             " The difference between two pixels is the square of the difference between their shades; black and "
             "white differ by 1."
         )
-    fewest = min(len(x) for x in held_out(case))
+    sizes = [len(x) for x in held_out(case)]
+    left_out = [case.class_name(k) for at, k in enumerate(case.classes) if at not in compared(case)]
+    if left_out:
+        text += f" Left out, with fewer than {FEWEST} test images: {', '.join(left_out)}."
+    fewest = min(sizes[at] for at in compared(case))
     if fewest < case.plan.num_samples:
         text += (
             f" A class has only {fewest} test images, fewer than the {case.plan.num_samples} samples. The numbers of "

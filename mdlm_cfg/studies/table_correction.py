@@ -271,7 +271,7 @@ def _of_weights(cost: CostRow) -> str:
     does = "correct this" if cost.tv_weighted < NOTHING else f"reduce this to {weighted}"
     if math.isinf(cost.cost):
         return f"{head} {does}, at a relative ESS below 1e-308, which no number of samples makes up for."
-    return f"{head} {does}, at a relative ESS of {percent(cost.ess, 1)} ({cost.cost:.3g} samples per effective sample)."
+    return f"{head} {does}, at a relative ESS of {percent(cost.ess, 1)} ({cost.cost:.4g} samples per effective sample)."
 
 
 def closest(last: SampleRow) -> list[str]:

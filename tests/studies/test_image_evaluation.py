@@ -178,6 +178,21 @@ def test_the_images_beside_samples_are_test_images_of_their_class(data: BinaryIm
         assert all(tuple(x) in own for x in images.tolist())
 
 
+def test_a_class_without_test_images_is_left_out_of_the_means_that_are_compared(
+    data: BinaryImageData, classifier: ImageClassifier
+) -> None:
+    few = BinaryImageData()
+    vars(few).update(vars(data))
+    chosen = (data.test_classes != 1).nonzero()[:, 0]
+    few._test = data.test_x[chosen], data.test_classes[chosen]
+    findings = found_of(few, target().denoiser(), plan_of(Guidance(0.0), n=30), classifier)
+    by_class = {(row.w, row.target_class): row for row in block_of(findings, "by_class")}
+    for row in block_of(findings, "distances"):
+        for name in ("diversity", "accuracy", "energy_pixels"):
+            parts = [getattr(by_class[row.w, k], name) for k in (0, 2)]
+            assert getattr(row, name) == pytest.approx(sum(parts) / 2)
+
+
 @pytest.mark.parametrize("num", [1, 7])
 def test_fewer_test_images_than_samples_are_all_shown(
     data: BinaryImageData, classifier: ImageClassifier, num: int
