@@ -26,6 +26,7 @@ from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
+from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 Listed = dict[str, list[Any]]  # rows, by the name of their block
@@ -161,7 +162,7 @@ class LikelihoodStudy(Settings):
 
     def _truth(self, case: Case, label: str) -> tuple[float, ...] | None:
         """-E ln p(x) of the data's own distribution, where it is known in many dimensions."""
-        if not isinstance(case.target, BernoulliMixture):
+        if not isinstance(case.target, BernoulliMixture | HiddenMarkovMixture):
             return None
         return astuple(Bound.of(-case.target.log_prob(*_labelled(case, label))))
 

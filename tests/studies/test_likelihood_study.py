@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Inconsistent, block_of, brute_bound, data_of, decimals, found_by, random_target
+from helpers import (
+    Inconsistent,
+    block_of,
+    brute_bound,
+    data_of,
+    decimals,
+    found_by,
+    random_hmm,
+    random_target,
+    table_of,
+)
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, exact_likelihood, terminal_law
@@ -108,15 +118,20 @@ def test_orders_are_the_same_with_the_class_and_without() -> None:
         assert by_label["null"] == [replace(row, label="null") for row in by_label["conditional"]]
 
 
-def test_exact_conditionals_in_many_dimensions_need_one_order() -> None:
-    g = generator_for("bits")
-    probabilities = torch.rand(2, 3, 6, generator=g, dtype=torch.float64)
-    target = BernoulliMixture(probabilities, torch.ones(2, 3) / 3, torch.tensor([0.3, 0.7]))
-    x, classes = target.sample(2000, g)
+def bernoulli() -> BernoulliMixture:
+    probabilities = torch.rand(2, 3, 6, generator=generator_for("bits"), dtype=torch.float64)
+    return BernoulliMixture(probabilities, torch.ones(2, 3) / 3, torch.tensor([0.3, 0.7]))
+
+
+@pytest.mark.parametrize("target", [bernoulli(), random_hmm(zeros=0.3)], ids=["bernoulli", "hmm"])
+def test_exact_conditionals_in_many_dimensions_need_one_order(target: Any) -> None:
+    x, classes = target.sample(2000, generator_for("examples"))
+    table = table_of(target)
     findings = found_by(LikelihoodStudy(orders=2, num_images=20), drawn(target, x, classes), None, PLAN)
     assert all(abs(row.fall) < 1e-9 for name in ("bounds", "orders") for row in block_of(findings, name))
     for row in block_of(findings, "likelihoods"):
-        own = -target.log_prob(x, classes if row.label == "conditional" else None)
+        pmfs = table.class_pmfs[classes, *x.T] if row.label == "conditional" else table.pmf[tuple(x.T)]
+        own = -pmfs.log()
         assert row.denoiser == "exact" and row.entropy == pytest.approx(float(own.mean()))
         assert abs(row.nelbo - row.entropy) < 4 * row.nelbo_se
     assert len(decimals(findings.verdict[0])) == 5  # NELBO, its error, bits and the truth: nothing that orders change
