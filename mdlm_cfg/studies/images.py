@@ -154,7 +154,7 @@ class Images(Settings):
         first = [_distances(case, rows), _shown(case, samples), *of_models]
         blocks = [*first, _by_class(by_class), _means(case, samples, reference)]
         num = len(compared(case)) * case.plan.num_samples
-        verdict = [*verdict_of(rows, nelbos, classifiers, num), *of_few(case, rows[0].recall)]
+        verdict = [*verdict_of(rows, nelbos, classifiers, num, case.data.num_tokens), *of_few(case, rows[0].recall)]
         facts = _facts(case, self.num_draws)
         arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
@@ -264,7 +264,7 @@ def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
 
 def _by_class(rows: Sequence[ClassRow]) -> Block:
     names = ("accuracy", "diversity") if any(row.accuracy is not None for row in rows) else ("diversity",)
-    notes = {"accuracy": "The classifier's accuracy.", "diversity": "Pixels in which two images of the class differ."}
+    notes = {"accuracy": "The classifier's accuracy.", "diversity": "Distance between two images of the class."}
     views = [Table(["w"], [name], "class_name", notes[name]) for name in names]
     return Block("by_class", rows, "By class", views=views, group="By class")
 
@@ -288,12 +288,16 @@ def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[st
 
 
 def verdict_of(
-    rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow], num: int
+    rows: Sequence[ImageRow],
+    nelbos: Sequence[NelboRow],
+    classifiers: Sequence[JudgeRow],
+    num: int,
+    num_tokens: int = 2,
 ) -> list[str]:
     """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples.
 
     Args:
-        num: samples at each strength.
+        num: samples at each strength. num_tokens: N.
     """
     said = [training_sentence(nelbos, IMAGE)] if nelbos else []
     said += [sentence for row in classifiers if row.judge == "classifier" for sentence in of_classifier(row)]
@@ -301,7 +305,8 @@ def verdict_of(
     ends = weak_and_strong(samples)
     if all(row.accuracy is None for row in rows):
         found = f"{at_strengths(ends, 'diversity', '.1f')} ({of_held(data, 'diversity', '.1f', IMAGE)})"
-        return [*said, f"Two samples of a class differ on average in this number of pixels: {found}."]
+        what = "in this number of pixels" if num_tokens == 2 else "by this sum of squared differences of shades"
+        return [*said, f"Two samples of a class differ on average {what}: {found}."]
     recall = f"{at_strengths(ends, 'recall', '.2f')} ({of_held(data, 'recall', '.2f', IMAGE)})"
     return [*said, of_recognised("classifier", ends, [num] * len(ends), data, IMAGE), f"Recall is {recall}."]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,11 @@ def test_a_network_between_the_two_models_is_barely_trained() -> None:
     assert [row.excess for row in rows] == pytest.approx([0, -1, 14 / 3]) and rows[1].excess_se == 0
     assert rows[2].excess_se == pytest.approx(1 / 3) and training_sentence(rows, IMAGE).endswith(LONGER)
     assert decimals(training_sentence(rows, IMAGE)) == [f"{row.nelbo:.1f}" for row in rows]
+
+
+def test_images_of_several_shades_are_not_said_to_differ_in_a_number_of_pixels(found: Findings) -> None:
+    rows = [replace(row, accuracy=None) for row in block_of(found, "distances")]
+    assert conclusion(verdict_of(rows, [], [], 360, 2)[-1]) != conclusion(verdict_of(rows, [], [], 360, 4)[-1])
 
 
 def test_the_error_of_a_difference_is_never_shown_as_0_where_it_is_not() -> None:
