@@ -105,6 +105,15 @@ class Blurred:
         return torch.where((tokens == self.num_tokens)[..., None], blurred, log_p)
 
 
+def perturbed(target: TableMixture, strength: float, seed: int = 0) -> TableMixture:
+    """Another table near this one: the stand-in for a trained network."""
+    g = torch.Generator().manual_seed(seed)
+    noise = torch.rand(target.class_pmfs.shape, generator=g, dtype=torch.float64)
+    pmfs = target.class_pmfs * (1 + strength * noise)
+    sums = pmfs.flatten(1).sum(1).reshape(-1, *[1] * target.num_dims)
+    return TableMixture(pmfs / sums, target.class_weights)
+
+
 def bernoulli_mixture(
     num_dims: int, components: int = 3, sharpness: float = 2.0, name: str = "mixture"
 ) -> BernoulliMixture:

@@ -6,11 +6,13 @@ a partial image, and log p(x_U | c) of every component is two matrix products.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from mdlm_cfg.chain.denoiser import CPU, check_asked, check_class
+from mdlm_cfg.chain.denoiser import CPU, by_label, check_asked, check_class
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
@@ -110,11 +112,12 @@ class BernoulliMixture:
         """
         if classes is None:
             return self.log_joint(tokens).logsumexp(dim=1)
-        log_p = torch.empty(len(tokens), dtype=torch.float64)
-        for k in classes.unique().tolist():
-            target_class = None if k == self.num_classes else k
-            log_p[classes == k] = self.log_joint(tokens[classes == k], target_class).logsumexp(dim=1)
-        return log_p
+        return self.under_labels(lambda rows, k: self.log_joint(rows, k).logsumexp(dim=1), tokens, classes)
+
+    def under_labels(self, ask: Callable[[Tensor, int | None], Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
+        """The answers of `ask` for the rows of each class 0..K-1, and of K, the whole mixture, which is None to it."""
+        k_null = self.num_classes
+        return by_label(tokens, classes, k_null + 1, lambda rows, k: ask(rows, None if k == k_null else k))
 
     def sample_components(
         self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
@@ -187,17 +190,9 @@ class BernoulliDenoiser:
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
         check_asked(self, tokens, classes)
-        groups = [None] if classes is None else classes.unique().tolist()
-        if len(groups) == 1:
-            return copy_unmasked(self._conditionals(tokens, self._class(groups[0])), tokens)
-        log_probs = torch.empty(*tokens.shape, 2, dtype=torch.float64)
-        for k in groups:
-            log_probs[classes == k] = self._conditionals(tokens[classes == k], self._class(k))
-        return copy_unmasked(log_probs, tokens)
-
-    def _class(self, k: int | None) -> int | None:
-        """A class as the mixture names it: None for the null class K."""
-        return None if k == self.num_classes else k
+        if classes is None:
+            return copy_unmasked(self._conditionals(tokens, None), tokens)
+        return copy_unmasked(self.target.under_labels(self._conditionals, tokens, classes), tokens)
 
     def _conditionals(self, tokens: Tensor, k: int | None) -> Tensor:
         """log p(x_i = v | x_U, k) of every coordinate, (B, D, 2); rows of unmasked coordinates are junk."""

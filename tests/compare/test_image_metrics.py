@@ -6,6 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from helpers import bernoulli_mixture
 from torch import Tensor
 
 from mdlm_cfg import FunctionDenoiser
@@ -22,7 +23,6 @@ from mdlm_cfg.compare.images import (
     pixel_moments,
     precision_and_recall,
 )
-from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -31,13 +31,6 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def images(n: int, d: int, p: float = 0.4, seed: int = 0) -> Tensor:
     return (torch.rand(n, d, generator=generator(seed)) < p).long()
-
-
-def mixture(seed: int = 0, sharpness: float = 1.0) -> BernoulliMixture:
-    g = generator(seed)
-    p = torch.sigmoid(sharpness * torch.randn(3, 2, 6, generator=g, dtype=torch.float64))
-    w = torch.rand(3, 2, generator=g, dtype=torch.float64) + 0.5
-    return BernoulliMixture(p, w / w.sum(1, keepdim=True), torch.tensor([0.3, 0.3, 0.4]))
 
 
 def test_distances_of_black_and_white_count_differing_pixels() -> None:
@@ -146,7 +139,7 @@ def test_the_counts_of_one_images_draws_are_stratified_and_uniform() -> None:
 
 
 def test_class_nelbos_of_the_exact_denoiser_are_log_likelihoods_on_average() -> None:
-    target = mixture()
+    target = bernoulli_mixture(6, 2, sharpness=1.0)
     x, _ = target.sample(4, generator())
     found = class_nelbos(target.denoiser(), x, 20_000, generator(1))
     exact = torch.stack([-target.log_prob(x, torch.full((4,), k)) for k in range(3)], dim=1)
@@ -154,7 +147,7 @@ def test_class_nelbos_of_the_exact_denoiser_are_log_likelihoods_on_average() -> 
 
 
 def test_nelbos_are_of_masked_pixels_alone() -> None:
-    target = mixture()
+    target = bernoulli_mixture(6, 2, sharpness=1.0)
     exact = target.denoiser()
 
     def careless(tokens: Tensor, classes: Tensor | None) -> Tensor:  # unmasked coordinates are not copied

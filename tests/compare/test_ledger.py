@@ -29,15 +29,6 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
 
-def perturbed(target: TableMixture, strength: float, seed: int = 0) -> TableMixture:
-    """Another table near this one: the stand-in for a trained network."""
-    g = torch.Generator().manual_seed(seed)
-    noise = torch.rand(target.class_pmfs.shape, generator=g, dtype=torch.float64)
-    pmfs = target.class_pmfs * (1 + strength * noise)
-    sums = pmfs.flatten(1).sum(1).reshape(-1, *[1] * target.num_dims)
-    return TableMixture(pmfs / sums, target.class_weights)
-
-
 def test_the_interval_misses_one_in_a_hundred_however_few_draws_it_is_made_of():
     law = random_target(3, 2, seed=4).pmf
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from helpers import table_of
+from helpers import bernoulli_mixture, table_of
 
 from mdlm_cfg.compare.mixtures import (
     component_picture,
@@ -22,13 +22,6 @@ from mdlm_cfg.compare.mixtures import (
 from mdlm_cfg.laws import tilted_law
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
-
-
-def mixture(dims: int = 4) -> BernoulliMixture:
-    g = generator_for("mixture")
-    p = torch.sigmoid(3 * torch.randn(2, 3, dims, generator=g, dtype=torch.float64))
-    w = torch.rand(2, 3, generator=g, dtype=torch.float64) + 0.5
-    return BernoulliMixture(p, w / w.sum(dim=1, keepdim=True), torch.tensor([0.3, 0.7]))
 
 
 def test_one_pixel_is_tilted_as_theory_says() -> None:
@@ -79,7 +72,7 @@ def test_the_picture_of_pixels_is_that_of_all_values_by_hand() -> None:
 
 
 def test_the_picture_of_components_is_that_of_scipy() -> None:
-    target = mixture()
+    target = bernoulli_mixture(4, sharpness=3.0)
     samples = torch.randint(2, (2, 50, 4), generator=generator_for("images"))
     usage = torch.stack([component_usage(target, x, k) for x, k in zip(samples, (1, 0))])
     distinct = torch.rand(2, 3, generator=generator_for("d"), dtype=torch.float64)
@@ -102,7 +95,7 @@ def test_the_picture_of_components_is_that_of_scipy() -> None:
 
 def test_equal_classes_have_no_pixel_and_no_component_that_is_distinct() -> None:
     """One class twice, its components in another order: log-ratios are 0 but for rounding, and relate to none."""
-    p = mixture().probabilities[:1]
+    p = bernoulli_mixture(4, sharpness=3.0).probabilities[:1]
     target = BernoulliMixture(torch.cat([p, p[:, [2, 0, 1]]]), torch.full((2, 3), 1 / 3), torch.full((2,), 0.5))
     samples = torch.stack([target.sample(50, generator_for("equal", k), k)[0] for k in range(2)])
     assert math.isnan(pixel_picture(target, [0, 1], samples).correlation)
@@ -135,7 +128,7 @@ def test_errors_of_pixels_and_components_are_the_spread_over_sets_of_samples() -
 
 @pytest.mark.parametrize("target_class", [0, 1])
 def test_distinctness_equals_the_sum_over_images_and_masks(target_class: int) -> None:
-    target = mixture(dims=3)
+    target = bernoulli_mixture(3, sharpness=3.0)
     num = 40_000
     states = torch.cartesian_prod(*[torch.arange(2)] * 3)
     subsets = [s for m in (1, 2, 3) for s in combinations(range(3), m)]
@@ -154,7 +147,7 @@ def test_distinctness_equals_the_sum_over_images_and_masks(target_class: int) ->
 
 
 def test_usage_is_the_mean_posterior() -> None:
-    target = mixture()
+    target = bernoulli_mixture(4, sharpness=3.0)
     x, _ = target.sample(40, generator_for("x"), 1)
     joint = target.component_probabilities(1).log() @ x.T.double()
     joint += (1 - target.component_probabilities(1)).log() @ (1 - x.T).double()

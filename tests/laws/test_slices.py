@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, bernoulli_mixture, random_target
 
 from mdlm_cfg import (
     AdaptiveCFG,
@@ -20,7 +20,6 @@ from mdlm_cfg import (
 from mdlm_cfg.compare.metrics import histogram, total_variation
 from mdlm_cfg.laws.slices import slice_denoiser
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
-from mdlm_cfg.targets.bernoulli import BernoulliMixture
 
 
 @pytest.mark.parametrize("policy", [None, "confidence"])
@@ -33,16 +32,9 @@ def test_exact_and_unguided_it_is_bayes_for_tables(policy, target_class):
     assert (law - pmf / pmf.sum()).abs().max() < 1e-12
 
 
-def random_bernoulli(dims, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    p = torch.rand(3, 4, dims, generator=g, dtype=torch.float64)
-    w = torch.rand(3, 4, generator=g, dtype=torch.float64) + 0.1
-    return BernoulliMixture(p, w / w.sum(1, keepdim=True), torch.tensor([0.2, 0.5, 0.3]))
-
-
 @pytest.mark.parametrize("policy", [None, "entropy"])
 def test_exact_and_unguided_it_is_bayes_for_images(policy):
-    target = random_bernoulli(784)
+    target = bernoulli_mixture(784)
     g = torch.Generator().manual_seed(1)
     state = target.sample(1, g, 2)[0][0]
     free = torch.randperm(784, generator=g)[:8].sort().values

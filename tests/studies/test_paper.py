@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import decimals, evaluate_table, random_target
+from helpers import decimals, evaluate_table, perturbed, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Interval, LinearRamp, Sampler, TableMixture, UserError, terminal_law, tilted_law
@@ -28,7 +28,6 @@ from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
 from mdlm_cfg.studies.paper.study import Paper
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, run
-from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets import toys
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.data import KnownData
@@ -87,14 +86,6 @@ def judge(
 def shipped(name: str) -> PaperResult:
     """The result on the data that the experiment comes with, nothing learned."""
     return judge(name, TOYS[name]())
-
-
-def perturbed(target: TableMixture, strength: float) -> TableMixture:
-    """Another table near this one: the stand-in for a trained network."""
-    noise = torch.rand(target.class_pmfs.shape, generator=generator_for("noise"), dtype=torch.float64)
-    pmfs = target.class_pmfs * (1 + strength * noise)
-    sums = pmfs.flatten(1).sum(1).reshape(-1, *[1] * target.num_dims)
-    return TableMixture(pmfs / sums, target.class_weights)
 
 
 def unguided(target: TableMixture) -> TableMixture:
