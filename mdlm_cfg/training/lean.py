@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from lightning.pytorch.trainer.states import RunningStage
-from torch import Tensor
 from torch.optim import Optimizer
 
 from mdlm_cfg.training.data.base import DiffusionData
@@ -32,7 +30,6 @@ HOOKS = (  # of a step
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
-AROUND_BACKWARD = ("on_before_backward", "on_after_backward")
 TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
@@ -62,27 +59,14 @@ class Unprofiled(PassThroughProfiler):
         return NOTHING
 
 
-class Undivided(ClosureResult):
-    """The loss of a step; of one batch it is not divided by 1, which a backward pass would go through too."""
-
-    @classmethod
-    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> ClosureResult:
-        """See `ClosureResult`."""
-        if normalize == 1 and type(training_step_output) is Tensor:
-            return cls(training_step_output)
-        return super().from_training_step_output(training_step_output, normalize)
-
-
 class LeanModule(LightningModule):
     """A module whose attributes are set, and whose gradients are reset and clipped, in less time."""
-
-    _hands_batches_on = False  # in training, without asking for hooks of their transfer
 
     def on_train_start(self) -> None:
         """Leave hooks of a step out that nobody has filled, its own and those of all callbacks; see `call_at_once`."""
         for one in (self, *self.trainer.callbacks):  # type: ignore[attr-defined]
             leave_empty_hooks_out(one)
-        self._hands_batches_on = call_at_once(self.trainer)
+        call_at_once(self.trainer)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As any module, which looks whether a value is a parameter, a buffer or a module: a plain one is none.
@@ -93,16 +77,6 @@ class LeanModule(LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
-
-    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """As Lightning does, which looks for a hook of the module and of the data; not in training where there is none.
-
-        A part of Lightning's that it may rename: this is then not called.
-        """
-        trainer = self._trainer
-        if self._hands_batches_on and trainer is not None and trainer.training:
-            return batch
-        return super()._on_before_batch_transfer(batch, dataloader_idx)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """What torch's `zero_grad` does, without what measures it; an optimiser may have one of its own."""
@@ -142,21 +116,15 @@ def _is_as_in(kind: type, one: Any, name: str) -> bool:
     return isinstance(one, kind) and name not in vars(one) and getattr(type(one), name) is getattr(kind, name)
 
 
-def call_at_once(trainer: Trainer) -> bool:
-    """Let the strategy of one device call a step and its backward pass at once, and hand on a batch that is there.
+def call_at_once(trainer: Trainer) -> None:
+    """Let the strategy of one device call a step at once, and in training hand on a batch that is on the device.
 
     Lightning enters the precision's context first, which does nothing in plain precision, and asks for three hooks of
-    a batch's transfer, each of the module and of the data, and for two around the backward pass. The loss of a step is
-    not divided by 1.
-
-    Returns:
-        whether nobody has filled a hook of a batch's transfer.
+    a batch's transfer, each of the module and of the data.
     """
     strategy = trainer.strategy
     if type(strategy) is not SingleDeviceStrategy or type(strategy.precision_plugin) is not Precision:
-        return False
-    module: LightningModule = trainer.lightning_module
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        return
     place = strategy.root_device
     move = partial(SingleDeviceStrategy.batch_to_device, strategy)
 
@@ -167,19 +135,10 @@ def call_at_once(trainer: Trainer) -> bool:
         is_there = trainer.training and (device or place) == place and batch[0].device == place
         return batch if is_there else move(batch, device, dataloader_idx)
 
-    def backward(closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
-        strategy.lightning_module.backward(closure_loss, *args, **kwargs)  # type: ignore[union-attr]
-        return closure_loss.detach()
-
     strategy.training_step = training_step  # type: ignore[method-assign]
-    owners = ((module, LightningModule), (trainer.datamodule, DiffusionData))  # type: ignore[attr-defined]
+    owners = ((trainer.lightning_module, LightningModule), (trainer.datamodule, DiffusionData))  # type: ignore[attr-defined]
     has_no_own = all(_is_as_in(kind, one, name) for one, kind in owners for name in TRANSFERS)
     strategy.batch_to_device = batch_to_device if has_no_own else move  # type: ignore[method-assign]
-    has_hooks = any(getattr(one, name) for one in (module, *callbacks) for name in AROUND_BACKWARD)
-    with_hooks = partial(SingleDeviceStrategy.backward, strategy)
-    strategy.backward = with_hooks if has_hooks else backward  # type: ignore[method-assign,assignment]
-    trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = Undivided
-    return has_no_own
 
 
 def _are_short(optimizer: Optimizer, longest: float) -> bool:

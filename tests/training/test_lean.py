@@ -28,10 +28,7 @@ NONE = {"gradient_clip_val": None}
 NORM = {"gradient_clip_val": 0.3}
 VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
 LONGEST = 0.3
-LIGHTNINGS = (
-    *("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__", "on_train_start"),
-    "_on_before_batch_transfer",
-)
+LIGHTNINGS = ("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__", "on_train_start")
 AVERAGES: dict[str, dict[str, float]] = {"EMAWeightAveraging": {}, "StochasticWeightAveraging": {"swa_lrs": 0.1}}
 TRAINER = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
 
