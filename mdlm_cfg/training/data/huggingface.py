@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mdlm_cfg.training.data.images import ImageData, on_levels
 IMAGE = "image"
 TOKENS = "input_ids"
 HOW = "save it with dataset.save_to_disk(FOLDER)"
+END = b"\xff\xff\xff\xff\0\0\0\0"  # of every stream of Arrow
 KINDS = {"dataset_info.json": "Dataset", "dataset_dict.json": "DatasetDict"}
 
 
@@ -137,6 +139,8 @@ def load_saved(folder: Path, column: str, label: str, relabel: bool = False) -> 
     try:
         found = datasets.load_from_disk(str(folder))
         parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
+        for rows in parts.values():
+            _check_whole(rows)
         names = _class_names(parts["train"], label)
         labelled = {
             part: _labelled(f"{folder} ({part})", _undecoded(rows, column, datasets), column, label, names)
@@ -148,6 +152,16 @@ def load_saved(folder: Path, column: str, label: str, relabel: bool = False) -> 
     except Exception as error:  # pyarrow and PIL raise whatever they meet
         raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())[:200]}): {HOW}") from error
     return assembled(str(folder), labelled["train"], labelled.get("test"), (names, None), relabel)
+
+
+def _check_whole(rows: Any) -> None:
+    """Raise UserError for a file that is cut off between two of its batches, which pyarrow takes for its end."""
+    for entry in rows.cache_files:
+        path = Path(entry["filename"])
+        with path.open("rb") as file:
+            file.seek(-min(len(END), path.stat().st_size), SEEK_END)
+            if file.read() != END:
+                raise UserError(f"{path} is truncated: copy it again, or {HOW}")
 
 
 def _undecoded(rows: Any, column: str, datasets: Any) -> Any:

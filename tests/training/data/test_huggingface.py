@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
 from harness import everything, pairs, ready
 from PIL import Image as Pil
 
@@ -156,3 +157,19 @@ def test_the_recipe_follows_what_is_saved(tmp_path: Path) -> None:
         assert with_recipe(given, CONFIGS) == [f"experiment={recipe}", *given]
     given = ["data=images", f"data.path={ids}"]
     assert with_recipe(given, CONFIGS) == ["experiment=short/mnist", *given]
+
+
+def test_a_file_that_is_cut_off_between_two_batches_is_truncated(tmp_path: Path) -> None:
+    """Its rows were fewer, without a word."""
+    rows = {"input_ids": [[k % 7, k % 3] for k in range(2500)], "label": [k % 2 for k in range(2500)]}
+    folder = saved(tmp_path / "ids", rows)
+    (path,) = (tmp_path / "ids").glob("*.arrow")
+    whole = path.read_bytes()
+    with pyarrow.memory_map(str(path)) as file:
+        pyarrow.ipc.open_stream(file).read_next_batch()
+        boundary = file.tell()
+    ready(saved_dataset(folder))
+    path.write_bytes(whole[:boundary])
+    assert 0 < len(load_from_disk(folder)) < 2500
+    with pytest.raises(UserError, match=path.name):
+        ready(saved_dataset(folder))
