@@ -89,7 +89,7 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
             f"ckpt_path={config.ckpt_path} cannot be combined with a denoiser that is not a run's: leave it or "
             "denoiser=... out"
         )
-    guides = checked_guides(config)  # refused before anything is loaded
+    guides = checked_guides(config, overrides)  # refused before anything is loaded
     asked = build_study(config.study, config.study)
     data = build_data(config.data, names_in(config.data))
     denoiser = None
@@ -112,7 +112,7 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     path = config.ckpt_path or newest_run(config.runs)
     run = load_run(path, config.batch_size, names_in(config.net))
     settings = merged(run.config, config, list(overrides))
-    guides = checked_guides(settings, config)  # refused before anything is loaded
+    guides = checked_guides(settings, overrides, config)  # refused before anything is loaded
     asked = build_study(settings.study, config.study)
     data, data_settings = _data_of(run, config, overrides)
     trainer = sampling_trainer(config.trainer, run.net)

@@ -58,7 +58,7 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     if config.n < 1:
         raise UserError(f"n = {config.n} is not allowed: it must be at least 1")
     start(config)
-    checked_guides(config)  # refused before anything is loaded
+    checked_guides(config, overrides)  # refused before anything is loaded
     run = load_run(config.ckpt_path or newest_run(config.runs), config.batch_size, names_in(config.net))
     settings = merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result"))
     trainer = sampling_trainer(config.trainer, run.net)

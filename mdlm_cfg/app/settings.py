@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mdlm_cfg.app.guides import UNKNOWN, Guides, guides_of
+from mdlm_cfg.app.overrides import given_for
 from mdlm_cfg.app.own import guidances_of, parse_profile, sampler_of
 from mdlm_cfg.chain.guidance_schedules import Calibrated, Strength, parse_strength, parse_strengths
 from mdlm_cfg.studies.fitting import Fit
@@ -16,21 +18,25 @@ from mdlm_cfg.support.schema import SampleSchema, Schema
 Sampled = Schema | SampleSchema  # both say what to draw, and with which seed
 
 
-def checked_guides(config: Sampled, given: Sampled | None = None) -> Guides:
+def checked_guides(config: Sampled, overrides: Sequence[str], given: Sampled | None = None) -> Guides:
     """What rules of guidance need and the command line names, once `plan_of` has nothing else to refuse.
 
     Args:
-        config, given: as for `plan_of`.
+        config, given: as for `plan_of`. overrides: of the command line.
 
     Raises:
         UserError: as `plan_of` and `guides_of`, before data are read.
     """
-    plan_of(config, given, guides=UNKNOWN)
+    plan_of(config, given, guides=UNKNOWN, is_asked=given_for(overrides, "w") is not None)
     return guides_of(config, given)
 
 
 def plan_of(
-    config: Sampled, given: Sampled | None = None, fit: Fit | None = None, guides: Guides | None = None
+    config: Sampled,
+    given: Sampled | None = None,
+    fit: Fit | None = None,
+    guides: Guides | None = None,
+    is_asked: bool = False,
 ) -> Plan:
     """The plan that a configuration asks for.
 
@@ -39,6 +45,7 @@ def plan_of(
             name is not imported.
         fit: what w=calibrated and schedule=profile mean; None: they are checked alone, and the plan cannot be run.
         guides: the weaker denoiser and the classifier, where a rule needs them.
+        is_asked: whether the command line gave w: guidance that has another one of its own is then refused.
 
     Raises:
         UserError: anything in it that no study could do.
@@ -48,7 +55,7 @@ def plan_of(
     if fit is not None:
         strengths = [fit.strengths(one) if isinstance(one, Calibrated) else one for one in strengths]
     return Plan(
-        guidances=guidances_of(config, strengths, trusted, guides or Guides()),
+        guidances=guidances_of(config, strengths, trusted, guides or Guides(), is_asked),
         sampler=sampler_of(config, trusted, None if fit is None else fit.sizes),
         num_samples=config.num_samples,
         seed=config.seed,
@@ -68,7 +75,7 @@ def asks_for_fit(config: Sampled) -> bool:
     return is_profile or any(isinstance(one, Calibrated) for one in _strengths(config.w))
 
 
-def training_guides(config: Sampled) -> Guides:
+def training_guides(config: Sampled, overrides: Sequence[str]) -> Guides:
     """`checked_guides` of a network that is still to be trained.
 
     Raises:
@@ -79,4 +86,4 @@ def training_guides(config: Sampled) -> Guides:
             f"w = {config.w}, schedule = {config.schedule}: calibrated strengths and the steps of a profile are "
             "fitted to a trained network; train it first, and give them to eval.py or mdlm_cfg.sample"
         )
-    return checked_guides(config)
+    return checked_guides(config, overrides)

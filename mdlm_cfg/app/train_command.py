@@ -58,7 +58,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
         config: of train.py. overrides: of the command line. job: the folder, of a job of a sweep.
     """
     config = for_own_targets(config, overrides)
-    guides = training_guides(config)
+    guides = training_guides(config, overrides)
     asked = build_study(config.study, config.study)
     check_trainer(config.trainer)
     check_saving(config.save_minutes, config.keep_steps)

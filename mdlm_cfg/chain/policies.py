@@ -51,8 +51,9 @@ class Policy(ByValue, ABC):
             coordinates: which coordinates these are, int64, broadcasts to (..., m).
 
         Returns:
-            score: (..., m), higher first; None where no coordinate goes before another. log_weight: (..., m), of the
-            draw among equals.
+            score: (..., m), higher first; None where no coordinate goes before another. log_weight: (..., m), the
+            logarithms, up to a constant, of the probabilities of the draw among equals. (Probabilities in their place
+            cannot be told from logarithms: p would mean exp(p).)
         """
 
     def check(self, num_dims: int) -> None:

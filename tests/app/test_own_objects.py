@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from mdlm_cfg import FunctionDenoiser, report
 from mdlm_cfg.app.merging import merged
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.quoting import with_objects
-from mdlm_cfg.app.settings import plan_of
+from mdlm_cfg.app.settings import checked_guides, plan_of
 from mdlm_cfg.app.study_choice import build_study
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.masking import mask_uniform
@@ -76,6 +77,9 @@ def sampler_to_power(power=1.0):
 
 class Mine(Rate):
     name = "mine"
+
+
+strong = Guidance(3.0)
 
 
 class Half(ProductRule):
@@ -237,6 +241,17 @@ def test_an_argument_of_a_sampler_of_ones_own_counts(name: str, own: str) -> Non
     assert plan(sampler={"_target_": f"{own}.sampler_to_power"}).sampler.jump.power == module.ToPower().power
     with pytest.raises(UserError):
         plan(sampler={"_target_": f"{own}.{name}", "powre": 2.0})
+
+
+def test_a_strength_that_own_guidance_does_not_take_is_refused(own: str) -> None:
+    fixed = {"_target_": f"{own}.strong"}
+    for w, refused in (([0, 2], True), ([3.0], False), (3, False)):
+        config = replace(EvalSchema(), guidance=fixed, w=w)
+        assert plan_of(config).guidances == (Guidance(3.0),)  # where w is that of the files
+        with pytest.raises(UserError, match="w = ") if refused else nullcontext():
+            checked_guides(config, ["w=[0,2]"])
+    config = replace(EvalSchema(), guidance={"_target_": f"{own}.halved", "by": 4.0}, w=[0, 2])
+    checked_guides(config, ["w=[0,2]"])  # a function of w is asked for each
 
 
 def test_options_of_a_jump_rule_that_is_made(own: str) -> None:
