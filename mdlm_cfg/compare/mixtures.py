@@ -131,6 +131,16 @@ def component_usage(target: BernoulliMixture, x: Tensor, target_class: int) -> T
     return target.component_posterior(x.long(), target_class).nanmean(dim=0)
 
 
+def component_shares(target: BernoulliMixture, x: Tensor, target_class: int) -> Tensor:
+    """The posterior of a class's components for each image (n, D), and last whether it is of none: float64 (n, C + 1).
+
+    An image that is impossible under the class is of no component. Rows sum to 1, and so do their means.
+    """
+    posterior = target.component_posterior(x.long(), target_class)
+    none = posterior.isnan().any(dim=1, keepdim=True)
+    return torch.cat([posterior.masked_fill(none, 0.0), none.double()], dim=1)
+
+
 def distinctness(
     target: BernoulliMixture, target_class: int, num: int, generator: torch.Generator | None = None
 ) -> Tensor:

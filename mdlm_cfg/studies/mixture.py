@@ -16,7 +16,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_by_chance, energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import sign_beyond, total_variation
-from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
+from mdlm_cfg.compare.mixtures import component_picture, component_shares, distinctness, pixel_picture
 from mdlm_cfg.studies.common import BERNOULLI, LONGER, SURE, as_images, columns_shown, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
@@ -193,7 +193,7 @@ def _beside(case: Case, x: Tensor, exact: Tensor) -> list[dict[str, float]]:
     """A set beside the exact one, both (classes, n, D): a row for each class."""
     rows = []
     for k, own, other in zip(case.classes, x, exact):
-        usage = [component_usage(case.target, one, k) for one in (own, other)]
+        usage = [component_shares(case.target, one, k).mean(dim=0) for one in (own, other)]
         distances = {"component_tv": total_variation(*usage), "energy": energy_distance(own, other)}
         rows.append(moment_difference(own, *pixel_moments(other)) | distances)
     return rows

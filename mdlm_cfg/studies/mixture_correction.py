@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_share_tv, sign_beyond, total_variation
+from mdlm_cfg.compare.mixtures import component_shares
 from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI, MORE, draw_more
@@ -90,7 +91,7 @@ class Seen:
     """A set of samples, evaluated by the exact mixture.
 
     Attributes:
-        samples: n of them. components: posterior of the class's components, (n, C).
+        samples: n of them. components: of the class, as `component_shares`, (n, C + 1).
         class_posterior: mean of p(z | x). images: a few to look at, uint8 (m, D), drawn by their weights.
     """
 
@@ -101,8 +102,8 @@ class Seen:
 
     @property
     def usage(self) -> Tensor:
-        """The shares of the class's components, (C,)."""
-        return _shares(self.samples.weights, self.components)
+        """The shares of the class's components, and of none, (C + 1,)."""
+        return _mean(self.samples.weights, self.components)
 
     def usage_error(self, reference: Seen) -> float:
         """The standard error of the TV between this usage and another one, to first order."""
@@ -243,23 +244,19 @@ def _weighted_of(made: Sequence[Any]) -> Weighted:
 
 
 def usage_of(target: BernoulliMixture, x: Tensor, weights: Tensor, target_class: int) -> Tensor:
-    """The share of each component of a class in weighted samples (B, D), (C,)."""
-    return _shares(weights, _components(target, x, target_class))
+    """The share of each component of a class, and of none, in weighted samples (B, D): (C + 1,)."""
+    return _mean(weights, component_shares(target, x, target_class))
 
 
-def usage_noise(target: BernoulliMixture, reference: Weighted, target_class: int, num_samples: int) -> float:
-    """The TV of usages that is expected of so many samples of the law that weighted samples represent."""
-    return expected_share_tv(_components(target, reference.x, target_class), reference.weights, num_samples)
-
-
-def _shares(weights: Tensor, components: Tensor) -> Tensor:
+def _mean(weights: Tensor, components: Tensor) -> Tensor:
+    """Weighted mean shares, which sum to 1 but for the rounding of the weights."""
     usage = weights @ components
     return usage / usage.sum()
 
 
-def _components(target: BernoulliMixture, x: Tensor, target_class: int) -> Tensor:
-    """The posterior of the components of a class, (B, C); 0 of images that are impossible under the class."""
-    return target.component_posterior(x, target_class).nan_to_num(0.0)
+def usage_noise(target: BernoulliMixture, reference: Weighted, target_class: int, num_samples: int) -> float:
+    """The TV of usages that is expected of so many samples of the law that weighted samples represent."""
+    return expected_share_tv(component_shares(target, reference.x, target_class), reference.weights, num_samples)
 
 
 def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: int) -> Seen:
@@ -267,7 +264,7 @@ def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: 
     weights = found.weights
     posterior = float(weights @ posterior_of(target)(found.x)[:, target_class].exp())
     shown = torch.multinomial(weights, SHOWN, replacement=True, generator=generator_for("shown", seed, target_class))
-    return Seen(found, _components(target, found.x, target_class), posterior, found.x[shown].to(torch.uint8))
+    return Seen(found, component_shares(target, found.x, target_class), posterior, found.x[shown].to(torch.uint8))
 
 
 def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_samples: int) -> list[SetRow]:

@@ -116,7 +116,7 @@ class MixtureMoves(MovedSets):
 
 
 def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -> dict[str, Any]:
-    """A set as the exact mixture sees it: usage of the class's components (C,), accuracy, mean ln p(x | z)."""
+    """A set as the exact mixture sees it: usage of components and of none (C + 1,), accuracy, mean ln p(x | z)."""
     shares = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights
     right = recognised(posterior_of(target)(x), z)
     own = target.log_prob(x, torch.full((len(x),), z))
@@ -127,10 +127,11 @@ def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -
 def _numbers(seen: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, float]:
     """The measured columns of `MovedSetRow`."""
     usage = seen["usage"]
+    used = float(usage[:-1].sum())
     return {
         "usage_tv": total_variation(usage, reference["usage"]),
         "usage_floor": reference["floor"],
-        "components": math.exp(entropy_of(usage)),
+        "components": math.exp(entropy_of(usage[:-1] / used)) if used else 0.0,
         "accuracy": seen["accuracy"],
         "log_likelihood": seen["log_likelihood"],
     }

@@ -13,6 +13,7 @@ from helpers import bernoulli_mixture, table_of
 
 from mdlm_cfg.compare.mixtures import (
     component_picture,
+    component_shares,
     component_usage,
     distinctness,
     pixel_log_ratios,
@@ -159,3 +160,5 @@ def test_usage_is_the_mean_posterior() -> None:
     strict = BernoulliMixture(p, torch.tensor([[0.5, 0.5]]), torch.ones(1))
     x = torch.tensor([[0, 1], [1, 1]])
     assert component_usage(strict, x, 0).tolist() == pytest.approx([0.2 / 1.1, 0.9 / 1.1])
+    shares = component_shares(strict, x, 0)
+    assert shares.tolist() == [pytest.approx([0.2 / 1.1, 0.9 / 1.1, 0.0]), [0.0, 0.0, 1.0]]

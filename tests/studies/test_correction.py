@@ -13,7 +13,16 @@ from helpers import Inconsistent, block_of, conclusion, data_of, decimals, found
 from scipy.stats import binom
 from torch import Tensor
 
-from mdlm_cfg import Guidance, Sampler, TableMixture, UserError, sequential_monte_carlo, terminal_law, tilted_law
+from mdlm_cfg import (
+    FunctionDenoiser,
+    Guidance,
+    Sampler,
+    TableMixture,
+    UserError,
+    sequential_monte_carlo,
+    terminal_law,
+    tilted_law,
+)
 from mdlm_cfg.chain.kinds import kind_of
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.laws.weights import tilted_weights
@@ -21,8 +30,10 @@ from mdlm_cfg.sampling.smc import even_of
 from mdlm_cfg.studies.correction import Correction
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.mixture_correction import REFERENCE, SETS, Seen, SetRow, set_rows, verdict_of as mixture_verdict
+from mdlm_cfg.studies.mixture_moves import MixtureMoves
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.studies.rows import where
 from mdlm_cfg.studies.table_correction import CostRow, SampleRow, closest, verdict_of
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.toys import toy_2d_overlap
@@ -251,6 +262,21 @@ def test_a_way_is_compared_with_every_other_by_the_errors_of_these_two() -> None
     ways = ["no correction", "weighting", "resampling"]
     for errors, named in (((0.012, 0.044), ways[1:]), ((0.05, 0.044), ways), ((0.012, 0.07), ways[1:])):
         assert closest(replace(row, se_guided=errors[0], se_resampled=errors[1])) == named
+
+
+def test_samples_that_the_class_cannot_have_use_none_of_its_components() -> None:
+    """Two classes of one image each; a network that draws the other image: usages are as far apart as can be."""
+    pixels = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]], dtype=torch.float64)
+    target = BernoulliMixture(pixels, torch.ones(2, 1), torch.tensor([0.5, 0.5]))
+    denoiser = FunctionDenoiser(lambda x, _: target.denoiser()(x, torch.ones(len(x), dtype=torch.int64)), 2, 2, 2)
+    plan = Plan((Guidance(1.0),), Sampler(), 20, classes=(0,))
+    findings = found_by(Correction(num_reference=100), data_of(target, grid_shape=(1, 2)), denoiser, plan)
+    usage = {row.set: row.usage_tv for row in block_of(findings, "distances")}
+    assert usage == pytest.approx({REFERENCE: 0, "class": 0, "guided": 1, "weighted": 1, "resampled": 1}, abs=1e-12)
+    assert "nan" not in findings.verdict[0] and "1.000" in findings.verdict[0]
+    study = MixtureMoves(sizes=[1], moves=[1], starts=[Sampler()], num_reference=100)
+    moved = where(block_of(found_by(study, data_of(target), denoiser, plan), "sets"), denoiser="learned", moves=1)
+    assert [(row.usage_tv, row.components) for row in moved] == [(1.0, 0.0)]
 
 
 def test_no_small_number_of_a_mixture_is_written_as_zero(many: Findings) -> None:
