@@ -325,6 +325,10 @@ def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
         f"its distribution of the hidden pixels is within {short(worst)} of the exact one in total variation (largest "
         f"for {at})"
     )
+    if worst <= ROUNDING:
+        return "The network has no error: its distribution of the hidden pixels is the exact one."
+    if effect <= ROUNDING:
+        return f"There is no effect of guidance to compare the error of the network with: {found}."
     if worst < effect:
         return f"The error of the network is smaller than the effect of guidance ({short(effect)}): {found}."
     return (

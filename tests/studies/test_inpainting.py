@@ -253,6 +253,12 @@ def test_the_error_of_the_network_is_judged_by_the_effect_of_guidance(blurred: F
     for times, longer in ((0.5, False), (2.0, True)):
         wrong = [replace(row, conditionals_error=times * rows[1].guidance_effect) for row in rows]
         assert verdict_of(wrong, [], "learned")[0].endswith(LONGER) == longer
+    rounding = 1e-16  # of an error, or of an effect, that is 0: neither is larger than the other
+    for error, effect in ((rounding, 0.0), (0.0, rounding), (0.0, 0.3), (0.2, rounding)):
+        these = [replace(row, conditionals_error=error, guidance_effect=effect) for row in rows]
+        said = verdict_of(these, [], "learned")[0]
+        assert not said.endswith(LONGER) and conclusion(said) != conclusion(verdict_of(wrong, [], "learned")[0])
+        assert ("0.2000" in said) == (error == 0.2)
 
 
 @pytest.mark.parametrize("seed", range(5))
