@@ -275,11 +275,11 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
         last = max(where(chain, move=chain[0].move), key=lambda row: row.calls)
         near, _ = tied_ends([row for row in chain if row.calls <= last.calls], "tv_tilted", NOTHING)
         best = largest(near, lambda row: -row.calls)
-        ways = named([phrase(row.moves, row.move) for row in best], ";")
-        end = verb_of(best[0].moves if len(best) == 1 else len(best), "end")
+        ways = list(dict.fromkeys(phrase(row.moves, row.move) for row in best))
+        end = verb_of(best[0].moves if len(ways) == 1 else len(ways), "end")
         said.append(
-            f'After "{start}" and within {last.calls:g} calls, {ways} {end} nearest to the tilted distribution '
-            f"({short(best[0].tv_tilted)})."
+            f'After "{start}" and within {last.calls:g} calls, {named(ways, ";")} {end} nearest to the tilted '
+            f"distribution ({short(best[0].tv_tilted)})."
         )
     slow = [row.move for row in ends if row.tv_tilted is None or (row.gap is not None and row.gap < CONNECTED)]
     if slow:

@@ -139,6 +139,8 @@ def test_moves_that_end_alike_are_named_together() -> None:
     ]
     (said,) = _of_moves(rows, [])
     assert "k = 2, b" in said and "k = 3, c" in said and "k = 1, a" not in said
+    (said,) = _of_moves([replace(row, tv_tilted=0.2) for row in rows], [])
+    assert said.count("moves") == 1  # none at all is the same after every start
 
 
 @pytest.mark.parametrize("learned", [False, True])
