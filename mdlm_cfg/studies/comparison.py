@@ -159,7 +159,9 @@ def read_entry(path: Path) -> Entry:
         version = report["version"]
         plan = report["plan"]
         if version != REPORT_VERSION:
-            raise UserError(f"{path} is a report of version {version}: only {REPORT_VERSION} can be compared")
+            raise UserError(
+                f"{path} is a report of version {version}: only {REPORT_VERSION} can be compared; evaluate again"
+            )
         rows, index = _main_table(report)
         flat = _without_path(flattened(report["settings"]))
         flat |= {key: value for key, value in plan.items() if key not in ("guidances", SEED)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,10 @@ def load_text(path: Path, relabel: bool = False) -> Examples:
             f"{path}: {min(lengths):,} to {max(lengths):,} characters (line {longest} is the longest); shorter lines "
             f"end in {BLANK} tokens"
         )
+    controls = [character for character in characters if unicodedata.category(character) == "Cc"]
+    if controls:  # such as a third column
+        first = next(k for k, text in zip(numbers, texts) if not set(controls).isdisjoint(text))
+        say(f"{path}: {', '.join(map(repr, controls))} are tokens too (line {first}): all after the first tab is text")
     number = {name: k for k, name in enumerate(classes)}
     train = tokens, np.array([number[label] for label in labels])
     return with_values(path, assembled(str(path), train, None, (tuple(classes), value_names), relabel))

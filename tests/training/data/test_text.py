@@ -23,6 +23,18 @@ def decoded(data: ExampleData, x: torch.Tensor, classes: torch.Tensor) -> list[t
     return [(data.class_names[k], text) for k, text in zip(classes.tolist(), texts)]
 
 
+@pytest.mark.parametrize("odd", ["\t", "\0", "\x0b"])
+def test_a_column_more_and_control_characters_are_said(
+    odd: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "words.txt"
+    lines = [f"{label}\t{text}" for label, text in LINES]
+    for changed, is_said in ((lines, False), ([*lines[:4], f"up\tx{odd}x", *lines[4:]], True)):
+        path.write_text("\n".join(changed), encoding="utf-8")
+        ready(text_file(path))
+        assert (repr(odd) in capsys.readouterr().err) == is_said
+
+
 def test_every_line_comes_back_with_its_label(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("\ufeff" + "\r\n".join(f"{label}\t{text}" for label, text in LINES) + "\n\n", encoding="utf-8")
