@@ -112,6 +112,8 @@ def _outline(value: Any) -> str:
         return "{" + ",".join(sorted(f"{key!r}:{_outline(item)}" for key, item in value.items())) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_outline, value)) + "]"
+    if isinstance(value, set):  # in another order in another process
+        return "{" + ",".join(sorted(map(_outline, value))) + "}"
     return f"{value.dtype}{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 

@@ -15,7 +15,7 @@ from harness import small_data, small_module, small_trainer
 from lightning.pytorch import Callback
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.checkpoints import CHECKPOINT, newest_run
+from mdlm_cfg.training.checkpoints import CHECKPOINT, newest_run, outline_of
 from mdlm_cfg.training.fit import check_resume, train
 from mdlm_cfg.training.runs import load_run
 from mdlm_cfg.training.watching import exact_nelbos
@@ -97,6 +97,15 @@ def test_no_training_goes_on_from_a_checkpoint_that_was_changed(checkpoint: Path
         with pytest.raises(UserError, match=r"last\.ckpt"):
             check_resume(tampered(checkpoint, tmp_path / "last.ckpt", change), here)
             raise AssertionError(number)
+
+
+def test_the_order_of_sets_and_dictionaries_is_no_change_of_a_checkpoint() -> None:
+    """A set of text has another order in another process, as these two have in one."""
+    one, other = {0, 8}, {8, 0}
+    assert list(one) != list(other)
+    first = outline_of({"state": [one, {"a": 1, "b": 2}]})
+    assert first == outline_of({"state": [other, {"b": 2, "a": 1}]})
+    assert first != outline_of({"state": [{0, 9}, {"a": 1, "b": 2}]})
 
 
 @pytest.mark.parametrize(
