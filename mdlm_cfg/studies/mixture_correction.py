@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.metrics import expected_share_tv, sign_beyond, total_variation
+from mdlm_cfg.compare.metrics import expected_share_tv, sign_beyond, student, total_variation
 from mdlm_cfg.compare.mixtures import component_shares
 from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
@@ -34,7 +34,7 @@ SETS = ("class", "guided", "weighted", "resampled")  # what is compared with the
 PICTURED = (REFERENCE, "guided", "resampled")
 SHOWN = 10  # images of a set
 NOTHING = 1e-9
-SURE = 3  # standard errors of few groups, from which a difference is more than chance
+SURE = 2.4  # known standard errors from which a difference is more than chance
 READING = """\
 The tilted distribution is known in any dimension: it is proportional to p(x|z) (p(x|z) / p(x))^w, so samples of the \
 class, weighted by (p(x|z) / p(x))^w, represent it. Where almost every image identifies its class, these weights are \
@@ -206,7 +206,7 @@ class MixtureCorrection:
                     arrays[f"{key}_{end}_log_weights"] = sets[what].log_weights.numpy()
         settings = {"threshold": self.threshold, "num_groups": self.num_groups, "num_reference": self.num_reference}
         facts = {"judged": case.judged, **settings, "data": {"classes": list(case.classes)}}
-        verdict = verdict_of(rows["distances"], case.plan.num_samples)
+        verdict = verdict_of(rows["distances"], case.plan.num_samples, self.num_groups)
         return Findings(case.plan, self._blocks(case, rows, images), verdict, facts, arrays)
 
     def _blocks(self, case: Case, rows: Mapping[str, Sequence[Any]], images: Mapping[str, Any]) -> list[Block]:
@@ -285,7 +285,7 @@ def _pictured(seen: Mapping[str, Seen], grid_shape: Sequence[int]) -> np.ndarray
     return np.stack([seen[what].images.reshape(-1, height, width).numpy() for what in PICTURED])
 
 
-def _gain(rows: Sequence[SetRow], tv: Mapping[str, float]) -> int:
+def _gain(rows: Sequence[SetRow], tv: Mapping[str, float], num_groups: int) -> int:
     """1 where resampling brings the usage closer to the tilted distribution's, -1 where it takes it away, else 0.
 
     Beyond the spread, and beyond what noise alone may add to the TV that is said to be the larger one.
@@ -294,10 +294,10 @@ def _gain(rows: Sequence[SetRow], tv: Mapping[str, float]) -> int:
     moved = [row.usage_se for row in rows if row.set in bias]
     gained = tv["guided"] - tv["resampled"]
     added = bias["guided"] if gained > 0 else bias["resampled"]
-    return sign_beyond(gained, added + SURE * math.hypot(*moved) * len(bias) / len(moved))
+    return sign_beyond(gained, added + student(SURE, num_groups) * math.hypot(*moved) * len(bias) / len(moved))
 
 
-def verdict_of(rows: Sequence[SetRow], num_samples: int) -> list[str]:
+def verdict_of(rows: Sequence[SetRow], num_samples: int, num_groups: int) -> list[str]:
     """Whether resampling brings guided samples closer to the tilted distribution at the strongest guidance."""
     g = strongest(rows)
     here = where(rows, w=g)
@@ -307,7 +307,7 @@ def verdict_of(rows: Sequence[SetRow], num_samples: int) -> list[str]:
     tv = {name: fmean(row.usage_tv for row in where(here, set=name)) for name in SETS}
     if max(tv.values()) < NOTHING:
         return [f"{head} all sets use the components of the class equally."]
-    gain = _gain(here, tv)
+    gain = _gain(here, tv, num_groups)
     does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
     more = f" {draw_more(MORE * num_samples)}" if gain == 0 else ""
     resampled, guided = apart(tv["resampled"], tv["guided"], 3)

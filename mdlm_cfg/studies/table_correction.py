@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
-from mdlm_cfg.compare.metrics import expected_sampling_tv, sure_of, total_variation
+from mdlm_cfg.compare.metrics import expected_sampling_tv, student, sure_of, total_variation
 from mdlm_cfg.compare.weighted import weighted_tv
 from mdlm_cfg.laws.policy_transitions import policy_or_own
 from mdlm_cfg.laws.rates import partial_state_lattice
@@ -192,7 +192,7 @@ class TableCorrection:
         ]
         settings = {"threshold": self.threshold, "num_groups": self.num_groups}
         facts = {"target_class": case.one_class, "judged": case.judged, **settings, "laws": sorted(arrays)}
-        verdict = verdict_of(rows["costs"], rows["distances"], case.judged)
+        verdict = verdict_of(rows["costs"], rows["distances"], case.judged, self.num_groups)
         return Findings(case.plan, blocks, verdict, facts, arrays)
 
     def _sample_block(self, case: Case, rows: Sequence[SampleRow]) -> Block:
@@ -249,11 +249,15 @@ def cost_block(rows: Sequence[CostRow]) -> Block:
     return Block("costs", rows, title, WEIGHTS, views=views, logged=["ess", "log_normalizer"], group="Weights")
 
 
-def verdict_of(costs: Sequence[CostRow], samples: Sequence[SampleRow], judged: str) -> list[str]:
-    """Whether correction helps at the strongest guidance, what it costs, and what does best with these samples."""
+def verdict_of(costs: Sequence[CostRow], samples: Sequence[SampleRow], judged: str, num_groups: int) -> list[str]:
+    """Whether correction helps at the strongest guidance, what it costs, and what does best with these samples.
+
+    Args:
+        num_groups: groups of the plan's samples, whose spread gave the errors.
+    """
     g = strongest(costs)
     (cost,) = where(costs, own=True, w=g, denoiser=judged)
-    of_samples = [] if cost.tv_guided < NOTHING else [_of_samples(where(samples, w=g)[-1])]
+    of_samples = [] if cost.tv_guided < NOTHING else [_of_samples(where(samples, w=g)[-1], num_groups)]
     return [_of_weights(cost), *of_samples]
 
 
@@ -274,14 +278,14 @@ def _of_weights(cost: CostRow) -> str:
     return f"{head} {does}, at a relative ESS of {percent(cost.ess, 1)} ({cost.cost:.4g} samples per effective sample)."
 
 
-def closest(last: SampleRow) -> list[str]:
-    """The ways than which no other ends measurably closer to the tilted distribution."""
+def closest(last: SampleRow, num_groups: int) -> list[str]:
+    """The ways than which no other ends measurably closer to the tilted distribution, by errors of so many groups."""
     ways = {
         "no correction": (last.tv_guided, last.se_guided),
         "weighting": (last.tv_weighted, last.se_weighted),
         "resampling": (last.tv_resampled, last.se_resampled),
     }
-    sure = sure_of(len(ways))
+    sure = student(sure_of(len(ways)), num_groups)
 
     def is_behind(tv: float, error: float) -> bool:
         return any(tv - other >= NOTHING + sure * math.hypot(error, its_error) for other, its_error in ways.values())
@@ -289,8 +293,8 @@ def closest(last: SampleRow) -> list[str]:
     return [name for name, found in ways.items() if not is_behind(*found)]
 
 
-def _of_samples(last: SampleRow) -> str:
-    best = closest(last)
+def _of_samples(last: SampleRow, num_groups: int) -> str:
+    best = closest(last, num_groups)
     end = f"{' and '.join(best)} {'ends' if len(best) == 1 else 'end'} closest to the tilted distribution"
     more = ""
     if len(best) == 3:
