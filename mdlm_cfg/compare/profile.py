@@ -118,7 +118,8 @@ class InformationProfile:
             raise UserError(f"step sizes {list(sizes)} must be at least 1 each and sum to D = {d}")
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
         per_step = torch.zeros_like(self.entropies).index_put_((torch.tensor(starts),), torch.tensor(sizes).double())
-        (c, h) = (self.cross_entropies, self.entropies)
+        c = self.cross_entropies
+        h = self.entropies
         value = _from_zero(per_step @ c - h.sum(), per_step @ c.abs() + h.abs().sum())
         cost = Measured(float(value), self._combined(per_step - 1).standard_error)
         return StepPlan(tuple(sizes), tuple(float(self.strengths[a]) for a in starts), cost)
