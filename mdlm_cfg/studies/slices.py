@@ -161,15 +161,22 @@ def class_weights_of(case: Case) -> Tensor:
 
     The test examples may have other ones, and may lack a class.
     """
-    data = case.data
     if case.target is not None:
         weights: Tensor = case.target.class_weights
         return weights
+    key = ("shares of classes",)
+    if key not in case.made:  # of all slices: the examples of every class are made for it
+        counts = _class_counts(case).double()
+        case.made[key] = counts / counts.sum()
+    shares: Tensor = case.made[key]
+    return shares
+
+
+def _class_counts(case: Case) -> Tensor:
+    data = case.data
     if data.example_kind is None:
-        counts = data.test_examples()[1].long().bincount(minlength=data.num_classes)
-    else:
-        counts = torch.tensor([len(data.train_examples(k, generator_for("shares"))) for k in range(data.num_classes)])
-    return counts.double() / counts.sum()
+        return data.test_examples()[1].long().bincount(minlength=data.num_classes)
+    return torch.tensor([len(data.train_examples(k, generator_for("shares"))) for k in range(data.num_classes)])
 
 
 def draws_of_slice(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:
