@@ -49,20 +49,17 @@ class ComponentPicture:
     """How the use of components changes, against how distinct they are; for C components of each of several classes.
 
     Attributes:
-        usage: their shares among guided samples, (classes, C); weights: their own, the same shape.
-        log_gain: log usage / weight, smoothed by half a sample.
+        log_gain: log usage / weight, smoothed by half a sample, (classes, C).
         rank_correlation: Spearman's, of log-gain and distinctness, both centred in each class.
         gain_in_errors: the sum over components of usage / weight times the centred ranks of distinctness, over its
             standard error by the choice of the samples; 0 on average where usage is the weight.
-        entropy: exp of the entropy of usage, averaged over classes: how many components are in use.
+        in_use: how many components are in use, averaged over classes.
     """
 
-    usage: Tensor
-    weights: Tensor
     log_gain: Tensor
     rank_correlation: float
     gain_in_errors: float
-    entropy: float
+    in_use: float
 
 
 def pixel_log_ratios(target: BernoulliMixture, target_class: int) -> Tensor:
@@ -126,11 +123,6 @@ def _groups(log_ratio: Tensor) -> dict[str, Tensor]:
     return dict(zip(GROUPS, (private, ~private & ~foreign, foreign)))
 
 
-def component_usage(target: BernoulliMixture, x: Tensor, target_class: int) -> Tensor:
-    """The shares of a class's components among images (n, D), by their posterior: float64 (C,)."""
-    return target.component_posterior(x.long(), target_class).nanmean(dim=0)
-
-
 def component_shares(target: BernoulliMixture, x: Tensor, target_class: int) -> Tensor:
     """The posterior of a class's components for each image (n, D), and last whether it is of none: float64 (n, C + 1).
 
@@ -139,6 +131,30 @@ def component_shares(target: BernoulliMixture, x: Tensor, target_class: int) -> 
     posterior = target.component_posterior(x.long(), target_class)
     none = posterior.isnan().any(dim=1, keepdim=True)
     return torch.cat([posterior.masked_fill(none, 0.0), none.double()], dim=1)
+
+
+def component_usage(target: BernoulliMixture, x: Tensor, target_class: int, weights: Tensor | None = None) -> Tensor:
+    """The mean of `component_shares` over images (n, D): float64 (C + 1,), the last one that of no component.
+
+    Args:
+        weights: of the images, (n,), summing to 1; None is equal ones.
+    """
+    return mean_shares(component_shares(target, x, target_class), weights)
+
+
+def mean_shares(shares: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The weighted mean of shares (n, C + 1), which sums to 1 but for the rounding of the weights."""
+    if weights is None:
+        return shares.mean(dim=0)
+    usage = weights @ shares
+    return usage / usage.sum()
+
+
+def components_in_use(usage: Tensor) -> float:
+    """How many components a usage (C + 1,) has: exp of its entropy over the images that have one; 0 where none has."""
+    of_components = usage[:-1]
+    used = float(of_components.sum())
+    return math.exp(entropy_of(of_components / used)) if used else 0.0
 
 
 def distinctness(
@@ -178,18 +194,16 @@ def component_picture(
     from scipy.stats import rankdata  # takes most of a second to import
 
     weights = torch.stack([target.weights(k) for k in classes])
-    usage = torch.stack([component_usage(target, x, k) for x, k in zip(samples, classes)])
+    usages = [component_usage(target, x, k) for x, k in zip(samples, classes)]
     num = samples.shape[1]
-    log_gain = ((num * usage + 0.5) / (num * weights + 0.5)).log()
+    log_gain = ((num * torch.stack(usages)[:, :-1] + 0.5) / (num * weights + 0.5)).log()
     centred = (v - v.mean(dim=1, keepdim=True) for v in (log_gain, distinct))
     gain, ranks = (torch.from_numpy(rankdata(v.flatten().round(decimals=DIGITS))) for v in centred)
     return ComponentPicture(
-        usage,
-        weights,
         log_gain,
         correlation(gain, ranks),
         _gain_in_errors(target, classes, samples, ranks.reshape(weights.shape)),
-        fmean(math.exp(entropy_of(one)) for one in usage),
+        fmean(map(components_in_use, usages)),
     )
 
 
@@ -199,7 +213,7 @@ def _gain_in_errors(target: BernoulliMixture, classes: list[int], samples: Tenso
     for k, x, own in zip(classes, samples, ranks):
         weights = target.weights(k)
         scores = torch.where(weights > 0, (own - own.mean()) / weights, 0.0)
-        of_samples = target.component_posterior(x.long(), k).nan_to_num(0.0) @ scores
+        of_samples = component_shares(target, x, k)[:, :-1] @ scores
         total += float(of_samples.mean())
         variance += float(of_samples.var()) / len(x)
     return total / math.sqrt(variance) if variance > 0 else math.nan

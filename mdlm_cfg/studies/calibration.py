@@ -13,9 +13,9 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of, held_out_gain
 from mdlm_cfg.compare.metrics import sign_beyond, total_variation, tv_error
+from mdlm_cfg.compare.mixtures import component_usage
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import tilted_reference
-from mdlm_cfg.sampling.smc import even_of
 from mdlm_cfg.studies.common import EVALUATE_AGAIN
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_nats, in_tv
 from mdlm_cfg.studies.fitting import (
@@ -28,7 +28,7 @@ from mdlm_cfg.studies.fitting import (
     origin_of_examples,
     part_of,
 )
-from mdlm_cfg.studies.mixture_correction import usage_noise, usage_of
+from mdlm_cfg.studies.mixture_correction import usage_noise
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import OfDenoiser, by, mean_rows, measured, strongest, where
 from mdlm_cfg.support.numbers import instead_of, short
@@ -186,12 +186,12 @@ class CalibrationStudy(Settings):
         plan = case.plan
         generator = plan.generator("calibration reference", guidance, z)
         reference = tilted_reference(target, guidance.constant, z, NUM_REFERENCE, generator)
-        aim = usage_of(target, reference.x, reference.weights, z)
+        aim = component_usage(target, reference.x, z, reference.weights)
         found = {"usage_floor": usage_noise(target, reference, z, plan.num_samples)}
         for end, given in self._pair(case, who, z, guidance).items():
             generator = plan.generator(f"calibration samples{end}", guidance, z, of=denoiser)
             x = plan.sampler.draw(denoiser, given, z, plan.num_samples, generator).cpu()
-            found[f"usage_tv{end}"] = total_variation(usage_of(target, x, even_of(x, 1).weights, z), aim)
+            found[f"usage_tv{end}"] = total_variation(component_usage(target, x, z), aim)
         return found
 
     def findings(self, case: Case, made: Made) -> Findings:

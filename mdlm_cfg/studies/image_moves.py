@@ -18,7 +18,7 @@ from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge
 from mdlm_cfg.compare.metrics import sign_beyond, sure_of, total_variation
-from mdlm_cfg.compare.mixtures import component_usage
+from mdlm_cfg.compare.mixtures import component_usage, components_in_use
 from mdlm_cfg.studies.common import as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
@@ -162,8 +162,7 @@ def usage_of(case: Case, judge: Judge, x: Tensor) -> dict[str, float | None]:
         case.made[key] = mixture, component_usage(mixture, judge.train, 0)
     mixture, reference = case.made[key]
     usage = component_usage(mixture, x, 0)
-    entropy = -torch.special.xlogy(usage, usage).sum()
-    return {"usage_tv": total_variation(usage, reference), "components": float(entropy.exp())}
+    return {"usage_tv": total_variation(usage, reference), "components": components_in_use(usage)}
 
 
 def _mean(rows: Sequence[Mapping[str, float | None]]) -> list[float | None]:

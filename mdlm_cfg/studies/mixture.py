@@ -16,7 +16,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_by_chance, energy_distance, moment_difference, pixel_moments
 from mdlm_cfg.compare.metrics import sign_beyond, total_variation
-from mdlm_cfg.compare.mixtures import component_picture, component_shares, distinctness, pixel_picture
+from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
 from mdlm_cfg.studies.common import BERNOULLI, LONGER, SURE, as_images, columns_shown, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
@@ -29,7 +29,7 @@ from mdlm_cfg.studies.mixture_effects import (
     pixel_row,
 )
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
-from mdlm_cfg.studies.rows import AtStrength, OfClass, mean_rows, measured, strongest, where
+from mdlm_cfg.studies.rows import AtStrength, mean_rows, measured, strongest, where
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -63,11 +63,6 @@ class SetRow(AtStrength):
 
 
 @dataclass(frozen=True)
-class ClassRow(OfClass, SetRow):
-    """The same for one class."""
-
-
-@dataclass(frozen=True)
 class Mixtures(Settings):
     """The error of the network, and guided samples by class and strength compared with exact ones.
 
@@ -81,7 +76,6 @@ class Mixtures(Settings):
     needs: ClassVar[Needs] = Needs(**BERNOULLI, numbers=True, one_kind=True, samples=2)
     rows: ClassVar[Rows] = {
         "distances": SetRow,
-        "by_class": ClassRow,
         "conditionals_error": ConditionalsRow,
         "pixels": PixelRow,
         "components": ComponentRow,
@@ -100,22 +94,17 @@ class Mixtures(Settings):
         """The network's error, sets of samples, pixels and components."""
         errors = error_rows(case, made, self.num_test, self.num_draws)
         compared = {g: made.of(_compared, g) for g in case.plan.guidances}
-        by_class = [
-            ClassRow(g, name, **row, target_class=k, class_name=case.class_name(k))
-            for g, found in compared.items()
-            for name, rows in found["sets"].items()
-            for k, row in zip(case.classes, rows)
-        ]
-        sets = mean_rows(by_class, SetRow)
+        sets = mean_rows(
+            [SetRow(g, name, **row) for g, f in compared.items() for name, rows in f["sets"].items() for row in rows],
+            SetRow,
+        )
         pixels = [pixel_row(g, name, p) for g, found in compared.items() for name, p in found["pixels"].items()]
         components = [component_row(g, name, c) for g, f in compared.items() for name, c in f["components"].items()]
         drawn = {g: _drawn(case, made, g) for g in case.plan.guidances}
         samples = {g: {who: own[who] for who in case.denoisers} for g, own in drawn.items()}
-        of_class = [Table(["w", "set"], ["energy"], "class_name", "Energy distance to exact guided samples, by class.")]
         blocks = [
             _distances(case, sets),
             *([error_block(errors, "images of the mixture itself", "image")] if errors else []),
-            Block("by_class", by_class, "By class", views=of_class, group="Guided samples"),
             pixel_block(case, pixels, compared, samples),
             component_block(components, compared, made.of(_distinctness)),
             *_shown(case, samples),
@@ -193,7 +182,7 @@ def _beside(case: Case, x: Tensor, exact: Tensor) -> list[dict[str, float]]:
     """A set beside the exact one, both (classes, n, D): a row for each class."""
     rows = []
     for k, own, other in zip(case.classes, x, exact):
-        usage = [component_shares(case.target, one, k).mean(dim=0) for one in (own, other)]
+        usage = [component_usage(case.target, one, k) for one in (own, other)]
         distances = {"component_tv": total_variation(*usage), "energy": energy_distance(own, other)}
         rows.append(moment_difference(own, *pixel_moments(other)) | distances)
     return rows

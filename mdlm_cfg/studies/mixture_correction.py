@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import expected_share_tv, sign_beyond, student, total_variation
-from mdlm_cfg.compare.mixtures import component_shares
+from mdlm_cfg.compare.mixtures import component_shares, mean_shares
 from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.sampling.smc import Weighted, check_groups, even_of, sequential_monte_carlo
 from mdlm_cfg.studies.common import BERNOULLI, MORE, draw_more
-from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.findings import Block, Findings, Table, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, strongest, where
 from mdlm_cfg.support.numbers import apart, short
@@ -31,8 +31,6 @@ from mdlm_cfg.targets.posterior import posterior_of
 
 REFERENCE = "reference"
 SETS = ("class", "guided", "weighted", "resampled")  # what is compared with the reference
-PICTURED = (REFERENCE, "guided", "resampled")
-SHOWN = 10  # images of a set
 NOTHING = 1e-9
 SURE = 2.4  # known standard errors from which a difference is more than chance
 READING = """\
@@ -80,7 +78,6 @@ class NormalizerRow(AtStrength):
 
     set: str = col("set", f'"{REFERENCE}", "weighted" or "resampled"', index=True)
     target_class: str = col("class", CLASS, index=True)
-    num_samples: int = col("n", "samples")
     log_normalizer: float = in_nats("ln E W", "estimate of ln E W")
     relative_error: float = col("error", "relative standard error of the estimate of E W")
     ess: float = col("relative ESS", "relative effective sample size of the weights")
@@ -92,18 +89,17 @@ class Seen:
 
     Attributes:
         samples: n of them. components: of the class, as `component_shares`, (n, C + 1).
-        class_posterior: mean of p(z | x). images: a few to look at, uint8 (m, D), drawn by their weights.
+        class_posterior: mean of p(z | x).
     """
 
     samples: Weighted
     components: Tensor
     class_posterior: float
-    images: Tensor
 
     @property
     def usage(self) -> Tensor:
         """The shares of the class's components, and of none, (C + 1,)."""
-        return _mean(self.samples.weights, self.components)
+        return mean_shares(self.components, self.samples.weights)
 
     def usage_error(self, reference: Seen) -> float:
         """The standard error of the TV between this usage and another one, to first order."""
@@ -188,18 +184,16 @@ class MixtureCorrection:
     def findings(self, case: Case, made: Made) -> Findings:
         """Every set beside the reference, estimates of the normaliser, and images."""
         rows: dict[str, list[Any]] = {name: [] for name in self.rows}
-        images: dict[str, dict[str, np.ndarray]] = {}
         arrays: dict[str, np.ndarray] = {}
         for g in case.plan.guidances:
             for z in case.classes:
                 sets = self.weighted_sets(case, made, g, z)
                 name = case.class_name(z)
-                seen = {what: seen_of(case.target, found, z, case.plan.seed) for what, found in sets.items()}
+                seen = {what: seen_of(case.target, found, z) for what, found in sets.items()}
                 rows["distances"] += set_rows(g, name, seen, case.plan.num_samples)
                 for what, one in ((what, sets[what]) for what in (REFERENCE, *SETS[2:])):
-                    numbers = (len(one.x), one.log_normalizer, one.relative_error, one.ess)
+                    numbers = (one.log_normalizer, one.relative_error, one.ess)
                     rows["normalizers"].append(NormalizerRow(g, what, name, *numbers))
-                images.setdefault(name, {})[f"w = {g.label}"] = _pictured(seen, case.data.grid_shape)
                 end = f"{g.kind}_{g.identifier}_class{z}"
                 for what, key in (("weighted", "guided"), ("resampled", "resampled")):
                     arrays[f"{key}_{end}"] = sets[what].x.reshape(-1, *case.data.grid_shape).numpy().astype(np.uint8)
@@ -207,28 +201,22 @@ class MixtureCorrection:
         settings = {"threshold": self.threshold, "num_groups": self.num_groups, "num_reference": self.num_reference}
         facts = {"judged": case.judged, **settings, "data": {"classes": list(case.classes)}}
         verdict = verdict_of(rows["distances"], case.plan.num_samples, self.num_groups)
-        return Findings(case.plan, self._blocks(case, rows, images), verdict, facts, arrays)
+        return Findings(case.plan, self._blocks(case, rows), verdict, facts, arrays)
 
-    def _blocks(self, case: Case, rows: Mapping[str, Sequence[Any]], images: Mapping[str, Any]) -> list[Block]:
+    def _blocks(self, case: Case, rows: Mapping[str, Sequence[Any]]) -> list[Block]:
         plan = case.plan
         text = (
             f"{plan.num_samples:,} samples for each class, strength and set, of the {case.judged} conditionals, by "
             f"{plan.sampler.label}, seed {plan.seed}, resampled in {self.num_groups} groups (threshold "
             f"{self.threshold:g}); {self.num_reference:,} samples for the reference.\n\n{READING}"
         )
-        values = ["usage_tv", "usage_floor", "class_posterior"]
-        shown: list[View] = [
-            Mosaic(blocks, PICTURED, f"Class {name}: a line for each set; weighted sets are drawn by their weights.")
-            for name, blocks in images.items()
-        ]
         index = ["w", "target_class", "set"]
         title = "Samples and the tilted distribution"
-        main = [Table(index, values, note=NOTE)]
+        main = [Table(index, ["usage_tv", "usage_floor", "class_posterior"], note=NOTE)]
         logged = ["usage_tv", "class_posterior"]
-        estimates = [Table(index, ["num_samples", "log_normalizer", "relative_error", "ess"])]
+        estimates = [Table(index, ["log_normalizer", "relative_error", "ess"])]
         return [
             Block("distances", rows["distances"], title, text, [], main, logged, group="", printed=True),
-            Block("images", [], "Samples", views=shown, group="Samples"),
             Block("normalizers", rows["normalizers"], "The normaliser", NORMALIZERS, [], estimates, ["ess"], "Weights"),
         ]
 
@@ -243,28 +231,15 @@ def _weighted_of(made: Sequence[Any]) -> Weighted:
     return Weighted(x.long(), log_weights, num_groups)
 
 
-def usage_of(target: BernoulliMixture, x: Tensor, weights: Tensor, target_class: int) -> Tensor:
-    """The share of each component of a class, and of none, in weighted samples (B, D): (C + 1,)."""
-    return _mean(weights, component_shares(target, x, target_class))
-
-
-def _mean(weights: Tensor, components: Tensor) -> Tensor:
-    """Weighted mean shares, which sum to 1 but for the rounding of the weights."""
-    usage = weights @ components
-    return usage / usage.sum()
-
-
 def usage_noise(target: BernoulliMixture, reference: Weighted, target_class: int, num_samples: int) -> float:
     """The TV of usages that is expected of so many samples of the law that weighted samples represent."""
     return expected_share_tv(component_shares(target, reference.x, target_class), reference.weights, num_samples)
 
 
-def seen_of(target: BernoulliMixture, found: Weighted, target_class: int, seed: int) -> Seen:
+def seen_of(target: BernoulliMixture, found: Weighted, target_class: int) -> Seen:
     """A set of samples, evaluated by the exact mixture."""
-    weights = found.weights
-    posterior = float(weights @ posterior_of(target)(found.x)[:, target_class].exp())
-    shown = torch.multinomial(weights, SHOWN, replacement=True, generator=generator_for("shown", seed, target_class))
-    return Seen(found, component_shares(target, found.x, target_class), posterior, found.x[shown].to(torch.uint8))
+    posterior = float(found.weights @ posterior_of(target)(found.x)[:, target_class].exp())
+    return Seen(found, component_shares(target, found.x, target_class), posterior)
 
 
 def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_samples: int) -> list[SetRow]:
@@ -277,12 +252,6 @@ def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_sampl
         noise = (own.usage_error(reference), own.usage_bias(reference)) if what != REFERENCE else (0.0, 0.0)
         rows.append(SetRow(w, what, target_class, tv, *noise, floor, own.class_posterior))
     return rows
-
-
-def _pictured(seen: Mapping[str, Seen], grid_shape: Sequence[int]) -> np.ndarray:
-    """Images of the sets that are shown, (sets, m, height, width)."""
-    height, width = (1, *grid_shape)[-2:]
-    return np.stack([seen[what].images.reshape(-1, height, width).numpy() for what in PICTURED])
 
 
 def _gain(rows: Sequence[SetRow], tv: Mapping[str, float], num_groups: int) -> int:
@@ -301,19 +270,15 @@ def verdict_of(rows: Sequence[SetRow], num_samples: int, num_groups: int) -> lis
     """Whether resampling brings guided samples closer to the tilted distribution at the strongest guidance."""
     g = strongest(rows)
     here = where(rows, w=g)
-    classes = list(dict.fromkeys(row.target_class for row in here))
-    about = f"class {classes[0]}" if len(classes) == 1 else f"mean of {len(classes)} classes"
-    head = f"At w = {g.label} ({g.kind}, {about})"
     tv = {name: fmean(row.usage_tv for row in where(here, set=name)) for name in SETS}
     if max(tv.values()) < NOTHING:
-        return [f"{head} all sets use the components of the class equally."]
+        return [f"At w = {g.label} all sets use the components of the class equally."]
     gain = _gain(here, tv, num_groups)
     does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
     more = f" {draw_more(MORE * num_samples)}" if gain == 0 else ""
     resampled, guided = apart(tv["resampled"], tv["guided"], 3)
     return [
-        f"{head} resampling {does} the usage of the components closer to that of the tilted distribution: total "
-        f"variation {resampled}{' instead of' if gain > 0 else ', and'} {guided} under "
-        f"guidance ({short(tv['class'], 3)} for the class itself, noise floor "
-        f"{short(fmean(row.usage_floor for row in here), 3)}).{more}"
+        f"At w = {g.label} resampling {does} the usage of the components closer to that of the tilted distribution "
+        f"(total variation, mean over classes: {resampled} resampled, {guided} under guidance, {short(tv['class'], 3)} "
+        f"for the class itself; noise floor {short(fmean(row.usage_floor for row in here), 3)}).{more}"
     ]

@@ -79,7 +79,7 @@ def pixel_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> PixelR
 def component_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> ComponentRow:
     """A row of what `mdlm_cfg.compare.mixtures.component_picture` found."""
     rank, in_errors = (_known(found[key]) for key in ("rank_correlation", "gain_in_errors"))
-    return ComponentRow(guidance, name, rank, in_errors, found["entropy"])
+    return ComponentRow(guidance, name, rank, in_errors, found["in_use"])
 
 
 def _tiles(case: Case, means: Mapping[Guidance, Tensor]) -> dict[str, np.ndarray]:

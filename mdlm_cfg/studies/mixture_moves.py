@@ -15,17 +15,17 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import recognised, sure_of, total_variation, tv_error
+from mdlm_cfg.compare.mixtures import component_usage, components_in_use
 from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
-from mdlm_cfg.studies.mixture_correction import usage_noise, usage_of
+from mdlm_cfg.studies.mixture_correction import usage_noise
 from mdlm_cfg.studies.moves import AfterMoves, MovedSets, Started, components_column, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, measured, strongest, where
 from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.posterior import posterior_of
-from mdlm_cfg.targets.table import entropy_of
 
 REFERENCE = "tilted distribution"
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -120,18 +120,16 @@ def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -
     shares = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights
     right = recognised(posterior_of(target)(x), z)
     own = target.log_prob(x, torch.full((len(x),), z))
-    usage = usage_of(target, x, shares, z)
+    usage = component_usage(target, x, z, weights)
     return {"usage": usage, "accuracy": min(float(shares @ right), 1.0), "log_likelihood": float(shares @ own)}
 
 
 def _numbers(seen: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, float]:
     """The measured columns of `MovedSetRow`."""
-    usage = seen["usage"]
-    used = float(usage[:-1].sum())
     return {
-        "usage_tv": total_variation(usage, reference["usage"]),
+        "usage_tv": total_variation(seen["usage"], reference["usage"]),
         "usage_floor": reference["floor"],
-        "components": math.exp(entropy_of(usage[:-1] / used)) if used else 0.0,
+        "components": components_in_use(seen["usage"]),
         "accuracy": seen["accuracy"],
         "log_likelihood": seen["log_likelihood"],
     }

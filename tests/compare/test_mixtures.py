@@ -15,6 +15,7 @@ from mdlm_cfg.compare.mixtures import (
     component_picture,
     component_shares,
     component_usage,
+    components_in_use,
     distinctness,
     pixel_log_ratios,
     pixel_picture,
@@ -75,15 +76,14 @@ def test_the_picture_of_pixels_is_that_of_all_values_by_hand() -> None:
 def test_the_picture_of_components_is_that_of_scipy() -> None:
     target = bernoulli_mixture(4, sharpness=3.0)
     samples = torch.randint(2, (2, 50, 4), generator=generator_for("images"))
-    usage = torch.stack([component_usage(target, x, k) for x, k in zip(samples, (1, 0))])
+    usage = torch.stack([component_usage(target, x, k)[:-1] for x, k in zip(samples, (1, 0))])
     distinct = torch.rand(2, 3, generator=generator_for("d"), dtype=torch.float64)
     distinct[:, :2] = 0.3  # a tie
     assert math.isnan(component_picture(target, [1, 0], samples, torch.full_like(distinct, 0.1)).rank_correlation)
     picture = component_picture(target, [1, 0], samples, distinct)
     weights = np.stack([target.weights(1).numpy(), target.weights(0).numpy()])
     gain = np.log((50 * usage.numpy() + 0.5) / (50 * weights + 0.5))
-    assert np.allclose(picture.log_gain, gain) and np.allclose(picture.weights, weights)
-    assert torch.equal(picture.usage, usage)
+    assert np.allclose(picture.log_gain, gain)
 
     def centred(values):
         values = np.asarray(values)
@@ -91,7 +91,7 @@ def test_the_picture_of_components_is_that_of_scipy() -> None:
 
     expected = scipy.stats.spearmanr(centred(gain), centred(distinct)).statistic
     assert picture.rank_correlation == pytest.approx(expected)
-    assert picture.entropy == pytest.approx(np.mean([math.exp(scipy.stats.entropy(row)) for row in usage.numpy()]))
+    assert picture.in_use == pytest.approx(np.mean([math.exp(scipy.stats.entropy(row)) for row in usage.numpy()]))
 
 
 def test_equal_classes_have_no_pixel_and_no_component_that_is_distinct() -> None:
@@ -154,11 +154,16 @@ def test_usage_is_the_mean_posterior() -> None:
     joint += (1 - target.component_probabilities(1)).log() @ (1 - x.T).double()
     posterior = (joint.exp() * target.weights(1)[:, None]).T
     posterior /= posterior.sum(dim=1, keepdim=True)
-    assert torch.allclose(component_usage(target, x, 1), posterior.mean(dim=0))
-    # an image that the class cannot be says nothing of its components
+    assert component_usage(target, x, 1).tolist() == pytest.approx([*posterior.mean(dim=0).tolist(), 0.0])
+    weights = torch.linspace(0, 1, 40, dtype=torch.float64) / 20
+    assert component_usage(target, x, 1, weights)[:-1].tolist() == pytest.approx((weights @ posterior).tolist())
+    # an image that the class cannot be is of none of its components
     p = torch.tensor([[[0.0, 0.2], [0.0, 0.9]]], dtype=torch.float64)
     strict = BernoulliMixture(p, torch.tensor([[0.5, 0.5]]), torch.ones(1))
     x = torch.tensor([[0, 1], [1, 1]])
-    assert component_usage(strict, x, 0).tolist() == pytest.approx([0.2 / 1.1, 0.9 / 1.1])
+    usage = component_usage(strict, x, 0)
+    assert usage.tolist() == pytest.approx([0.1 / 1.1, 0.45 / 1.1, 0.5])
+    entropy = -sum(p * math.log(p) for p in (0.2 / 1.1, 0.9 / 1.1))
+    assert components_in_use(usage) == pytest.approx(math.exp(entropy)) and components_in_use(usage[-1:]) == 0.0
     shares = component_shares(strict, x, 0)
     assert shares.tolist() == [pytest.approx([0.2 / 1.1, 0.9 / 1.1, 0.0]), [0.0, 0.0, 1.0]]

@@ -222,7 +222,7 @@ def test_the_interval_of_a_usage_covers_that_of_the_distributions(apart: float) 
     def seen(law: torch.Tensor, num: int) -> Seen:
         drawn = torch.multinomial(law, num, replacement=True, generator=generator)
         components = 0.8 * torch.eye(4, dtype=torch.float64)[drawn] + 0.05
-        return Seen(even_of(drawn[:, None], 10), components, 0.5, drawn[:0])
+        return Seen(even_of(drawn[:, None], 10), components, 0.5)
 
     hits = 0
     repeats = 80
@@ -305,7 +305,7 @@ def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
     for tv in (0.9, sets(many)["guided"].usage_tv):  # farther, and equally far
         changed = [replace(r, usage_tv=tv) if r.set == "resampled" else r for r in rows]
         said.append(mixture_verdict(changed, 6000, 10))
-    assert len({conclusion(one[0]) for one in said}) == 3 and all("class cat" in one[0] for one in said)
+    assert len({conclusion(one[0]) for one in said}) == 3
 
 
 @pytest.mark.parametrize(
