@@ -21,12 +21,11 @@ from pathlib import Path
 import nbformat
 import yaml
 from nbconvert import MarkdownExporter
+from references import START, reference, with_reference
 from sphinx.cmd.build import build_main
 
 import mdlm_cfg
 from mdlm_cfg import plot
-from mdlm_cfg.app.reference import reference
-from mdlm_cfg.app.report_reference import START, with_reference
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

@@ -1,4 +1,4 @@
-"""Makes tests/helpers.py importable, keeps small tests on one thread, which is faster, and lets none use a network.
+"""Makes tests and docs importable, keeps small tests on one thread, which is faster, and lets none use a network.
 
 And what several directories read: a small trained run, which is made once.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "docs")]
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 

@@ -14,11 +14,11 @@ from typing import Any, get_type_hints
 import pytest
 import torch
 from helpers import Blurred, Inconsistent, data_of
+from references import studies
 from study_cases import CASES, HIDDEN
 from torch import Tensor
 
 from mdlm_cfg import Correction, Guidance, LinearRamp, Negative, Sampler, UserError
-from mdlm_cfg.app.report_reference import studies
 from mdlm_cfg.reports.render import sections_of, table_files
 from mdlm_cfg.studies.findings import Findings
 from mdlm_cfg.studies.protocol import Case, check, run

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import yaml
+from references import (
+    END,
+    PAGE,
+    PROGRAMS,
+    SCHEMAS,
+    START,
+    reference,
+    report_reference,
+    settings,
+    studies,
+    with_reference,
+)
 
 from mdlm_cfg.app.cli import CONFIGS
 from mdlm_cfg.app.groups import settings_text
-from mdlm_cfg.app.reference import PROGRAMS, SCHEMAS, reference, settings
-from mdlm_cfg.app.report_reference import END, START, report_reference, studies, with_reference
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +64,6 @@ def test_every_file_of_every_group_is_shown_whole(page: str) -> None:
         assert f"### {group}={'/'.join(rest)}\n\n```yaml\n{path.read_text().strip()}\n```" in page
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "report.md"
-
-
 def test_every_block_and_column_of_every_study_is_in_the_reference() -> None:
     text = report_reference()
     assert len(studies()) > 5
@@ -78,4 +84,4 @@ def test_a_page_keeps_what_stands_around_the_reference() -> None:
 @pytest.mark.slow
 def test_the_page_is_up_to_date() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert with_reference(page) == page, "run python -m mdlm_cfg.app.report_reference docs/report.md"
+    assert with_reference(page) == page, "run python docs/references.py"
