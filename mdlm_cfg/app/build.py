@@ -29,8 +29,7 @@ from lightning.pytorch.plugins.environments import (
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mdlm_cfg.app.places import with_text_path
-from mdlm_cfg.app.quoting import key_of
+from mdlm_cfg.app.overrides import key_of
 from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run, keep_wandb_files_in
 from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.errors import UserError
@@ -94,7 +93,7 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
     Raises:
         UserError: a name outside `mdlm_cfg.training.data` and `mdlm_cfg.targets` that is not trusted.
     """
-    arguments = {key: value for key, value in with_text_path(settings).items() if key != "path"}
+    arguments = {key: value for key, value in settings.items() if key != "path"}
     data = make(arguments, "data", DATA, trusted)
     if not isinstance(data, DiffusionData):
         raise UserError(f"data cannot be made by {settings['_target_']}: it makes a {type(data).__name__}")

@@ -9,8 +9,9 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Collection, Sequence
-from contextlib import chdir, nullcontext
+from argparse import ArgumentParser
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import chdir, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -23,14 +24,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mdlm_cfg.app.errors import USER_ERROR, Account, Failure, exit_with, interrupted, no_exit_of_own_code
-from mdlm_cfg.app.groups import with_options
+from mdlm_cfg.app.groups import with_options, with_recipe
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.jobs import Outcome
-from mdlm_cfg.app.overrides import for_any_data, last_of_each
-from mdlm_cfg.app.parser_help import help_as_text
+from mdlm_cfg.app.overrides import for_any_data, last_of_each, quoted, with_objects
 from mdlm_cfg.app.places import check_places, with_absolute_paths
-from mdlm_cfg.app.quoting import quoted, with_objects
-from mdlm_cfg.app.recipes import with_recipe
 from mdlm_cfg.app.refusals import (
     check_config,
     check_hydras,
@@ -201,3 +199,24 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
     with help_as_text(), nullcontext() if sweep is None else sweep.interrupting_its_jobs():
         main()
     return failures
+
+
+@contextmanager
+def help_as_text() -> Iterator[None]:
+    """Within it, argparse takes an option whose help is not a text.
+
+    Hydra 1.3 declares `--shell-completion` with such a help. Python 3.14's argparse checks every help when an option is
+    declared, and ends each command in "badly formed help string" (facebookresearch/hydra, issue 3121).
+    """
+    original = ArgumentParser.add_argument
+
+    def add_argument(parser: ArgumentParser, *names: str, **settings: Any) -> Any:
+        if not isinstance(settings.get("help", ""), str | None):
+            settings["help"] = "see hydra's documentation"
+        return original(parser, *names, **settings)
+
+    ArgumentParser.add_argument = add_argument  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ArgumentParser.add_argument = original  # type: ignore[method-assign]

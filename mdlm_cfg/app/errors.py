@@ -14,14 +14,14 @@ import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from mdlm_cfg.app.quoting import comma_outside_brackets, why_unreadable
+from mdlm_cfg.app.overrides import comma_outside_brackets, why_unreadable
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.errors import UserError
@@ -143,7 +143,8 @@ def sentence(error: BaseException) -> str | None:
         message = _hydra_line(str(error))
         wrong = re.match(r"Error merging override \+*(\w+)=(.*)", message)
         if wrong is not None and wrong[1] in TYPES and isinstance(cause, ValidationError):
-            return f"{wrong[1]} = {wrong[2]} must be {in_words(TYPES[wrong[1]])}"
+            kind = TYPES[wrong[1]]
+            return f"{wrong[1]} = {wrong[2]} must be {in_words(dict if is_dataclass(kind) else kind)}"
         if re.search(r"^In '(\w+)/.*Key '\1' not in ", message):
             message += "; settings of the whole command need # @package _global_ as the first line of that file"
         return f"{message}: {_hydra_line(str(cause))}" if isinstance(cause, OmegaConfBaseException) else message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,13 +15,14 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets.wrapper import NetClassifier, NetDenoiser, has_class_head
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import names_in
+from mdlm_cfg.support.numeric import number
 from mdlm_cfg.support.schema import SampleSchema, SamplingSchema, Schema, plain
 from mdlm_cfg.targets.posterior import POSTERIORS, posterior_of
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.runs import load_run
 
 Sampled = Schema | SampleSchema
-SETTINGS = {"weak": ("auto", ("ckpt_path", "smoothing")), "predictor": ("classifier", ("ckpt_path",))}  # of which rule
+RULE_OF = {"weak": "auto", "predictor": "classifier"}  # settings, each of one rule
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Guides:
         """Whether `completed` takes something from the data of a network's run."""
         needed = rules_in(config)
         is_exact = "classifier" in needed and self.classifier is None and not has_class_head(own.net)
-        return is_exact or ("auto" in needed and config.weak.get("smoothing") is not None)
+        return is_exact or ("auto" in needed and config.weak.smoothing is not None)
 
     def completed(self, config: Sampled, target: Any, own: NetDenoiser | None = None) -> Guides:
         """These, with what comes from the data, or from the guided network itself.
@@ -60,7 +61,7 @@ class Guides:
         """
         needed = rules_in(config)
         found = self
-        if "auto" in needed and self.weak is None and (share := config.weak.get("smoothing")) is not None:
+        if "auto" in needed and self.weak is None and (share := config.weak.smoothing) is not None:
             if not isinstance(target, TableMixture):
                 raise UserError(f"weak.smoothing={share:g} is only for data given as a table: give weak.ckpt_path=RUN")
             found = found._with(f"the data's table, smoothed by {share:g}", weak=smoothed(target, share).denoiser())
@@ -93,18 +94,17 @@ def guides_of(config: Sampled, given: Sampled | None = None) -> Guides:
             where `config` has settings of a checkpoint too.
 
     Raises:
-        UserError: a setting that is unknown, of another rule or out of range; a checkpoint that cannot be used.
+        UserError: a setting of another rule or out of range; a checkpoint that cannot be used.
     """
     needed = rules_in(config)
-    for name, (rule, known) in SETTINGS.items():
-        _check_settings(name, rule, known, getattr(config, name), getattr(given or config, name), rule in needed)
+    _check_settings(config, given or config, needed)
     trusted = names_in(plain(given or config).get("net"))
     guides = Guides()
-    if "auto" in needed and (path := config.weak["ckpt_path"]) is not None:
-        run = load_run(str(path), config.batch_size, trusted)
+    if "auto" in needed and (path := config.weak.ckpt_path) is not None:
+        run = load_run(path, config.batch_size, trusted)
         guides = guides._with(str(run.path), weak=run.denoiser)
-    if "classifier" in needed and (path := config.predictor["ckpt_path"]) is not None:
-        run = load_run(str(path), config.batch_size, trusted)
+    if "classifier" in needed and (path := config.predictor.ckpt_path) is not None:
+        run = load_run(path, config.batch_size, trusted)
         if not has_class_head(run.net):
             raise UserError(
                 f"predictor.ckpt_path={path} holds no classifier: give a run of train.py objective=classifier "
@@ -120,31 +120,20 @@ def rules_in(config: SamplingSchema) -> set[str]:
     return set(re.findall(r"\b(auto|classifier)\b", words)) if isinstance(words, str) else set()
 
 
-def _check_settings(
-    name: str, rule: str, known: tuple[str, ...], settings: Mapping[str, Any], given: Mapping[str, Any], needed: bool
-) -> None:
-    """Raise UserError where settings of one kind cannot be used."""
-    for key in settings:
-        if key not in known:
-            raise UserError(f"{name}.{key} is not a setting: choose one of {', '.join(f'{name}.{k}' for k in known)}")
-    used = [key for key, value in given.items() if value is not None]
-    if used and not needed:
+def _check_settings(config: Sampled, given: Sampled, needed: Collection[str]) -> None:
+    """Raise UserError where a rule's settings were given for another one, or are not what it needs."""
+    for name, rule in RULE_OF.items():
+        used = [key for key, value in vars(getattr(given, name)).items() if value is not None]
+        if used and rule not in needed:
+            raise UserError(
+                f"{name}.{used[0]} belongs to the rule {rule}: give guidance={rule}, or leave {name}.{used[0]} out"
+            )
+    weak = config.weak
+    if "auto" in needed and weak.smoothing is not None:
+        number("weak.smoothing", weak.smoothing, 0, 1, above=True)
+    if "auto" in needed and (weak.ckpt_path is None) == (weak.smoothing is None):
         raise UserError(
-            f"{name}.{used[0]} belongs to the rule {rule}: give guidance={rule}, or leave {name}.{used[0]} out"
-        )
-    if not needed:
-        return
-    path = settings.get("ckpt_path")
-    share = settings.get("smoothing")
-    if path is not None and (isinstance(path, bool) or not isinstance(path, str | int) or not str(path).strip()):
-        raise UserError(f"{name}.ckpt_path = {path!r} must be the folder of a run, or a checkpoint")
-    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
-        raise UserError(f"weak.smoothing = {share!r} is not allowed: it must be a number above 0 and at most 1")
-    if path is not None and share is not None:
-        raise UserError("weak.ckpt_path and weak.smoothing were both given: give one of them")
-    if rule == "auto" and path is None and share is None:
-        raise UserError(
-            "guidance=auto needs a weaker denoiser: give weak.ckpt_path=RUN, a smaller network or an earlier "
+            "guidance=auto needs one weaker denoiser: give either weak.ckpt_path=RUN, a smaller network or an earlier "
             "checkpoint (train.py keep_steps=[100] keeps one), or, for data given as a table, weak.smoothing=0.3"
         )
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
-from mdlm_cfg.app.guides import SETTINGS as GUIDES
+from mdlm_cfg.app.guides import RULE_OF
+from mdlm_cfg.app.overrides import key_of
 from mdlm_cfg.app.places import moved
-from mdlm_cfg.app.quoting import key_of
 from mdlm_cfg.sampling.families import SETTINGS
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET
@@ -35,9 +35,9 @@ def merged(
         OmegaConfBaseException: a run's setting of another type than the command line may give.
     """
     given = {key_of(item.lstrip("~")) for item in overrides}
-    given |= {key.partition(".")[0] for key in given if key.startswith(tuple(f"{name}." for name in GUIDES))}
+    given |= {key.partition(".")[0] for key in given if key.startswith(tuple(f"{name}." for name in RULE_OF))}
     if "guidance" in given:  # these were chosen for another rule
-        given |= set(GUIDES)
+        given |= set(RULE_OF)
     if "experiment" in given:
         return config
     kept = {key: saved[key] for key in keys if key in saved and key not in given}
@@ -51,8 +51,8 @@ def merged(
         asked = config.study or {}
         if TARGET not in asked:  # settings alone: of the training run's study
             kept["study"] = {**saved["study"], **asked}
-    checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(EvaluationSchema), kept))
-    return replace(config, **{key: value for key, value in dict(checked).items() if key in kept})  # type: ignore[arg-type]
+    checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluationSchema), kept))
+    return replace(config, **{key: getattr(checked, key) for key in kept})
 
 
 def merged_data(saved: Mapping[str, Any], config: EvalSchema, overrides: list[str]) -> dict[str, Any]:

@@ -1,18 +1,156 @@
-"""The overrides of a command line, as hydra's own parser reads them: what they give, each once."""
+"""The arguments of a command line: in the form that hydra can take, and as its own parser reads them.
+
+Strengths, policies and corrections are written as everywhere else: policy=fixed_order(2,0,1). Hydra takes NAME(...) for
+a call of a function of its own. What is not one is put into quotes before hydra sees it.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+from hydra.errors import HydraException
 
-from mdlm_cfg.app.quoting import read_override
 from mdlm_cfg.support.instantiate import TARGET
 
+CALLS = r"w|policy|schedule|remasking|correction|guidance|(?:study|sampler|guidance|policy)\.\w+"  # keys that hold them
+OVERRIDE = re.compile(rf"(\+{{0,2}}(?:{CALLS})=)(.*)", re.DOTALL)
+OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
+QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
+KEY = re.compile(r"(?:~|\+{0,2})[\w$/-]+(?:\.[\w$-]+)*(?:@[\w$.:-]*)?")
+HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is not a grid; here it stands for `Interval`
+    *("choice", "range", "tag", "sort", "shuffle", "glob", "int", "float", "str", "bool", "json_str", "extend_list"),
+)
 CALL_IN_QUOTES = re.compile(r"'([A-Za-z_]\w*\([^']*\))'")
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command, with what hydra would misread of w=..., policy=... and their like in quotes.
+
+    What is in quotes already stays as it is, so that quoting twice changes nothing.
+    """
+    found = [(OVERRIDE.fullmatch(argument), argument) for argument in arguments]
+    return [argument if match is None else match[1] + quote_calls(match[2]) for match, argument in found]
+
+
+def quote_calls(value: str) -> str:
+    """A value with every call NAME(...) in single quotes, but those of hydra's own functions."""
+    parts = []
+    at = 0
+    while at < len(value):
+        text = QUOTED.match(value, at)
+        call = CALL.match(value, at)
+        end = closing(value, call.end()) if call is not None and call[1] not in HYDRAS else None
+        if end is not None:
+            parts.append(f"'{value[at:end]}'")
+            at = end
+            continue
+        as_it_is = text or call
+        parts.append(as_it_is[0] if as_it_is is not None else value[at])
+        at += len(parts[-1])
+    return "".join(parts)
+
+
+def closing(value: str, start: int) -> int | None:
+    """Where the bracket that was opened just before `start` has been closed; None where it never is, or in quotes."""
+    depth = 1
+    for at in range(start, len(value)):
+        if value[at] == "'":
+            return None
+        depth += (value[at] == "(") - (value[at] == ")")
+        if depth == 0:
+            return at + 1
+    return None
+
+
+def read_override(argument: str) -> Override | None:
+    """An argument as hydra reads it; None for any other: an option, or hydra will say what is wrong with it."""
+    try:
+        return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
+def why_unreadable(argument: str, said: str) -> str:
+    """What is wrong with an argument that hydra cannot read, and what to write instead.
+
+    Args:
+        said: hydra's own message, which says what its functions (choice, range, ...) could not do.
+    """
+    key, sign, value = argument.partition("=")
+    evaluated = re.search(r"while evaluating '.*?': (.*)", said)
+    if not sign:
+        return f"{argument!r} is not a setting: write key=value, such as seed=3"
+    if KEY.fullmatch(key) is None:
+        return f"{argument!r} cannot be read: {key!r} is not the name of a setting, such as net.width"
+    if evaluated is not None:
+        return f"{argument} cannot be read: {evaluated[1]}"
+    return (
+        f"{argument} cannot be read as a number, a word, a list [a,b] or a mapping {{a:1}}; other text needs two kinds "
+        f"of quotes: {_as_text(key, value)}"
+    )
+
+
+def comma_outside_brackets(argument: str) -> str:
+    """What is said of an argument that only a sweep may have, such as w=0,2."""
+    key, _, value = argument.partition("=")
+    return (
+        f"{argument} has a comma outside brackets: write '{key}=[{value}]' for a list, {_as_text(key, value)} for "
+        f"text, or -m {argument} for a sweep with a job for each value"
+    )
+
+
+def _as_text(key: str, value: str) -> str:
+    """A setting as it is typed in a shell when its value is text: in quotes for hydra, and in others for the shell."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value)
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def key_of(argument: str) -> str:
+    """The key that an argument such as ++net.width=8 or data@own=idx sets."""
+    return argument.lstrip("+").partition("=")[0].partition("@")[0]
+
+
+def with_objects(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command, with settings below a word or null (`OBJECTS`) in the form that hydra can take.
+
+    hydra puts no key below a word or null, but it merges mappings: sampler._target_=a.B sampler.steps=2 becomes
+    ++sampler={_target_:a.B} ++sampler.steps=2. What has that form already stays as it is. Below anything else of the
+    user's own, net._target_=a.B, hydra adds no key without a plus: net.scale=2 becomes ++net.scale=2.
+    """
+    found = list(arguments)
+    keys = [key_of(item) for item in found]
+    own = {key.removesuffix(f".{TARGET}") for key in keys if key.endswith(f".{TARGET}")}
+    found = [f"++{item.lstrip('+')}" if _is_below(item, own) else item for item in found]
+    for name in OBJECTS:
+        below = [item for item in found if key_of(item).startswith(f"{name}.") and "=" in item]
+        if below and not any(item.startswith(f"++{name}={{") for item in found):
+            targets = [item for item in below if key_of(item) == f"{name}.{TARGET}"]
+            first = found.index(below[0])
+            kept = [item if item not in below else f"++{item.lstrip('+')}" for item in found if item not in targets]
+            found = [*kept[:first], _mapping(name, targets), *kept[first:]]
+    return found
+
+
+def _is_below(item: str, names: Collection[str]) -> bool:
+    """Whether an argument is a setting of one of these names."""
+    key = key_of(item)
+    return "=" in item and not key.endswith(TARGET) and any(key.startswith(f"{name}.") for name in names)
+
+
+def _mapping(name: str, targets: Sequence[str]) -> str:
+    """++NAME={_target_:VALUE} for the last of NAME._target_=VALUE, each value of a sweep in a mapping of its own."""
+    if not targets:
+        return f"++{name}={{}}"
+    override = read_override(targets[-1])
+    is_swept = override is not None and override.is_sweep_override()
+    values = list(override.sweep_string_iterator()) if is_swept and override else [targets[-1].partition("=")[2]]
+    return f"++{name}={','.join(f'{{{TARGET}:{value}}}' for value in values)}"
 
 
 def values_of(override: Override, options: Sequence[str] = ()) -> list[object]:

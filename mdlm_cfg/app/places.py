@@ -31,7 +31,7 @@ BEGAN = _working_directory()
 
 
 def check_places(config: Settings) -> None:
-    """Refuse paths of empty text, such as those of an unset variable of a shell, which mean the working directory.
+    """Refuse paths that are no text, or empty text, as of an unset variable of a shell: that is the working directory.
 
     Raises:
         UserError: such a path, or a name of runs that leads out of their folder.
@@ -39,6 +39,8 @@ def check_places(config: Settings) -> None:
     for key in PATHS:
         check_path(key, getattr(config, key, None))
     if not isinstance(config, SampleSchema):
+        if not isinstance(path := config.data.get("path", ""), str):
+            raise UserError(f"data.path = {path} is not text: write the path as data.path=./NAME")
         for key in DATA_PATHS:
             check_path(f"data.{key}", config.data.get(key))
     if isinstance(config, TrainSchema) and config.name is not None:
@@ -69,11 +71,12 @@ def with_absolute_paths(config: Recorded) -> Recorded:
     """The settings whose paths mean the same in any working directory: code of the user's own may change to another."""
     given = {key: value for key, value in vars(config).items() if key in FOLDERS}  # +KEY=... may have added others
     config = replace(config, **_absolute(given, FOLDERS))
-    weak, predictor = (_absolute(one, ("ckpt_path",)) for one in (config.weak, config.predictor))
-    config = replace(config, weak=weak, predictor=predictor)
+    for name in ("weak", "predictor"):
+        part = getattr(config, name)
+        config = replace(config, **{name: replace(part, **_absolute(vars(part), ["ckpt_path"]))})
     if isinstance(config, SampleSchema):
         return config
-    data = with_text_path(config.data)
+    data = config.data
     if isinstance(path := data.get("path"), str):
         data = moved(data, path, str(Path(path).absolute()))
     return replace(config, data=_absolute(data, ("root",)))
@@ -88,34 +91,6 @@ def _absolute(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any
 def shown_path(path: Path) -> str:
     """A path for people, as they would type it where the command began."""
     return str(path.relative_to(BEGAN) if path.is_relative_to(BEGAN) else path)
-
-
-def with_text_path(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of data whose path is text: a file or folder may have a whole number for its name.
-
-    Raises:
-        UserError: a path that is null, or neither text nor a whole number.
-    """
-    path = data.get("path")
-    if "path" not in data or isinstance(path, str):
-        return dict(data)
-    if path is None:
-        raise UserError("data.path is null: give the path of a file or folder, as data.path=PATH")
-    if not isinstance(path, int) or isinstance(path, bool):
-        raise UserError(f"data.path = {path!r} is not text: write the path as data.path=./NAME")
-    return _named(data, path, str(path))
-
-
-def _named(data: Mapping[str, Any], number: int, text: str) -> dict[str, Any]:
-    """Settings whose path is text, as are the arguments that were made from it."""
-    return {
-        key: _named(value, number, text)
-        if isinstance(value, Mapping)
-        else text
-        if key in (*DATA_PATHS, "name") and value == number
-        else value
-        for key, value in data.items()
-    }
 
 
 def moved(data: Mapping[str, Any], old: object, new: object) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import re
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from mdlm_cfg.app.overrides import given_for, values_of
-from mdlm_cfg.app.quoting import key_of
+from mdlm_cfg.app.overrides import given_for, key_of, values_of
 from mdlm_cfg.app.sweeps import MULTIRUN
 from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.errors import UserError, did_you_mean
@@ -97,9 +97,10 @@ def check_config(name: str, chosen: str | None, config: DictConfig) -> None:
             f"--config-name={chosen} is not a configuration of this command: it lacks {', '.join(missing)}; leave the "
             f"option out, or begin the defaults of that file with {name}"
         )
+    parts = [key for key in known if is_dataclass(TYPES[key])]
+    known = (*known, *(f"{part}.{key}" for part in parts for key in keys_of(TYPES[part])))
     text = repr(OmegaConf.to_container(config, resolve=False))
-    for key in config:
-        name = str(key)
+    for name in [*map(str, config), *(f"{part}.{key}" for part in parts for key in config[part])]:
         if name not in (*known, HYDRA) and not re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", text):
             near = did_you_mean(name, known)
             raise UserError(f"{name} is not a setting of this command, and no setting refers to it: leave it out{near}")

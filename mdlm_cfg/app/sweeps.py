@@ -28,8 +28,8 @@ from mdlm_cfg.app.jobs import (
     records_of,
     settled_records_of,
 )
+from mdlm_cfg.app.overrides import key_of, read_override
 from mdlm_cfg.app.places import check_path, naming_way_out
-from mdlm_cfg.app.quoting import key_of, read_override
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.folders import Made, label_of, new_run_folder

@@ -25,8 +25,8 @@ from mdlm_cfg.laws.rates import LevelRates, level_rates, partial_state_lattice, 
 from mdlm_cfg.laws.survival import log_survival
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numbers import largest, named
 from mdlm_cfg.support.numeric import number, numbers
-from mdlm_cfg.support.ties import largest, named
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")

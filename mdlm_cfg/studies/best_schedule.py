@@ -22,8 +22,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError, one_of
-from mdlm_cfg.support.numbers import instead_of
-from mdlm_cfg.support.ties import largest, named
+from mdlm_cfg.support.numbers import instead_of, largest, named
 
 OBJECTIVES = ("kl", "tv", "trade_off")
 CONSTANT = "constant"

@@ -20,8 +20,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, least_and_most, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import percent, short
-from mdlm_cfg.support.ties import largest, named
+from mdlm_cfg.support.numbers import largest, named, percent, short
 
 MOST_STATES = 10  # partial states that are listed, the worst first
 NOTHING = 1e-12  # nats that are rounding

@@ -17,8 +17,7 @@ from mdlm_cfg.studies.decay import own_kinds
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, eigenvalues_of, evaluation_of, evaluation_pieces
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.support.numbers import apart
-from mdlm_cfg.support.ties import SAME, largest, named
+from mdlm_cfg.support.numbers import SAME, apart, largest, named
 
 MAX_REGIONS = 8  # that are shown
 W = "guidance strength, or the name of a schedule; inf for the limit of infinite strength"

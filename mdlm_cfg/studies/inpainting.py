@@ -34,10 +34,9 @@ from mdlm_cfg.studies.slices import (
     posterior_of,
 )
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import largest, named, short
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
-from mdlm_cfg.support.ties import largest, named
 
 NUMBERS = "Hidden pixels in numbers"  # the heading under which tables are folded
 MOST_SHOWN = 2  # images that the unfolded part of a page shows

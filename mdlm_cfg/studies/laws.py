@@ -26,8 +26,7 @@ from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength
-from mdlm_cfg.support.numbers import percent, short
-from mdlm_cfg.support.ties import largest
+from mdlm_cfg.support.numbers import largest, percent, short
 
 SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
 READING = """\

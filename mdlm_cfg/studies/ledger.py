@@ -19,8 +19,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser
 from mdlm_cfg.studies.samplers import is_small
-from mdlm_cfg.support.numbers import short
-from mdlm_cfg.support.ties import largest, named
+from mdlm_cfg.support.numbers import largest, named, short
 from mdlm_cfg.targets.table import TableMixture
 
 NOTHING = 1e-12  # what is smaller is rounding

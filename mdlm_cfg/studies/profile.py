@@ -21,8 +21,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile, origin_of_examples
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, tied_ends, where
-from mdlm_cfg.support.numbers import apart
-from mdlm_cfg.support.ties import largest, named
+from mdlm_cfg.support.numbers import apart, largest, named
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 BEST = "best"

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.findings import col, listed
-from mdlm_cfg.support.numbers import apart
-from mdlm_cfg.support.ties import largest
+from mdlm_cfg.support.numbers import apart, largest
 
 Row = TypeVar("Row")
 

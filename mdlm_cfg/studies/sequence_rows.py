@@ -15,8 +15,7 @@ from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_sentence
 from mdlm_cfg.studies.findings import col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, strongest, tied_ends, where
-from mdlm_cfg.support.numbers import percent
-from mdlm_cfg.support.ties import SAME, named
+from mdlm_cfg.support.numbers import SAME, named, percent
 
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference

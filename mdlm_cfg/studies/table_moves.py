@@ -23,8 +23,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_tv
 from mdlm_cfg.studies.moves import MOVE, Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
-from mdlm_cfg.support.numbers import apart, percent, short
-from mdlm_cfg.support.ties import largest, named
+from mdlm_cfg.support.numbers import apart, largest, named, percent, short
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (

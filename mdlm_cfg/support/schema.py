@@ -37,6 +37,21 @@ OPERATIONAL_TRAINER: Mapping[str, Role] = dict.fromkeys(
 
 
 @dataclass
+class WeakSchema:
+    """The weaker denoiser of guidance=auto: a run's, or that of a table mixed with the uniform distribution."""
+
+    ckpt_path: str | None = None
+    smoothing: float | None = None
+
+
+@dataclass
+class PredictorSchema:
+    """The classifier of guidance=classifier."""
+
+    ckpt_path: str | None = None
+
+
+@dataclass
 class SamplingSchema:
     """How samples are drawn; see `mdlm_cfg.app.settings.plan_of`."""
 
@@ -57,8 +72,8 @@ class SamplingSchema:
     correction: str | None = setting("result")
     temperature: float = setting("result", 1.0)
     top_p: float = setting("result", 1.0)
-    weak: dict[str, Any] = setting("result", made=lambda: {"ckpt_path": None, "smoothing": None})
-    predictor: dict[str, Any] = setting("result", made=lambda: {"ckpt_path": None})
+    weak: WeakSchema = setting("result", made=WeakSchema)
+    predictor: PredictorSchema = setting("result", made=PredictorSchema)
 
 
 @dataclass

@@ -20,11 +20,9 @@ from test_configs import composed
 
 from mdlm_cfg import Blocks, Confidence, FixedOrder, Interval, LinearRamp, PerCount, UserError
 from mdlm_cfg.app.cli import CONFIGS
-from mdlm_cfg.app.groups import settings_text, with_options
+from mdlm_cfg.app.groups import recipe_of, settings_text, with_options, with_recipe
 from mdlm_cfg.app.help import did_you_mean, help_text, known_keys, suggestion
-from mdlm_cfg.app.overrides import as_typed, for_any_data
-from mdlm_cfg.app.quoting import comma_outside_brackets, quoted, with_objects
-from mdlm_cfg.app.recipes import recipe_of, with_recipe
+from mdlm_cfg.app.overrides import as_typed, comma_outside_brackets, for_any_data, quoted, with_objects
 from mdlm_cfg.app.settings import plan_of
 
 KEPT = ["study=policies", "study=''", "study=[]", "study='1e30'", "study=policies,corpus", "study=glob(p*)"]

@@ -20,8 +20,8 @@ from helpers import every_pair, random_target
 
 from mdlm_cfg import FunctionDenoiser, report
 from mdlm_cfg.app.merging import merged
+from mdlm_cfg.app.overrides import with_objects
 from mdlm_cfg.app.own import denoiser_of
-from mdlm_cfg.app.quoting import with_objects
 from mdlm_cfg.app.settings import checked_guides, plan_of
 from mdlm_cfg.app.study_choice import build_study
 from mdlm_cfg.chain.guidance import Guidance

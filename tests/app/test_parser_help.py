@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser
 
-from mdlm_cfg.app.parser_help import help_as_text
+from mdlm_cfg.app.cli import help_as_text
 
 
 class Lazy:

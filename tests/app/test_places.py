@@ -15,10 +15,10 @@ from helpers import every_pair, random_target
 import mdlm_cfg
 from mdlm_cfg.app import comparing
 from mdlm_cfg.app.overrides import last_of_each
-from mdlm_cfg.app.places import moved, with_absolute_paths, with_text_path
+from mdlm_cfg.app.places import moved, with_absolute_paths
 from mdlm_cfg.reports import leaderboard
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.schema import EvalSchema, TrainSchema
+from mdlm_cfg.support.schema import TrainSchema, WeakSchema
 from mdlm_cfg.training.checkpoints import CONFIG, newest_run
 from mdlm_cfg.training.data.base import short_name
 from mdlm_cfg.training.runs import load_run
@@ -160,13 +160,6 @@ def test_a_run_shorter_than_an_epoch_has_a_value(tmp_path: Path) -> None:
     assert 0 < found["best_value"] < 100
 
 
-def test_a_path_may_be_a_whole_number_and_nothing_else_changes() -> None:
-    data = {"path": 64, "dataset": 64, "batch_size": 64, "target": {"path": 64, "num_dims": 64}}
-    expected = {"path": "64", "dataset": "64", "batch_size": 64, "target": {"path": "64", "num_dims": 64}}
-    assert with_text_path(data) == expected
-    assert with_absolute_paths(EvalSchema(data=data)).data["dataset"] == os.path.abspath("64")
-
-
 def test_a_path_is_that_of_the_file_system_also_behind_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the folder that a link leads to, ".." is elsewhere."""
     monkeypatch.chdir(tmp_path)
@@ -174,16 +167,16 @@ def test_a_path_is_that_of_the_file_system_also_behind_a_link(tmp_path: Path, mo
     (tmp_path / "link").symlink_to("there/inside")
     (tmp_path / "there" / "x").touch()
     (tmp_path / "x").touch()
-    config = TrainSchema(ckpt_path="link/../x", weak={"ckpt_path": "link/../x"}, data={"path": "link/../x"})
+    config = TrainSchema(ckpt_path="link/../x", weak=WeakSchema("link/../x"), data={"path": "link/../x"})
     found = with_absolute_paths(config)
-    for path in (found.ckpt_path, found.weak["ckpt_path"], found.data["path"]):
+    for path in (found.ckpt_path, found.weak.ckpt_path, found.data["path"]):
         assert os.path.isabs(str(path)) and os.path.samefile(str(path), tmp_path / "there" / "x")
 
 
 OWN_DATA = ("text", "table", "tokens", "hmm", "folder", "idx", "images", "datasets")
 
 
-@pytest.mark.parametrize(("data", "value"), every_pair(OWN_DATA, ["null", "true", "1e3", "0.5", "[a,b]"]))
+@pytest.mark.parametrize(("data", "value"), every_pair(OWN_DATA, ["null", "true", "64", "0.5", "[a,b]"]))
 def test_other_values_of_a_path_are_refused_by_its_key(
     data: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

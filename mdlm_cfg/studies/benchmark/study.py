@@ -30,9 +30,8 @@ from mdlm_cfg.studies.plan import Plan, refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, Rows, Settings, run, wholes
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import named, short
 from mdlm_cfg.support.progress import silent
-from mdlm_cfg.support.ties import named
 from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.toys import toy_1d_overlap
 from mdlm_cfg.training.checkpoints import stamp

@@ -16,7 +16,7 @@ from harness import everything, pairs, ready
 from PIL import Image as Pil
 
 from mdlm_cfg.app.cli import CONFIGS
-from mdlm_cfg.app.recipes import with_recipe
+from mdlm_cfg.app.groups import with_recipe
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data import saved_dataset
 from mdlm_cfg.training.data.levels import quantize
