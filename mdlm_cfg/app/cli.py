@@ -31,6 +31,7 @@ from mdlm_cfg.app.overrides import for_any_data, last_of_each, quoted, with_obje
 from mdlm_cfg.app.places import check_places, with_absolute_paths
 from mdlm_cfg.app.refusals import (
     check_config,
+    check_config_folders,
     check_hydras,
     check_keys,
     check_truth_values,
@@ -39,7 +40,7 @@ from mdlm_cfg.app.refusals import (
     refuse_processes,
     unreadable,
 )
-from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, is_of_failed_jobs, sweep_of
+from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, errors_raised_alone, is_of_failed_jobs, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS
@@ -126,6 +127,7 @@ def _run_work(name: str) -> None:
         check_keys(sys.argv[1:])
         check_truth_values(sys.argv[1:])
         check_hydras(sys.argv[1:])
+        check_config_folders(sys.argv[1:])
         typed = last_of_each(quoted(sys.argv[1:]))
         given = with_objects(with_options(typed, name, CONFIGS))
         arguments = with_recipe(given, CONFIGS) if name == "train" else given
@@ -196,7 +198,7 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
             failures.append(Failure("", error))
         return None
 
-    with help_as_text(), nullcontext() if sweep is None else sweep.interrupting_its_jobs():
+    with help_as_text(), errors_raised_alone(), nullcontext() if sweep is None else sweep.interrupting_its_jobs():
         main()
     return failures
 

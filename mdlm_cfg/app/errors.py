@@ -169,7 +169,8 @@ def _of_a_launcher(error: BaseException) -> str | None:
             return None
         if PLUGINS in path.parts:
             which = path.parts[path.parts.index(PLUGINS) + 1].removeprefix("hydra_").replace("_", " ")
-            return f"the {which} of this sweep has failed: {type(error).__name__}: {_line(str(error))[:MOST]}"
+            said = _line(str(error)) or str(frame.line)  # an assertion may have no words
+            return f"the {which} of this sweep has failed: {type(error).__name__}: {said[:MOST]}"
     return None
 
 

@@ -71,6 +71,24 @@ def check_hydras(arguments: Sequence[str]) -> None:
             raise UserError(f"{override.input_line} is not possible: give {way}, and leave {key} out")
 
 
+def check_config_folders(arguments: Sequence[str]) -> None:
+    """Raise UserError for a folder of configuration files that may not be entered: hydra finds nothing in it."""
+    for option, folder in _config_folders([part for text in arguments for part in text.split("=")]):
+        try:
+            os.stat(os.path.join(folder, os.curdir))
+        except PermissionError as error:
+            raise UserError(
+                f"{option} {folder} cannot be read ({error.strerror}): change its permissions, or leave the option out"
+            ) from error
+        except OSError:  # hydra says so
+            continue
+
+
+def _config_folders(parts: Sequence[str]) -> list[tuple[str, Path]]:
+    """The options of hydra for folders of configuration files, each with its folder."""
+    return [(before, Path(after)) for before, after in pairwise(parts) if before in FOLDERS_OF_FILES]
+
+
 def check_truth_values(arguments: Sequence[str]) -> None:
     """Raise UserError for a number other than 0 and 1 where true or false is meant, which omegaconf takes for true."""
     for argument in arguments:
@@ -155,7 +173,7 @@ def _encoding(texts: Sequence[str], configs: Path) -> str | None:
     With a byte order mark hydra does not see the first line, # @package _global_.
     """
     parts = [part for text in texts for part in text.split("=")]
-    folders = [configs, *(Path(after) for before, after in pairwise(parts) if before in FOLDERS_OF_FILES)]
+    folders = [configs, *(folder for _, folder in _config_folders(parts))]
     names = {Path(word).name for text in texts for word in re.split(r"[^\w./-]+", text)}
     for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
         if not {path.stem, path.name} & names or not path.is_file():
@@ -175,7 +193,7 @@ def _below_null(arguments: Sequence[str]) -> UserError | None:
     keys = {argument: key_of(argument) for argument in arguments if "=" in argument}
     for argument, key in keys.items():
         group = key.partition(".")[0]
-        if group == "hydra" and key.count(".") > 1:
+        if group == "hydra" and (key.count(".") > 2 or argument.partition("=")[2].startswith("{")):
             way = "write what is swept as an argument of its own, such as seed=0,1"
         elif group != key and group != "hydra" and group not in keys.values():
             way = f"choose {group}=NAME too"

@@ -5,15 +5,17 @@ What becomes of a job is said in its own folder: see `jobs`.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -127,6 +129,22 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
             folder = new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep", made)
     made.file(folder / HYDRAS)
     return Sweep(folder, swept, "hydra.sweep.dir" not in fixed, lines, made, _state(folder))
+
+
+@contextmanager
+def errors_raised_alone() -> Iterator[None]:
+    """Within it, hydra raises the error of a job in another process without a line of its own of all overrides."""
+    original = JobReturn.return_value
+
+    def value_of(job: JobReturn) -> Any:
+        with redirect_stderr(io.StringIO()):
+            return original.__get__(job)
+
+    JobReturn.return_value = original.getter(value_of)  # type: ignore[method-assign, attr-defined]
+    try:
+        yield
+    finally:
+        JobReturn.return_value = original  # type: ignore[method-assign]
 
 
 def _resolved(key: str, value: Any) -> Any:

@@ -31,6 +31,7 @@ def load_table(path: str | Path) -> TableMixture:
     """
     path = Path(path)
     arrays = read_npz(path, ARRAYS, NAMES)
+    _check_has_classes(path, arrays)
     pmfs, weights = (_numbers_in(path, name, arrays) for name in ARRAYS)
     if pmfs.ndim > 1 and pmfs.shape[1] == 1:
         raise UserError(
@@ -58,6 +59,7 @@ def load_hidden_markov(path: str | Path, num_dims: int | None = None) -> HiddenM
     path = Path(path)
     required = MARKOV_ARRAYS if num_dims is None else MARKOV_ARRAYS[:-1]
     arrays = read_npz(path, required, NAMES)
+    _check_has_classes(path, arrays)
     initial, transition, emission, weights = (_numbers_in(path, name, arrays) for name in MARKOV_ARRAYS[:-1])
     if num_dims is None:
         length = arrays["num_dims"]
@@ -71,6 +73,11 @@ def load_hidden_markov(path: str | Path, num_dims: int | None = None) -> HiddenM
         return HiddenMarkovMixture(initial, transition, emission, weights, num_dims=num_dims, **names)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _check_has_classes(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    if arrays["class_weights"].size == 0:
+        raise UserError(f"{path} has no classes: class_weights has shape {arrays['class_weights'].shape}")
 
 
 def _numbers_in(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Tensor:
@@ -102,6 +109,8 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
         raise UserError(f"{path} is a folder: give the path of a .npz with arrays {' and '.join(required)}")
     if not path.is_file():
         raise UserError(f"there is no file {path}: give the path of a .npz with arrays {' and '.join(required)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty: give a .npz with arrays {' and '.join(required)}")
     try:
         with zipfile.ZipFile(path) as archive:
             held = {name.removesuffix(".npy"): name for name in archive.namelist()}

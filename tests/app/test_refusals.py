@@ -489,3 +489,19 @@ def test_a_place_that_may_not_be_written(
     for more in (("eval", *EXACT), ("train", *QUICK)):
         said = refusal(capsys, *more, f"runs={tmp_path / 'shut'}")
         assert str(tmp_path / "shut") in said and "Permission denied" in said
+
+
+@pytest.mark.parametrize("option", ["--config-dir {}", "--config-dir={}", "-cd {}", "--config-path {}"])
+def test_a_folder_of_files_that_may_not_be_entered_is_named(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = os.stat
+
+    def denied(path: Any, **settings: Any) -> os.stat_result:
+        if str(path).startswith(f"{tmp_path}/."):
+            raise PermissionError(13, "Permission denied", str(path))
+        return right(path, **settings)
+
+    monkeypatch.setattr(os, "stat", denied)  # who runs the tests may be allowed everywhere
+    said = refusal(capsys, "train", *option.format(tmp_path).split(), "experiment=mine")
+    assert str(tmp_path) in said and "Permission denied" in said

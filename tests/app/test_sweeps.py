@@ -291,8 +291,10 @@ ODD = ("={seed:3}", "={seed:[0,1]}", "={seed:null}", "={a:{b:1}}", "=[1]", "=abc
 def test_odd_parameters_of_a_sweeper_are_a_sentence(
     value: str, sweeper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ("-m", "seed=0,1", f"hydra/sweeper={sweeper}", f"runs={tmp_path}", f"hydra.sweeper.params{value}")
-    assert "hydra.sweeper.params" in refusal(capsys, "train", *given)
+    other = "n_jobs=1" if sweeper == "optuna" else "max_batch_size=1"  # which is not to blame
+    given = ("-m", "seed=0,1", f"hydra/sweeper={sweeper}", f"runs={tmp_path}", f"hydra.sweeper.{other}")
+    said = refusal(capsys, "train", *given, f"hydra.sweeper.params{value}")
+    assert "hydra.sweeper.params" in said and other not in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -498,4 +500,5 @@ def test_an_error_of_a_launcher_is_a_sentence(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("launcher", ELSEWHERE)
 def test_a_sweep_that_is_refused_in_another_process_says_why(launcher: str, tmp_path: Path) -> None:
     found = script(*QUICK, "trainer.devices=2", *ELSEWHERE[launcher], f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert found.returncode == 2 and "error: trainer.devices=2" in found.stderr and "Traceback" not in found.stderr
+    assert found.returncode == 2 and found.stderr.startswith("error: trainer.devices=2")
+    assert len(found.stderr.splitlines()) == 1

@@ -53,6 +53,15 @@ def test_bad_files_get_one_clear_sentence(tmp_path: Path) -> None:
             load_table(path)
 
 
+def test_a_file_of_nothing_is_refused_before_a_library_fails_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    for content in (None, {"class_pmfs": np.empty((0, 2, 2)), "class_weights": []}):
+        path.write_bytes(b"") if content is None else np.savez(path, **content)
+        with pytest.raises(UserError, match=r"t\.npz") as error:
+            load_table(path)
+        assert error.value.__cause__ is None and "shape (0, 2, 2)" not in str(error.value)
+
+
 def test_names_of_classes_and_values_come_along(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     good = {"class_pmfs": np.full((2, 3), 1 / 3), "class_weights": [0.5, 0.5]}

@@ -84,7 +84,8 @@ def checked(
     """
     for (name, array), last in ((examples, most), (labels, MOST_TOKENS - 1)):
         if array.size == 0:
-            raise UserError(f"{where}: {name} has shape {array.shape}, so it holds nothing; give at least one value")
+            held = "values" if len(array) else "examples"
+            raise UserError(f"{where} has no {held}: {name} has shape {array.shape}")
         if array.dtype.kind not in "iu":
             raise UserError(f"{where}: {name} must be whole numbers, and is {array.dtype} of shape {array.shape}")
         if int(array.min()) < 0 or int(array.max()) > last:

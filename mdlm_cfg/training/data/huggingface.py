@@ -137,21 +137,36 @@ def load_saved(folder: Path, column: str, label: str, relabel: bool = False) -> 
     except ImportError as error:
         raise UserError("data=datasets needs the package datasets: pip install 'mdlm-cfg[datasets]'") from error
     try:
-        found = datasets.load_from_disk(str(folder))
-        parts = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
-        for rows in parts.values():
-            _check_whole(rows)
+        parts = {part: _rows(place, f"{folder} ({part})", datasets) for part, place in _parts(folder).items()}
         names = _class_names(parts["train"], label)
         labelled = {
             part: _labelled(f"{folder} ({part})", _undecoded(rows, column, datasets), column, label, names)
             for part, rows in parts.items()
-            if part in ("train", "test")
         }
     except (UserError, MemoryError):
         raise
     except Exception as error:  # pyarrow and PIL raise whatever they meet
         raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())[:200]}): {HOW}") from error
     return assembled(str(folder), labelled["train"], labelled.get("test"), (names, None), relabel)
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Where the parts "train" and, if there is one, "test" of a saved data set are."""
+    index = folder / "dataset_dict.json"
+    if not index.is_file():
+        return {"train": folder}
+    held = json.loads(index.read_text(encoding="utf-8"))["splits"]
+    return {part: folder / part for part in ("train", "test") if part in held}
+
+
+def _rows(folder: Path, where: str, datasets: Any) -> Any:
+    """The rows of a part of a saved data set; raises UserError where it has none, or a file of it is truncated."""
+    has_files = json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
+    rows = datasets.load_from_disk(str(folder)) if has_files else ()  # it cannot load a data set without files
+    if len(rows) == 0:
+        raise UserError(f"{where} has no examples: save a data set that has some")
+    _check_whole(rows)
+    return rows
 
 
 def _check_whole(rows: Any) -> None:
@@ -186,8 +201,6 @@ def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, 
     if column not in rows.features or label not in rows.features:
         raise UserError(f"{where} lacks column {column} or {label}: it has {', '.join(rows.features)}")
     labels = list(rows[label])
-    if not labels:
-        raise UserError(f"{where} cannot be read: it has no rows; save some examples")
     if isinstance(labels[0], str) and names is not None:
         unknown = [name for name in labels if name not in names]
         if unknown:
@@ -213,5 +226,9 @@ def _array(where: str, value: Any) -> np.ndarray:
     """One example; an image's file, {"bytes": ..., "path": ...}, as grey values."""
     if isinstance(value, dict) and {"bytes", "path"} <= value.keys():
         content = value["bytes"]
+        if content is None and value["path"] is None:
+            raise UserError(f"{where} is empty: give every row an image")
         return grey_values(Path(value["path"]).read_bytes() if content is None else content, where)
+    if value is None:
+        raise UserError(f"{where} is empty: give every row an example")
     return np.asarray(value)

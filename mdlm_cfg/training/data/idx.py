@@ -43,10 +43,10 @@ def read_idx(path: str | Path) -> np.ndarray:
     path = Path(path)
     with _opened(path) as (file, size, packed):
         head = file.read(4)
+        if not head:
+            raise UserError(f"{path} is empty; download or copy it again")
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES:
-            raise UserError(
-                f"{path} is not an IDX file: it begins with {head.hex() or 'nothing'}; download or copy it again"
-            )
+            raise UserError(f"{path} is not an IDX file: it begins with {head.hex()}; download or copy it again")
         dtype = np.dtype(DTYPES[head[2]])
         ndim = head[3]
         lengths = file.read(4 * ndim)
@@ -177,10 +177,11 @@ def inventory(folder: Path) -> str:
 
 def _check_split(where: str, images: np.ndarray, labels: np.ndarray) -> None:
     """Raise UserError unless images are uint8 (n, height, width) and labels n integers from 0."""
-    if images.ndim != 3 or images.dtype != np.uint8 or images.size == 0:
+    if images.size == 0:
+        raise UserError(f"{where} has no examples: the images have shape {images.shape}")
+    if images.ndim != 3 or images.dtype != np.uint8:
         raise UserError(
-            f"{where} images are {images.dtype} of shape {images.shape}; they must be uint8 "
-            "(n, height, width) with n > 0"
+            f"{where} images are {images.dtype} of shape {images.shape}; they must be uint8 (n, height, width)"
         )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise UserError(

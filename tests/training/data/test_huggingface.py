@@ -99,7 +99,7 @@ def refused(complaint: str, folder: str | Path, **settings: Any) -> None:
         ({"input_ids": [[None, 1]] * 30, "label": LABELS}, {}, r"input_ids.*object.*\(30, 2\)"),
         ({"input_ids": IDS.tolist(), "label": [0.5] * 30}, {}, r"label.*float64.*\(30,\)"),
         ({"input_ids": IDS.tolist(), "label": [None] * 30}, {}, r"label.*object.*\(30,\)"),
-        ({"input_ids": [], "label": []}, {}, "/d .*save_to_disk"),
+        ({"input_ids": [*IDS.tolist()[:29], None], "label": LABELS}, {}, "input_ids 29"),
         ({"image": [[[0, 300]]] * 30, "label": LABELS}, {}, r"\(27, 1, 2\).*\b300\b"),
         ({"image": [[[0, 9]]] * 30, "label": LABELS}, {}, r"\b9\b.*levels=10\b"),
     ],
@@ -118,8 +118,22 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
     refused("/clear .*image 29", folder("clear", Pil.new("RGBA", (6, 4), (0, 0, 0, 0))))
     refused("/deep .*image 29.* 8 ", folder("deep", Pil.fromarray(np.full((4, 6), 1000, np.uint16))))
     features = Features({"image": Image(decode=True), "label": Value("int64")})
+    refused("/gap .*image 29", folder("gap", None))
     broken = {"image": [{"bytes": b"\x89PNG nothing", "path": None}] * 30, "label": LABELS}
     refused("/broken .*image 0.*PNG, JPEG, GIF", saved(tmp_path / "broken", broken, features))
+
+
+@pytest.mark.parametrize("part", ["", "train", "test"])
+def test_a_part_without_examples_is_refused_before_a_library_fails_on_it(tmp_path: Path, part: str) -> None:
+    whole = Dataset.from_dict({"input_ids": IDS.tolist(), "label": LABELS})
+    empty = Dataset.from_dict({"input_ids": [], "label": []}, whole.features)
+    other = {"train": whole, "test": whole, "validation": empty}  # a part that nothing reads may be empty
+    (DatasetDict({**other, part: empty}) if part else empty).save_to_disk(str(tmp_path / "d"))
+    with pytest.raises(UserError, match=f"/d.*{part}") as error:
+        ready(saved_dataset(str(tmp_path / "d")))
+    assert error.value.__cause__ is None and error.value.__context__ is None
+    DatasetDict(other).save_to_disk(str(tmp_path / "good"))
+    assert len(ready(saved_dataset(str(tmp_path / "good"))).train_x) == len(IDS)
 
 
 def test_folders_that_hold_no_data_set_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
