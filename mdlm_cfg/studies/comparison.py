@@ -136,12 +136,13 @@ def find_reports(paths: Sequence[str | Path]) -> list[Path]:
 
     Raises:
         UserError: a path that does not exist, or no report at all.
+        PermissionError: a folder may not be read, whose reports would be missing in every mean.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"there is no {path}: give folders of runs, or report.json files")
-        for one in [path] if path.is_file() else sorted(files_below(path, NUMBERS)):
+        for one in [path] if path.is_file() else sorted(files_below(path, NUMBERS, everywhere=True)):
             found.setdefault(one.resolve(), one)
     if not found:
         raise UserError(f"there is no {NUMBERS} below {', '.join(map(str, paths))}: evaluate the runs first")

@@ -107,10 +107,22 @@ class Made:
                 path.rmdir()
 
 
-def files_below(folder: str | Path, name: str) -> Iterator[Path]:
-    """Every file of a name in a folder and below it, also behind links; none that a killed process left unfinished."""
+def files_below(folder: str | Path, name: str, everywhere: bool = False) -> Iterator[Path]:
+    """Every file of a name in a folder and below it, also behind links; none that a killed process left unfinished.
+
+    Args:
+        everywhere: no folder may be left out; otherwise those that may not be read, such as another user's, are.
+
+    Raises:
+        PermissionError: the folder may not be read, or with `everywhere` one below it.
+    """
+
+    def unread(error: OSError) -> None:
+        if isinstance(error, PermissionError) and (everywhere or str(error.filename) == str(folder)):
+            raise error
+
     seen = set()
-    for here, inside, names in os.walk(folder, followlinks=True):
+    for here, inside, names in os.walk(folder, onerror=unread, followlinks=True):
         seen.add(os.path.realpath(here))
         inside[:] = [
             one for one in inside if not one.endswith(PART) and os.path.realpath(os.path.join(here, one)) not in seen

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -62,3 +65,24 @@ def test_files_below_are_found_behind_links_and_each_once(tmp_path: Path) -> Non
     (root / "loop").symlink_to(root)
     (root / "x").symlink_to("nowhere")
     assert list(files_below(root, "x")) == [root / "link" / "a" / "x"]
+
+
+@pytest.mark.parametrize(
+    ("shut", "everywhere", "is_refused"), [("", False, True), ("a", False, False), ("a", True, True)]
+)
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(
+    shut: str, everywhere: bool, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+    right = os.scandir
+
+    def denied(path: str) -> Any:
+        if str(path) == str(tmp_path / shut):
+            raise PermissionError(13, "Permission denied", str(path))
+        return right(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # who runs the tests may be allowed everywhere
+    with pytest.raises(PermissionError) if is_refused else nullcontext():
+        assert list(files_below(tmp_path, "x", everywhere)) == [tmp_path / "b" / "x"]
