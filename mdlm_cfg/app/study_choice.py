@@ -37,24 +37,26 @@ STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
 def check_rules(case: Case) -> None:
     """Raise UserError where a rule of guidance cannot be used with a denoiser or a class of a case.
 
-    Rates may be infinite, or all of them 0. Those of small tables are all looked at, and of other exact conditionals
-    those of the state of masks: what happens in other states is refused where it happens.
+    Rates may be infinite, or all of them 0. Those of small tables are all looked at, unless a policy decides which
+    states are reached, and of other exact conditionals those of the state of masks: what happens in other states is
+    refused where it happens.
     """
     classes = case.classes if case.plan.classes or not isinstance(case.target, TableMixture) else (case.one_class,)
     guided = [guidance for guidance in case.plan.guidances if guidance.rule != CFG()]
     for guidance, k, (who, denoiser) in product(guided, classes, case.denoisers.items()):
         guidance.rule.check(denoiser, k)
         if who == EXACT and not isinstance(guidance.rule, ByClassifier):  # whose rates are neither infinite nor all 0
-            tokens = _looked_at(case.target, denoiser)
-            log_rho = guidance.log_rho(denoiser, tokens, k)
-            refuse_dead_ends(log_rho, tokens, denoiser.num_tokens, guidance.rule)
+            tokens = _looked_at(case, denoiser)
+            log_rho, refused = guidance.rho_anywhere(denoiser, k)(tokens)
+            refuse_dead_ends(log_rho, refused, tokens, denoiser.num_tokens, guidance.rule)
 
 
-def _looked_at(target: object, denoiser: Denoiser) -> Tensor:
+def _looked_at(case: Case, denoiser: Denoiser) -> Tensor:
     """All partial states of a small table, int64 (S, D); of anything else the state of masks."""
     n = denoiser.num_tokens + 1
     d = denoiser.num_dims
-    if isinstance(target, TableMixture) and n**d <= SMALL_LATTICE:
+    any_order = case.plan.sampler.policy is None
+    if isinstance(case.target, TableMixture) and n**d <= SMALL_LATTICE and any_order:
         return points_at(torch.arange(n**d, device=device_of(denoiser)), n, d)
     return torch.full((1, d), denoiser.num_tokens, device=device_of(denoiser))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mdlm_cfg.chain.checks import constant_on
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals
 from mdlm_cfg.chain.policies import tiers
-from mdlm_cfg.chain.rules import Rule, no_tilted, powers_of, refuse_infinite_rates
+from mdlm_cfg.chain.rules import Rule, no_tilted, powers_of
 from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
@@ -69,9 +69,7 @@ class AdaptiveCFG(Rule):
         log_base = conditionals(denoiser, masked_again, None)
         # a coordinate that is masked in both is compared; others mean nothing
         w = constant_on((*table, 0.0), tokens.device)[num_known][:, None, None]
-        log_rho = powers_of([log_cond, log_base.masked_fill(known[..., None], 0.0)], [1 + w, -w])
-        refuse_infinite_rates(log_rho.masked_fill(known[..., None], 0.0), tokens, mask_id, target_class, str(self))
-        return log_rho
+        return powers_of([log_cond, log_base.masked_fill(known[..., None], 0.0)], [1 + w, -w])
 
     def _count(self, num_known: Tensor) -> Tensor:
         """How many of the known coordinates are masked again: the same shape."""

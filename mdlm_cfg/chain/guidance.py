@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.bound_rules import Refused, bound
 from mdlm_cfg.chain.denoiser import Denoiser, check_shape
 from mdlm_cfg.chain.guidance_schedules import Calibrated, Interval, LinearRamp, PerCount, schedule_name
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of, log_rate_of
 from mdlm_cfg.chain.nucleus import check_filter, filter_values
 from mdlm_cfg.chain.policies import Policy
 from mdlm_cfg.chain.reductions import unrolled_logsumexp
-from mdlm_cfg.chain.rules import CFG, Rule, bound
+from mdlm_cfg.chain.rules import CFG, Rule
 from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError, shown
@@ -233,18 +234,49 @@ class Guidance:
         log_rho = self.rho_of(denoiser, target_class)
         mask_id = denoiser.num_tokens
 
-        def log_rates(tokens: Tensor) -> Tensor:
-            return torch.where((tokens == mask_id)[..., None], self.normalize(log_rho(tokens)), NEG_INF)
+        return lambda tokens: self._rates_from(log_rho(tokens), tokens, mask_id)
+
+    def rates_anywhere(
+        self, denoiser: Denoiser, target_class: int | None
+    ) -> Callable[[Tensor], tuple[Tensor, Refused | None]]:
+        """As `rates_of`, for laws, which ask for all partial states: see `rho_anywhere`."""
+        log_rho = self.rho_anywhere(denoiser, target_class)
+
+        def log_rates(tokens: Tensor) -> tuple[Tensor, Refused | None]:
+            found, refused = log_rho(tokens)
+            return self._rates_from(found, tokens, denoiser.num_tokens), refused
 
         return log_rates
+
+    def _rates_from(self, log_rho: Tensor, tokens: Tensor, mask_id: int) -> Tensor:
+        return torch.where((tokens == mask_id)[..., None], self.normalize(log_rho), NEG_INF)
 
     def rho_of(self, denoiser: Denoiser, target_class: int | None) -> Callable[[Tensor], Tensor]:
         """`log_rho` as a function of partial states alone, as `rates_of`."""
         table = self.table_of(denoiser)
         log_rho = bound(self.rule, denoiser, target_class, table)
+        return log_rho if not self.filters else lambda tokens: self._filtered(log_rho(tokens), table)
+
+    def rho_anywhere(
+        self, denoiser: Denoiser, target_class: int | None
+    ) -> Callable[[Tensor], tuple[Tensor, Refused | None]]:
+        """`log_rho` as a function of any partial states, with those whose rates are infinite.
+
+        Theirs mean nothing: whoever asks refuses them where the chain arrives. None: there are none.
+        """
+        table = self.table_of(denoiser)
+        log_rho = bound(self.rule, denoiser, target_class, table)
+
+        def asked(tokens: Tensor) -> tuple[Tensor, Refused | None]:
+            found, refused = log_rho.anywhere(tokens)
+            return self._filtered(found, table), refused
+
+        return asked
+
+    def _filtered(self, log_rho: Tensor, table: Sequence[float]) -> Tensor:
         if not self.filters:
             return log_rho
-        return lambda tokens: filter_values(log_rho(tokens), self.temperature, self.top_p, max(table))
+        return filter_values(log_rho, self.temperature, self.top_p, max(table))
 
     def normalize(self, log_rho: Tensor) -> Tensor:
         """The log rates of this kind from log rho: its total rate, divided among the values as rho says."""

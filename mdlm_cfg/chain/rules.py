@@ -5,7 +5,8 @@ A product rule takes powers of the conditionals of some denoisers p_j, each unde
 $$ \rho_i(v \mid x) = \prod_j p_j(v \mid x)^{c_j}, \qquad T(x) = \prod_j P_j(x)^{c_j}, $$
 
 and its tilted distribution is in proportion to T. A value is possible if and only if every p_j with c_j > 0 allows it.
-Where that is so and a p_j with c_j < 0 gives it probability 0, its rate is infinite, and is refused.
+Where that is so and a p_j with c_j < 0 gives it probability 0, its rate is infinite, and a chain that arrives there is
+refused (`mdlm_cfg.chain.bound_rules`).
 
 A rule may also be any other rho_i(v | x). Laws, policies and samplers need no more; what needs a T refuses such a rule.
 """
@@ -26,7 +27,6 @@ from mdlm_cfg.chain.checks import constant_on, known_within, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals, conditionals_under, name_class, name_state
 from mdlm_cfg.support.by_value import ByValue, exact_number, value_key
 from mdlm_cfg.support.errors import UserError, shown
-from mdlm_cfg.support.instantiate import is_ours
 from mdlm_cfg.support.numeric import is_number
 
 NEG_INF = float("-inf")
@@ -72,10 +72,11 @@ class Rule(ByValue, ABC):
             table: w for 0, ..., D - 1 unmasked coordinates.
 
         Returns:
-            A function of partial states, int64 (B, D), to float64 (B, D, N); of unmasked coordinates it means nothing.
+            A function of partial states, int64 (B, D), to float64 (B, D, N); +inf is an infinite rate, and is refused
+            in states where a chain arrives. Of unmasked coordinates it means nothing.
 
         Raises:
-            UserError: an infinite rate, or a denoiser or a class that the rule cannot use; here or in the function.
+            UserError: a denoiser or a class that the rule cannot use; here or in the function.
         """
 
     @abstractmethod
@@ -95,6 +96,13 @@ class Rule(ByValue, ABC):
         """Raise UserError where the rule cannot use a denoiser or a class; most rules can use any."""
         return
 
+    def of_infinite_rate(self, state: str, target_class: int | None, table: Sequence[float]) -> str:
+        """What is said of a state, by its name, in which a rate is infinite; the arguments are those of `bind`."""
+        return (
+            f"the rule {self} under {name_class(target_class)} gives an infinite rate in the partial state {state}: a "
+            "conditional with a negative power is 0 where the others are positive"
+        )
+
     def rows(self, table: Sequence[float], num_dims: int) -> int:
         """How many rows (partial state, label) the guided denoiser is asked for, for one state."""
         return 2
@@ -111,38 +119,6 @@ class Rule(ByValue, ABC):
         return super().__repr__()
 
 
-def bound(
-    rule: Rule, denoiser: Denoiser, target_class: int | None, table: Sequence[float]
-) -> Callable[[Tensor], Tensor]:
-    """`Rule.bind`; what a rule of one's own answers is checked, as it would end in a law that blames the denoiser.
-
-    Raises:
-        UserError: as `Rule.bind`; in the function, an answer of another shape or type, NaN, or an infinite rate.
-    """
-    log_rho = rule.bind(denoiser, target_class, table)
-    if is_ours(type(rule)):
-        return log_rho
-    mask_id = denoiser.num_tokens
-
-    def checked(tokens: Tensor) -> Tensor:
-        found = log_rho(tokens)
-        wanted = (*tokens.shape, mask_id)
-        if not (isinstance(found, Tensor) and found.is_floating_point() and found.shape == wanted):
-            got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else shown(found)
-            raise UserError(f"the rule {rule} returns {got}, and must return floats of shape {wanted}: log rho")
-        found = found.double()
-
-        def explain(row: int, state: Tensor) -> str:
-            return f"the rule {rule} gives NaN in the partial state {name_state(state.tolist(), mask_id)}"
-
-        is_masked = (tokens == mask_id)[..., None]
-        raise_where(found.isnan() & is_masked, explain, tokens)
-        refuse_infinite_rates(found, tokens, mask_id, target_class, str(rule))
-        return found
-
-    return checked
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class CFG(Rule):
     """Classifier-free guidance: p(v | x)^(-w) p(v | x, z)^(1+w) (theory, section 3)."""
@@ -153,17 +129,17 @@ class CFG(Rule):
         """See `Rule.bind`."""
         if target_class is None or not any(table):
             return lambda tokens: conditionals(denoiser, tokens, target_class)
-        label = ",".join(map(exact_number, dict.fromkeys(table)))
-        mask_id = denoiser.num_tokens
-        w_of = by_count(table, mask_id)
+        w_of = by_count(table, denoiser.num_tokens)
 
         def log_rho(tokens: Tensor) -> Tensor:
             log_cond, log_uncond = conditionals_under(denoiser, tokens, (target_class, None))
-            found = geometric_mean(log_cond, log_uncond, w_of(tokens))
-            refuse_infinite(found, tokens, mask_id, target_class, label)
-            return found
+            return geometric_mean(log_cond, log_uncond, w_of(tokens))
 
         return log_rho
+
+    def of_infinite_rate(self, state: str, target_class: int | None, table: Sequence[float]) -> str:
+        """See `Rule.of_infinite_rate`."""
+        return _infinite_strength(",".join(map(exact_number, dict.fromkeys(table))), state, target_class)
 
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
         """See `Rule.log_tilted`."""
@@ -235,9 +211,7 @@ class ProductRule(Rule):
         power_of = [by_count(powers[k], mask_id) for k in used]
 
         def log_rho(tokens: Tensor) -> Tensor:
-            found = powers_of(_asked(denoiser, tokens, terms), [power(tokens) for power in power_of])
-            refuse_infinite_rates(found, tokens, mask_id, target_class, str(self))
-            return found
+            return powers_of(_asked(denoiser, tokens, terms), [power(tokens) for power in power_of])
 
         return log_rho
 
@@ -280,8 +254,7 @@ def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> T
         w: guidance strength, >= -1, a number or a tensor that broadcasts; gamma = 1 + w in other codebases.
 
     Returns:
-        +inf where w > 0, the class has probability and the mixture has none: an infinite rate. `Guidance.log_rates`
-        and the laws refuse it.
+        +inf where w > 0, the class has probability and the mixture has none: an infinite rate.
     """
     moved = log_cond - log_uncond
     if isinstance(w, Tensor):
@@ -320,27 +293,17 @@ def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class:
     """
 
     def explain(row: int, state: Tensor) -> str:
-        return (
-            f"w = {label} gives an infinite rate in the partial state {name_state(state.tolist(), mask_id)}: "
-            f"{name_class(target_class)} has probability where the mixture has none; give every class that is guided "
-            "a positive weight"
-        )
+        return _infinite_strength(label, name_state(state.tolist(), mask_id), target_class)
 
     if not known_within(log_rho, NEG_INF, LARGEST):
         raise_where(torch.isposinf(log_rho), explain, tokens)
 
 
-def refuse_infinite_rates(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class: int | None, rule: str) -> None:
-    """Raise UserError where a masked coordinate has an infinite rate, naming the first state that has one."""
-
-    def explain(row: int, state: Tensor) -> str:
-        return (
-            f"the rule {rule} under {name_class(target_class)} gives an infinite rate in the partial state "
-            f"{name_state(state.tolist(), mask_id)}: a conditional with a negative power is 0 where the others are "
-            "positive"
-        )
-
-    raise_where(torch.isposinf(log_rho) & (tokens == mask_id)[..., None], explain, tokens)
+def _infinite_strength(label: str, state: str, target_class: int | None) -> str:
+    return (
+        f"w = {label} gives an infinite rate in the partial state {state}: {name_class(target_class)} has probability "
+        "where the mixture has none; give every class that is guided a positive weight"
+    )
 
 
 def no_tilted(rule: object) -> UserError:

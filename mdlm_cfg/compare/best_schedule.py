@@ -16,7 +16,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals_under
+from mdlm_cfg.chain.bound_rules import Refused
+from mdlm_cfg.chain.denoiser import Denoiser, check_class, conditionals_under, name_state
 from mdlm_cfg.chain.guidance import MAX_STRENGTH, Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
@@ -56,6 +57,7 @@ class _Level:
         states: their place among all (N+1)^D, (S,). children: the place of x_U + {i=v}, (S, m, N).
         log_cond: log p(v | x_U, z), (S, m, N). log_ratio: log p(v | x_U, z) - log p(v | x_U), 0 where impossible.
         coordinates: the m masked ones of every state, (S, m).
+        refused: the states in which the class has probability where the mixture has none; None is none.
     """
 
     states: Tensor
@@ -63,6 +65,7 @@ class _Level:
     log_cond: Tensor
     log_ratio: Tensor
     coordinates: Tensor
+    refused: Refused | None
 
 
 class DifferentiablePush:
@@ -88,6 +91,8 @@ class DifferentiablePush:
         flow = torch.zeros(self.lattice.num_states, dtype=torch.float64)
         flow[-1] = 1  # all masked comes last in C order
         for strength, here in zip(w, self.levels):
+            if here.refused is not None:
+                here.refused.where(flow[here.states] > 0)
             log_rho = here.log_cond + strength * here.log_ratio
             log_z = log_rho.logsumexp(dim=-1)
             log_r = log_rho - log_z[..., None]
@@ -106,12 +111,19 @@ def _level(denoiser: Denoiser, target_class: int, lattice: Lattice, level: int) 
     pick = masked[..., None].expand(-1, -1, n)
     parts = [conditionals_under(denoiser, chunk, (target_class, None)) for chunk in tokens.split(MAX_BATCH // 2)]
     log_cond, log_uncond = (answers.gather(1, pick) for answers in torch.cat(parts, dim=1))
-    if bool((log_uncond[log_cond > NEG_INF] == NEG_INF).any()):
-        raise UserError(f"class {target_class} has probability where the mixture has none: rates would be infinite")
-    ratio = torch.where(log_cond > NEG_INF, log_cond - log_uncond, 0.0)
+    infinite = (log_cond > NEG_INF) & (log_uncond == NEG_INF)
+    ratio = torch.where((log_cond > NEG_INF) & ~infinite, log_cond - log_uncond, 0.0)
+
+    def explain(row: int, state: Tensor) -> str:
+        return (
+            f"class {target_class} has probability where the mixture has none, in the partial state "
+            f"{name_state(state.tolist(), n)}: rates would be infinite"
+        )
+
+    refused = Refused(infinite.flatten(1).any(dim=1), tokens, explain) if bool(infinite.any()) else None
     states = flat_index(tokens, n + 1)
     moves = (torch.arange(n) - n) * strides(n + 1, d)[masked][..., None]
-    return _Level(states, states[:, None, None] + moves, log_cond, ratio, masked)
+    return _Level(states, states[:, None, None] + moves, log_cond, ratio, masked, refused)
 
 
 @dataclass(frozen=True)

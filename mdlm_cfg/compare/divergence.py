@@ -22,6 +22,7 @@ from mdlm_cfg.laws.push import push_log
 from mdlm_cfg.laws.rates import MAX_BATCH, LevelRates, level_rates, partial_state_lattice
 from mdlm_cfg.sampling.sampler import Sampler
 
+NEG_INF = float("-inf")
 LEAST_LOG = -600.0  # of a probability that is the product of all that are chosen on a way: float64 goes down to -708
 
 
@@ -90,11 +91,13 @@ def log_terminal_law(
 def _least_log_choice(denoiser: Denoiser, guidance: Guidance, target_class: int | None) -> float:
     """A lower bound for ln of the probability of a coordinate and its value at any step, where that is not 0."""
     lattice = partial_state_lattice(denoiser, target_class)
-    rates_of = guidance.rates_of(denoiser, target_class)
+    rates_of = guidance.rates_anywhere(denoiser, target_class)
     least_value = largest_rate = 0.0
     for level in range(lattice.num_dims):
         for tokens in lattice.tokens(level).split(MAX_BATCH):
-            log_rates = rates_of(tokens)
+            log_rates, refused = rates_of(tokens)
+            if refused is not None:  # no chain that has a law is ever there
+                log_rates = log_rates.masked_fill(refused.states[:, None, None], NEG_INF)
             log_z = log_rates.logsumexp(dim=-1, keepdim=True)
             able = log_z.isfinite()
             values = (log_rates - log_z)[able.expand_as(log_rates) & log_rates.isfinite()]

@@ -10,7 +10,7 @@ from torch import Tensor
 from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.compare.metrics import mean_and_covariance
 from mdlm_cfg.laws.push import push
-from mdlm_cfg.laws.rates import by_coordinate, partial_state_lattice, rates_from_edges
+from mdlm_cfg.laws.rates import LevelEdges, by_coordinate, partial_state_lattice, rates_from_edges
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
@@ -173,5 +173,6 @@ def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "ra
             tied = ratio >= lattice.insert(top, level, j) - TIE
             edges.append(lattice.split(log_cond[level + 1], level, j).masked_fill(~tied, NEG_INF))
         base = torch.zeros_like(log_cond[level])  # a factor of the state, which shares of a power do not depend on
-        visits.append(push(rates_from_edges(edges, base, kind, lattice, level), visits[-1], lattice, level))
+        rates = rates_from_edges(LevelEdges(edges, base), kind, lattice, level)
+        visits.append(push(rates, visits[-1], lattice, level))
     return visits

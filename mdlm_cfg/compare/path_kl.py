@@ -117,7 +117,7 @@ def path_kl(
             divergence = float(kl.flatten()[row])
             if visits > 0:
                 states.append(StateKL(tuple(tokens[row].tolist()), visits, divergence))
-        mixed = LevelChoices(best.edges, best.log_base, best.log_z, guided.log_pi)
+        mixed = LevelChoices(best.edges, best.log_base, best.log_z, guided.log_pi, guided.refused)
         flow = push(mixed.rates(), flow, lattice, level)
     states.sort(key=lambda s: -s.visits * s.kl)
     return PathKL(tuple(by_level), tuple(states[:most]))

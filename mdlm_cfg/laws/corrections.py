@@ -15,6 +15,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.bound_rules import Refused
 from mdlm_cfg.chain.checks import checked_at_the_end
 from mdlm_cfg.chain.corrections import Correction, log_own_value
 from mdlm_cfg.chain.denoiser import Denoiser
@@ -22,7 +23,8 @@ from mdlm_cfg.chain.guidance import Guidance, effective_guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at
 from mdlm_cfg.chain.policies import tiers
 from mdlm_cfg.chain.selections import Selection, Subset
-from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice, refuse_beyond_memory
+from mdlm_cfg.laws.arrivals import Arrivals
+from mdlm_cfg.laws.rates import in_batches, partial_state_lattice, refuse_beyond_memory
 from mdlm_cfg.laws.refills import Choice, Refill, accepted_refills, fills_of, missing
 from mdlm_cfg.laws.weights import check_weights
 from mdlm_cfg.support.arguments import checked
@@ -36,19 +38,30 @@ class CorrectionKernel:
 
     Attributes:
         correction: whose. refills: of every set of coordinates; for a sequential scan, in order, those of one sweep.
+        arrivals: refuses laws whose moves arrive at a state without rates.
     """
 
     correction: Correction
     refills: tuple[Refill, ...]
+    arrivals: Arrivals
 
     def move(self, law: Tensor, number: int = 0) -> Tensor:
-        """The law (N,)*D after the move of a number, from 0."""
+        """The law (N,)*D after the move of a number, from 0.
+
+        Raises:
+            UserError: the move arrives at a state without rates.
+        """
         if self.correction.scan == "sequential":
-            return self.refills[number % len(self.refills)].push(law)
-        found = self.refills[0].push(law)
+            return self._refilled(self.refills[number % len(self.refills)], law)
+        self.arrivals.check_sets(law)
+        found = self._refilled(self.refills[0], law)
         for refill in self.refills[1:]:
-            found += refill.push(law)
+            found += self._refilled(refill, law)
         return found
+
+    def _refilled(self, refill: Refill, law: Tensor) -> Tensor:
+        self.arrivals.check_refill(refill.subset, law * refill.chance)
+        return refill.push(law)
 
     def after(self, law: Tensor) -> Tensor:
         """The law after all moves of the correction."""
@@ -84,20 +97,23 @@ def correction_kernel(
     if correction.accept:
         check_weights(guidance)
     refuse_if_too_large(lattice, correction)
-    choices = {
-        subset: choice
-        for masks in range(1, size + 1)
-        for subset, choice in _choices(denoiser, guidance, target_class, correction, lattice, masks)
-    }
+    choices: dict[Subset, Choice] = {}
+    refused: dict[Subset, Refused] = {}
+    for masks in range(1, size + 1):
+        for subset, choice, without in _choices(denoiser, guidance, target_class, correction, lattice, masks):
+            choices[subset] = choice
+            if without is not None:
+                refused[subset] = without
+    arrivals = Arrivals(correction, choices if refused else {}, refused)
     sets, chances = _sets(correction, lattice, choices)
     if correction.accept:
-        return CorrectionKernel(correction, tuple(accepted_refills(sets, chances, choices, n, d)))
+        return CorrectionKernel(correction, tuple(accepted_refills(sets, chances, choices, n, d)), arrivals)
     fills = fills_of(choices, size, parallel=correction.parallel)
     refills = []
     for subset, chance in zip(sets, chances):
         fill = fills[subset].view([n] * d)
         refills.append(Refill(subset, chance, missing(fill.sum(dim=subset, keepdim=True)), fill, None))
-    return CorrectionKernel(correction, tuple(refills))
+    return CorrectionKernel(correction, tuple(refills), arrivals)
 
 
 def refuse_if_too_large(lattice: Lattice, correction: Correction) -> None:
@@ -120,14 +136,14 @@ def _choices(
     correction: Correction,
     lattice: Lattice,
     masks: int,
-) -> Iterator[tuple[Subset, Choice]]:
-    """The next transition of the chain, for every set of so many masked coordinates."""
+) -> Iterator[tuple[Subset, Choice, Refused | None]]:
+    """The next transition of the chain, for every set of so many masked coordinates, and where it has no rates."""
     n = lattice.num_tokens
     d = lattice.num_dims
     level = d - masks
     policy = correction.order_of(guidance)
-    log_rates_of = effective_guidance(guidance, policy).rates_of(denoiser, target_class)
-    log_rates = torch.cat([log_rates_of(chunk) for chunk in lattice.tokens(level).split(MAX_BATCH)])
+    log_rates_of = effective_guidance(guidance, policy).rates_anywhere(denoiser, target_class)
+    log_rates, refused = in_batches(log_rates_of, lattice.tokens(level))
     log_rates = log_rates.view(-1, n**level, d, n)
     points = points_at(torch.arange(n**d, device=lattice.device), n, d)
     for row, unmasked in enumerate(lattice.subsets[level]):
@@ -139,7 +155,8 @@ def _choices(
         pi = policy.log_choice(log_z, log_r.clone, places).exp()
         context = flat_index(points.index_select(1, lattice.coordinates[level][row]), n)
         values = points.index_select(1, places)
-        yield subset, Choice(pi[context].T, log_own_value(own[context], values).T, log_z[context].T)
+        choice = Choice(pi[context].T, log_own_value(own[context], values).T, log_z[context].T)
+        yield subset, choice, None if refused is None else refused.at(row * n**level + context)
 
 
 def _sets(

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.bound_rules import Refused
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
@@ -28,12 +29,14 @@ class LevelChoices:
         log_base: (C(D, l), N^l).
         log_z: log Z_i of the masked coordinates, (C(D, l), D - l, N^l).
         log_pi: log of the policy's pi(i | x_U), the same shape.
+        refused: as in `LevelRates`.
     """
 
     edges: list[Tensor]
     log_base: Tensor
     log_z: Tensor
     log_pi: Tensor
+    refused: Refused | None = None
 
     def rates(self, power: int = 0) -> LevelRates:
         """What is pushed: pi_i(x_U) r_i(v | x_U) Z_i^power.
@@ -44,7 +47,7 @@ class LevelChoices:
         log_jump = self.log_pi + (power - 1) * self.log_z - self.log_base[:, None]
         # nothing leaves, and every edge is -inf
         log_jump = log_jump.masked_fill(self.log_z == NEG_INF, 0.0)
-        return LevelRates(self.edges, log_jump, torch.zeros_like(self.log_base))
+        return LevelRates(self.edges, log_jump, torch.zeros_like(self.log_base), self.refused)
 
     def log_values(self, lattice: Lattice, level: int) -> Tensor:
         """log r_i(v | x_U) of the masked coordinates, (C(D, l), N^l, D - l, N)."""
@@ -61,11 +64,13 @@ def level_choices(
 ) -> Iterator[LevelChoices]:
     """The choices of levels 0, 1, ..., D - 1, one level at a time (theory, section 10)."""
     policy.check(lattice.num_dims)
-    for level, (edges, log_base) in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
+    for level, one in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
+        edges = one.edges
+        log_base = one.log_base
         log_z = by_coordinate([unrolled_logsumexp(edge, dim=2) for edge in edges], lattice, level) - log_base[:, None]
         log_r = partial(_log_values, edges, log_base, log_z, lattice, level)  # only for a policy that asks for it
         log_pi = policy.log_choice(log_z.transpose(1, 2), log_r, masked_coordinates(lattice, level))
-        yield LevelChoices(edges, log_base, log_z, log_pi.transpose(1, 2).contiguous())
+        yield LevelChoices(edges, log_base, log_z, log_pi.transpose(1, 2).contiguous(), one.refused)
 
 
 def masked_coordinates(lattice: Lattice, level: int) -> Tensor:

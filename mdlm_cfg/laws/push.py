@@ -24,6 +24,7 @@ from mdlm_cfg.laws.policy_transitions import level_choices
 from mdlm_cfg.laws.rates import LevelRates, level_rates, partial_state_lattice, refuse_lost
 from mdlm_cfg.support.arguments import checked
 
+NEG_INF = float("-inf")
 SMALL = 2**15  # numbers up to which the cost is that of the calls, and not of memory
 
 
@@ -35,7 +36,12 @@ def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tenso
 
     Returns:
         (..., C(D, l+1), N^(l+1)).
+
+    Raises:
+        UserError: a flow that arrives at a state without rates.
     """
+    if rates.refused is not None:
+        rates.refused.where((flow != 0).flatten(0, -3).any(dim=0) if flow.ndim > 2 else flow > 0)
     parents = lattice.parents[level]
     lead = flow.shape[:-2]
     children = flow.new_zeros(*lead, len(parents), lattice.num_tokens ** (level + 1))
@@ -63,6 +69,8 @@ def push_log(rates: LevelRates, log_flow: Tensor, lattice: Lattice, level: int) 
     Returns:
         (C(D, l+1), N^(l+1)).
     """
+    if rates.refused is not None:
+        rates.refused.where(log_flow > NEG_INF)
     parents = lattice.parents[level]
     every_jump = rates.log_jump.expand(-1, lattice.num_dims - level, -1).flatten(0, 1)
     into: list[Tensor] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import comb
 from typing import Protocol, runtime_checkable
@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.bound_rules import Refused
 from mdlm_cfg.chain.checks import is_on_cpu, raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, check_class, device_of, name_class, name_state
 from mdlm_cfg.chain.guidance import Guidance
@@ -46,11 +47,26 @@ class LevelRates:
         log_jump: what to add to an edge of state x_U and coordinate i for the log-probability that it is the next jump,
             (C(D, l), D - l, N^l), or with an axis of length 1 where it is the same for all coordinates.
         log_exit: log Lambda, (C(D, l), N^l); -inf where nothing can leave (states never visited).
+        refused: the states without rates; a flow that arrives there is refused. None is none.
     """
 
     edges: list[Tensor]
     log_jump: Tensor
     log_exit: Tensor
+    refused: Refused | None = None
+
+
+@dataclass(frozen=True)
+class LevelEdges:
+    """Where the jumps of one level lead: log rho = edge - log_base(x_U).
+
+    Attributes:
+        edges: as in `LevelRates`. log_base: (C(D, l), N^l). refused: as in `LevelRates`.
+    """
+
+    edges: list[Tensor]
+    log_base: Tensor
+    refused: Refused | None = None
 
 
 def partial_state_lattice(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> Lattice:
@@ -65,25 +81,26 @@ def level_rates(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[LevelRates]:
     """The rates of levels 0, 1, ..., D - 1, one level at a time (theory, section 3)."""
-    for level, (edges, log_base) in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
-        yield rates_from_edges(edges, log_base, guidance.kind, lattice, level)
+    for level, edges in enumerate(level_edges(denoiser, guidance, target_class, lattice)):
+        yield rates_from_edges(edges, guidance.kind, lattice, level)
 
 
 def level_edges(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Edges and base of levels 0, 1, ..., D - 1, where log rho = edge - base(x_U); see `LevelRates`."""
+) -> Iterator[LevelEdges]:
+    """The edges of levels 0, 1, ..., D - 1."""
     if isinstance(denoiser, Telescoping) and guidance.telescopes:
         return _telescoped_edges(denoiser, guidance, target_class, lattice)
     return _asked_edges(denoiser, guidance, target_class, lattice)
 
 
-def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: Kind, lattice: Lattice, level: int) -> LevelRates:
-    """The rates of one level from its edges, where log rho = edge - log_base(x_U) (theory, section 3).
+def rates_from_edges(given: LevelEdges, kind: Kind, lattice: Lattice, level: int) -> LevelRates:
+    """The rates of one level from its edges (theory, section 3).
 
     Jumps are computed from edges alone, so that a large base does not cost them digits.
     """
-    own = by_coordinate([unrolled_logsumexp(edge, dim=2) for edge in edges], lattice, level)
+    log_base = given.log_base
+    own = by_coordinate([unrolled_logsumexp(edge, dim=2) for edge in given.edges], lattice, level)
     if kind.is_rho:  # the rate is Z itself, and the base a common factor
         log_total = unrolled_logsumexp(own, dim=1)
         # the same for every coordinate
@@ -95,7 +112,7 @@ def rates_from_edges(edges: list[Tensor], log_base: Tensor, kind: Kind, lattice:
         log_jump = log_rate - own - log_exit[:, None]
     # nothing leaves, and every edge is -inf
     log_jump.masked_fill_(log_jump.isposinf() | log_jump.isnan(), 0.0)
-    return LevelRates(edges, log_jump, log_exit)
+    return LevelRates(given.edges, log_jump, log_exit, given.refused)
 
 
 def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
@@ -108,7 +125,7 @@ def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
 
 def _telescoped_edges(
     denoiser: Telescoping, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> Iterator[tuple[list[Tensor], Tensor]]:
+) -> Iterator[LevelEdges]:
     """Edges as views of log T one level on. The chain never visits a state with T = 0; its edges are -inf.
 
     T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w), and log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U): rho telescopes within
@@ -128,25 +145,42 @@ def _telescoped_edges(
                 there.reshape(-1, 1), lattice.tokens(level + 1), lattice.num_tokens, target_class, guidance.label
             )
         base = here.masked_fill(here == NEG_INF, 0.0)  # its children are impossible too
-        yield [lattice.split(there, level, j) for j in range(level + 1)], base
+        yield LevelEdges([lattice.split(there, level, j) for j in range(level + 1)], base)
         previous = (w, there)
 
 
 def _asked_edges(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
-) -> Iterator[tuple[list[Tensor], Tensor]]:
+) -> Iterator[LevelEdges]:
     """Edges of any denoiser, asked once for every partial state and both conditionals."""
     n = lattice.num_tokens
     d = lattice.num_dims
-    log_rho_of = guidance.rho_of(denoiser, target_class)
+    log_rho_of = guidance.rho_anywhere(denoiser, target_class)
     for level in range(d):
-        log_rho = torch.cat([log_rho_of(chunk) for chunk in lattice.tokens(level).split(MAX_BATCH)])
+        log_rho, refused = in_batches(log_rho_of, lattice.tokens(level))
         log_rho = log_rho.reshape(comb(d, level), n**level, d, n)
         parents = lattice.parents[level]
         children = lattice.coordinates[level + 1]
         rows = [log_rho[parents[:, j], :, children[:, j]] for j in range(level + 1)]  # (C, N^l, N) each
         edges = [row.reshape(len(parents), n**j, n ** (level - j), n).transpose(2, 3) for j, row in enumerate(rows)]
-        yield edges, log_rho.new_zeros(comb(d, level), n**level)
+        yield LevelEdges(edges, log_rho.new_zeros(comb(d, level), n**level), refused)
+
+
+def in_batches(
+    asked: Callable[[Tensor], tuple[Tensor, Refused | None]], tokens: Tensor
+) -> tuple[Tensor, Refused | None]:
+    """`Guidance.rho_anywhere` or `rates_anywhere` of many partial states."""
+    parts = tokens.split(MAX_BATCH)
+    answers = [asked(part) for part in parts]
+    log_rho = torch.cat([answer for answer, _ in answers])
+    refused = [one for _, one in answers if one is not None]
+    if not refused:
+        return log_rho, None
+    states = [
+        torch.zeros(len(part), dtype=torch.bool, device=part.device) if one is None else one.states
+        for part, (_, one) in zip(parts, answers)
+    ]
+    return log_rho, Refused(torch.cat(states), tokens, refused[0].explain)
 
 
 def refuse_lost(mass: Tensor, target_class: int | None) -> None:
@@ -167,11 +201,13 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
     raise_where(~((mass.reshape(-1) - 1).abs() < LOST), explain, mass.reshape(-1))
 
 
-def refuse_dead_ends(log_rho: Tensor, tokens: Tensor, num_tokens: int, rule: object) -> None:
-    """Raise UserError where the chain reaches a state with masks that nothing leaves, found by supports alone.
+def refuse_dead_ends(log_rho: Tensor, refused: Refused | None, tokens: Tensor, num_tokens: int, rule: object) -> None:
+    """Raise UserError where the chain reaches a state without rates, or one with masks that nothing leaves.
+
+    The states that it reaches by any order, one coordinate at a time, are found by supports alone.
 
     Args:
-        log_rho: of every state, (S, D, N).
+        log_rho: of every state, (S, D, N). refused: those without rates.
         tokens: partial states, int64 (S, D): all of them in C order, or the state of masks alone.
         num_tokens: N.
         rule: for the message.
@@ -179,6 +215,8 @@ def refuse_dead_ends(log_rho: Tensor, tokens: Tensor, num_tokens: int, rule: obj
     num_dims = tokens.shape[1]
     masked = tokens == num_tokens
     possible = (log_rho > NEG_INF) & masked[..., None]
+    if refused is not None:
+        possible &= ~refused.states[:, None, None]
     reached = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     reached[-1] = True
     if len(tokens) > 1:
@@ -187,6 +225,8 @@ def refuse_dead_ends(log_rho: Tensor, tokens: Tensor, num_tokens: int, rule: obj
         for _ in range(num_dims):
             states, coordinates, values = (possible & reached[:, None, None]).nonzero(as_tuple=True)
             reached[states + moves[coordinates, values]] = True
+    if refused is not None:
+        refused.where(reached)
     stuck = (reached & masked.any(dim=1) & ~possible.flatten(1).any(dim=1)).nonzero()
     if len(stuck):
         state = name_state(tokens[stuck[-1, 0]].tolist(), num_tokens)

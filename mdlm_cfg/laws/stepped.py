@@ -18,12 +18,13 @@ from math import comb
 import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.bound_rules import Refused
 from mdlm_cfg.chain.checks import checked_at_the_end, is_on_cpu
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice, flat_index, points_at, strides
 from mdlm_cfg.chain.steps import Step
-from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice, refuse_beyond_memory, refuse_if_too_large
+from mdlm_cfg.laws.rates import in_batches, partial_state_lattice, refuse_beyond_memory, refuse_if_too_large
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 
@@ -41,6 +42,7 @@ class FrozenRates:
         states: where these states lie in C order in the dense tensor (N+1,)*D, int64 (C * N^l,).
         masked: their masked coordinates, int64 (C * N^l, D - l).
         log_z: of those, (C * N^l, D - l). values: rho_i(v) / Z_i, (C * N^l, D - l, N).
+        refused: the states without rates, at which no mass may arrive; None is none.
     """
 
     num_sets: int
@@ -48,6 +50,18 @@ class FrozenRates:
     masked: Tensor
     log_z: Tensor
     values: Tensor
+    refused: Refused | None = None
+
+    def mass_of(self, law: Tensor) -> Tensor:
+        """What a law, (N+1)^D flat, has of these states, (C * N^l,).
+
+        Raises:
+            UserError: of a state without rates.
+        """
+        mass = law[self.states]
+        if self.refused is not None:
+            self.refused.where(mass > 0)
+        return mass
 
     def places(self, num_tokens: int, num_dims: int) -> Tensor:
         """Where every outcome of a step lies in C order, int64 (C, N^l, (N+1)^(D-l)), in the order of `Step.moves`."""
@@ -90,10 +104,10 @@ def frozen_rates(
     """The rates of every partial state with a mask, some sets of unmasked coordinates of one size at a time."""
     n = lattice.num_tokens
     d = lattice.num_dims
-    log_rates_of = guidance.rates_of(denoiser, target_class)
+    log_rates_of = guidance.rates_anywhere(denoiser, target_class)
     for level in range(d):
         tokens = lattice.tokens(level)
-        log_rates = torch.cat([log_rates_of(chunk) for chunk in tokens.split(MAX_BATCH)])
+        log_rates, refused = in_batches(log_rates_of, tokens)
         masked = lattice.masked[level].repeat_interleave(n**level, dim=0)
         at_once = max(1, GROUP // (n**level * (n + 1) ** (d - level)))
         for first in range(0, comb(d, level), at_once):
@@ -102,7 +116,12 @@ def frozen_rates(
             log_z = rates.logsumexp(dim=-1)
             values = rates.softmax(dim=-1).masked_fill((log_z == NEG_INF)[..., None], 0.0)
             yield FrozenRates(
-                min(at_once, comb(d, level) - first), flat_index(tokens[rows], n + 1), masked[rows], log_z, values
+                min(at_once, comb(d, level) - first),
+                flat_index(tokens[rows], n + 1),
+                masked[rows],
+                log_z,
+                values,
+                None if refused is None else refused.at(rows),
             )
 
 
@@ -145,7 +164,7 @@ class FrozenChain:
         flat = law.view(-1)
         visited = law.new_zeros(())
         for r in self.rates:
-            mass = flat[r.states]
+            mass = r.mass_of(flat)
             visited = visited + mass.sum()
             spread = mass[:, None] * step.moves(r.log_z, r.values, r.masked)
             flat.index_fill_(0, r.states, 0.0)
@@ -207,7 +226,7 @@ def _spread(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Iterator[t
     """The mass of every state with a mask, spread over the outcomes of its masked coordinates."""
     flat = law.flatten()
     for r in rates:
-        mass = flat[r.states]
+        mass = r.mass_of(flat)
         if is_on_cpu(mass) and not bool(mass.any()):  # steps of events leave whole levels empty
             continue
         yield r, mass[:, None] * step.moves(r.log_z, r.values, r.masked)
