@@ -12,7 +12,7 @@ import torch
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import Calibrated
 from mdlm_cfg.compare.calibration import Calibration, Gain, exact_gain, group_of, held_out_gain
-from mdlm_cfg.compare.metrics import sign_beyond, total_variation, tv_error
+from mdlm_cfg.compare.metrics import sign_beyond, student, total_variation, tv_error
 from mdlm_cfg.compare.mixtures import component_usage
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import tilted_reference
@@ -209,7 +209,7 @@ class CalibrationStudy(Settings):
             levels += self._levels(case, who, z, g, gain)
         means = mean_rows(classes, MeanRow, classes=len)
         blocks = self._blocks(case, classes, levels, means)
-        verdict = verdict_of(means, case.target is None, case.plan.num_samples)
+        verdict = verdict_of(means, case.target is None, case.plan.num_samples, self.num_examples)
         facts = {"exact": case.is_exact, "num_examples": self.num_examples, "classes": list(_classes(case))}
         return Findings(case.plan, blocks, verdict, facts)
 
@@ -264,21 +264,21 @@ def _aim(case: Case, guidance: Guidance) -> float:
     return 0.0 if case.target is None else guidance.constant
 
 
-def verdict_of(means: Sequence[MeanRow], of_examples: bool, num: int) -> list[str]:
+def verdict_of(means: Sequence[MeanRow], of_examples: bool, num: int, num_examples: int) -> list[str]:
     """How much calibration gains, and whether it brings the distribution nearer.
 
     Args:
-        num: samples of a class, where distributions are sampled.
+        num: samples of a class, where distributions are sampled. num_examples: by which gains are measured.
     """
     said = []
     for _, own in by(means, "denoiser"):
         weakest = min((row.w for row in own), key=lambda guidance: guidance.constant)
         (chosen,) = where(own, w=weakest if of_examples else strongest(own))
-        said += _of_gain(chosen, of_examples, num)
+        said += [_gained(chosen, of_examples, num_examples), *_of_distances(chosen, num)]
     return said
 
 
-def _gained(row: MeanRow, of_examples: bool) -> str:
+def _gained(row: MeanRow, of_examples: bool, num_examples: int) -> str:
     head = f"With {row.denoiser} conditionals, calibrated strengths"
     if row.gain is None:
         whose = f" of at least one of {row.classes} classes" if row.classes > 1 else ""
@@ -297,20 +297,17 @@ def _gained(row: MeanRow, of_examples: bool) -> str:
         0: f"{head} show no gain {over}{about}{none}.",
         -1: f"{head} lose {size} {over}{about}: they follow the noise of the fit. {FEWER}",
     }
-    return gains[sign_beyond(row.gain, max(SAME, CLEAR * row.gain_se))]
+    return gains[sign_beyond(row.gain, max(SAME, student(CLEAR, num_examples) * row.gain_se))]
 
 
-def _of_gain(row: MeanRow, of_examples: bool, num: int) -> list[str]:
+def _of_distances(row: MeanRow, num: int) -> list[str]:
     chance = CLEAR * math.sqrt(2 / row.classes) * tv_error(num)
     head = f"At w = {row.w.label}, with {row.denoiser} conditionals, they"
     changes = (
         ("the distribution", row.tv_tilted, row.tv_tilted_calibrated, 0.0),
         ("the usage of the components", row.usage_tv, row.usage_tv_calibrated, chance),
     )
-    return [
-        _gained(row, of_examples),
-        *(_of_distance(head, what, a, b, noise) for what, a, b, noise in changes if a is not None and b is not None),
-    ]
+    return [_of_distance(head, what, a, b, noise) for what, a, b, noise in changes if a is not None and b is not None]
 
 
 def _of_distance(head: str, what: str, before: float, after: float, noise: float) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.compare.conditionals_error import conditionals_error
 from mdlm_cfg.compare.images import independent_nelbos
+from mdlm_cfg.compare.metrics import student
 from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
@@ -116,7 +117,7 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     own = f"its NELBO is {row.nelbo:.2f} nats per {unit}"
     if row.conditionals_error_se is None or row.conditionals_kl_se is None:
         return "The network gives probability 0 to values that are possible: its error is infinite."
-    margin = SURE * row.conditionals_error_se
+    margin = student(SURE, row.num_examples) * row.conditionals_error_se
     if row.uniform - row.nelbo <= margin:
         return untrained("not", own, f"uniform values ({row.uniform:.2f})")
     structure = row.independent - row.entropy  # the NELBO of exact conditionals over all masks, without their noise

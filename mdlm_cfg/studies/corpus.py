@@ -327,7 +327,7 @@ def _copies(samples: SetRow, held: SetRow) -> bool:
 def _of_the_judge(held: SetRow, chance: float) -> list[str]:
     """A warning where the network cannot classify."""
     p = held.accuracy
-    if p is None or p - chance >= SURE * math.sqrt(p * (1 - p) / max(held.num_classified, 1)):
+    if p is None or p - chance >= SURE * math.sqrt(chance * (1 - chance) / max(held.num_classified, 1)):
         return []
     return [
         f"The network cannot classify sequences: it recognises {percent(p, 1)} of held-out sequences, not clearly more "

@@ -17,7 +17,7 @@ from torch import Tensor
 from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge
-from mdlm_cfg.compare.metrics import sign_beyond, sure_of, total_variation
+from mdlm_cfg.compare.metrics import sign_beyond, student, sure_of, total_variation
 from mdlm_cfg.compare.mixtures import component_usage, components_in_use
 from mdlm_cfg.studies.common import as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
@@ -142,7 +142,7 @@ class ImageMoves(MovedSets):
             _shown(case, held_out[0]["shown"], pictures),
         ]
         noise = {name: _noise([one["sets"] for one in held_out], name) for name in FAR}
-        said = verdict_of(rows, noise) + of_few(case, rows[-1].recall)
+        said = verdict_of(rows, noise, case.plan.num_samples) + of_few(case, rows[-1].recall)
         facts = {"data": {"classes": list(case.classes)}, "noise": noise}
         return Findings(case.plan, blocks, said, facts)
 
@@ -217,11 +217,13 @@ class Distance:
 
     Attributes:
         name: of its column. noise: its root mean square for test images. num_sets: how many sets are compared.
+        num_samples: of each class in a set.
     """
 
     name: str
     noise: float
     num_sets: int
+    num_samples: int
 
     def of(self, row: ImageSetRow) -> float:
         """How far a set is from the data."""
@@ -229,7 +231,8 @@ class Distance:
 
     def chance(self, a: ImageSetRow, b: ImageSetRow) -> float:
         """A difference of two sets that may be chance; that they have samples in common is not counted on."""
-        return sure_of(self.num_sets) * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, self.noise, self.noise)
+        sure = student(sure_of(self.num_sets), self.num_samples)
+        return sure * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, self.noise, self.noise)
 
     def nearer(self, a: ImageSetRow, b: ImageSetRow) -> int:
         """1 where b is surely nearer to the data than a, -1 where it is surely farther, else 0."""
@@ -239,11 +242,15 @@ class Distance:
 Compared = tuple[ImageSetRow, ImageSetRow, int]  # a set without moves, one with moves, and whether that is nearer
 
 
-def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None]) -> list[str]:
-    """Whether moves bring samples nearer to the data at the strongest guidance, and are worth their calls."""
+def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None], num: int) -> list[str]:
+    """Whether moves bring samples nearer to the data at the strongest guidance, and are worth their calls.
+
+    Args:
+        num: samples of each class.
+    """
     top = strongest(rows)
     sets = [row for row in where(rows, w=top) if row.start != HELD_OUT]
-    far = next((Distance(name, value, len(sets)) for name in FAR if (value := noise[name]) is not None), None)
+    far = next((Distance(name, value, len(sets), num) for name in FAR if (value := noise[name]) is not None), None)
     if far is None:
         return ["There are too few test images to tell differences from chance."]
     return _of_strength(top, effects_of(sets, far), far)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.images import energy_by_chance, energy_distance, moment_difference, pixel_moments
-from mdlm_cfg.compare.metrics import sign_beyond, total_variation
+from mdlm_cfg.compare.metrics import sign_beyond, student, total_variation
 from mdlm_cfg.compare.mixtures import component_picture, component_usage, distinctness, pixel_picture
 from mdlm_cfg.studies.common import BERNOULLI, LONGER, SURE, as_images, columns_shown, draw_pieces, samples_of
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_block, error_pieces, error_rows, error_sentence
@@ -113,7 +113,7 @@ class Mixtures(Settings):
         by_chance = {g.label: value for g, value in chance.items()}
         facts = {"data": {"classes": list(case.classes)}, "energy_by_chance": by_chance}
         arrays = {f"{who}_w{g.written:g}": as_images(case, x) for g, own in samples.items() for who, x in own.items()}
-        verdict = verdict_of(errors, sets, pixels, components, chance[strongest(sets)])
+        verdict = verdict_of(errors, sets, pixels, components, chance[strongest(sets)], case.plan.num_samples)
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
 
 
@@ -218,11 +218,13 @@ def verdict_of(
     pixels: Sequence[PixelRow],
     components: Sequence[ComponentRow],
     chance: float,
+    num: int,
 ) -> list[str]:
     """Whether the network is trained, how far its samples are from exact ones, and what guidance does.
 
     Args:
         chance: how large an energy distance of equal sets is, at the largest strength.
+        num: samples of each class.
     """
     top = strongest(sets)
     energy = {row.set: row.energy for row in where(sets, w=top)}
@@ -244,39 +246,40 @@ def verdict_of(
         f"class (energy distance {short(energy[CLASS])}; by chance {short(chance)})."
     )
     (pixel,) = where(pixels, w=top, set=EXACT)
-    said.append(_of_pixels(pixel))
+    said.append(_of_pixels(pixel, num))
     (component,) = where(components, w=top, set=EXACT)
     if component.rank_correlation_partial is not None:
-        said.append(_of_components(component.rank_correlation_partial, component.gain_in_errors or 0.0))
+        said.append(_of_components(component.rank_correlation_partial, component.gain_in_errors or 0.0, num))
     return said
 
 
-def components_gain(rank: float, in_errors: float) -> int:
-    """1 where distinct components surely gain weight, -1 where they surely lose it, else 0."""
+def components_gain(rank: float, in_errors: float, num: int) -> int:
+    """1 where distinct components surely gain weight by `num` samples of a class, -1 where they lose it, else 0."""
     sign = sign_beyond(rank, RANKED)
-    return sign if sign == sign_beyond(in_errors, SURE) else 0
+    return sign if sign == sign_beyond(in_errors, student(SURE, num)) else 0
 
 
-def _of_components(rank: float, in_errors: float) -> str:
-    do = {1: "gain", 0: "cannot be shown to gain or lose", -1: "lose"}[components_gain(rank, in_errors)]
+def _of_components(rank: float, in_errors: float, num: int) -> str:
+    do = {1: "gain", 0: "cannot be shown to gain or lose", -1: "lose"}[components_gain(rank, in_errors, num)]
     about = f"(rank correlation {rank:.2f} with the gain, partial images; {abs(in_errors):.1f} standard errors)"
     return f"Distinct components {do} weight {about}."
 
 
-def amplifies(pixel: PixelRow) -> int:
+def amplifies(pixel: PixelRow, num: int) -> int:
     """1 where private values surely gain and foreign ones lose, -1 where one of them surely does the opposite, else 0.
 
-    A kind of values that there is none of is left out.
+    A kind of values that there is none of is left out. There are `num` samples of each class.
     """
     foreign = pixel.change_foreign and -pixel.change_foreign
     changes = ((pixel.change_private, pixel.private_se), (foreign, pixel.foreign_se))
-    return sign_beyond(min(change / (error or ROUNDING) for change, error in changes if change is not None), SURE)
+    in_errors = min(change / (error or ROUNDING) for change, error in changes if change is not None)
+    return sign_beyond(in_errors, student(SURE, num))
 
 
-def _of_pixels(pixel: PixelRow) -> str:
+def _of_pixels(pixel: PixelRow, num: int) -> str:
     if pixel.change_private is None and pixel.change_foreign is None:
         return "No pixel value is specific to a class, so guidance has none to amplify."
-    does = {1: "amplifies", 0: "cannot be shown to amplify", -1: "does not amplify"}[amplifies(pixel)]
+    does = {1: "amplifies", 0: "cannot be shown to amplify", -1: "does not amplify"}[amplifies(pixel, num)]
     return (
         f"There guidance {does} class-specific pixels: private values change by "
         f"{_signed(pixel.change_private, pixel.private_se)}, foreign ones by "

@@ -13,6 +13,7 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.schedules import ALPHA
 from mdlm_cfg.compare.divergence import divergence_from_sampler
+from mdlm_cfg.compare.metrics import student
 from mdlm_cfg.compare.profile import InformationProfile, Measured
 from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import tilted_law
@@ -172,7 +173,7 @@ class ProfileStudy(Settings):
                 costs.append(row)
         facts = {"target_class": case.one_class, "exact": case.is_exact}
         blocks = _blocks(case, costs, levels, totals, self.num_examples)
-        return Findings(case.plan, blocks, verdict_of(costs, totals), facts)
+        return Findings(case.plan, blocks, verdict_of(costs, totals, self.num_examples), facts)
 
 
 def _asked(case: Case) -> list[tuple[Guidance, str]]:
@@ -228,11 +229,16 @@ def _blocks(
     ]
 
 
-def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str]:
-    """The nats that the best steps save."""
+def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow], num_examples: int) -> list[str]:
+    """The nats that the best steps save.
+
+    Args:
+        num_examples: by which costs are measured, where they are not exact.
+    """
+    sure = student(CLEAR, num_examples)
     said = []
     for who, own in by(totals, "denoiser"):
-        saved = {total.w: _saved(where(costs, w=total.w, denoiser=who)) for total in own}
+        saved = {total.w: _saved(where(costs, w=total.w, denoiser=who), sure) for total in own}
         in_vain = [w.label for w, what in saved.items() if what is None]
         if in_vain:
             said.append(
@@ -243,15 +249,19 @@ def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow]) -> list[str
     return said
 
 
-def _saved(rows: Sequence[CostRow]) -> str | None:
-    """The largest saving, beyond chance, of the best steps over the cheapest others with as many calls, or None."""
+def _saved(rows: Sequence[CostRow], sure: float) -> str | None:
+    """The largest saving, beyond chance, of the best steps over the cheapest others with as many calls, or None.
+
+    Args:
+        sure: standard errors from which it is beyond chance.
+    """
     saved = []
     for row in where(rows, schedule=BEST):
         others = [other for other in where(rows, calls=row.calls) if other.schedule != BEST]
         if others:
             cheapest, _ = tied_ends(others, "cost", SAME)
             gain = cheapest[0].cost - row.cost
-            if gain > SAME + CLEAR * max(row.cost_se, cheapest[0].cost_se):
+            if gain > SAME + sure * max(row.cost_se, cheapest[0].cost_se):
                 saved.append((gain, row, cheapest))
     if not saved:
         return None

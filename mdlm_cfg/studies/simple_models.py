@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.compare.images import independent_nelbos
-from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond
+from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, student
 from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.rows import at_strengths
@@ -35,6 +35,7 @@ class NelboRow:
         "standard error of the difference, over examples; absent where it is infinite, and of a single example",
         digits=2,
     )
+    num_examples: int = col("examples", "number of test examples")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def nelbo_rows(network: Tensor, others: Tensor, words: Words) -> list[NelboRow]:
         mean = float(excess.mean())
         known = len(excess) > 1 and math.isfinite(mean)
         spread = float(excess.std()) / math.sqrt(len(excess)) if known else None
-        rows.append(NelboRow(model, float(values.mean()), mean, spread))
+        rows.append(NelboRow(model, float(values.mean()), mean, spread, len(excess)))
     return rows
 
 
@@ -92,9 +93,10 @@ def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
     own = f"its NELBO is {network.nelbo:.1f} nats per test {words.example}"
     if independent.excess_se is None or uniform.excess_se is None:
         return f"One test {words.example} does not tell whether the network is trained: {own}."
-    if uniform.excess <= SURE * uniform.excess_se:
+    sure = student(SURE, network.num_examples)
+    if uniform.excess <= sure * uniform.excess_se:
         return untrained("not", own, f"uniform values ({uniform.nelbo:.1f})")
-    if independent.excess <= SURE * independent.excess_se:
+    if independent.excess <= sure * independent.excess_se:
         than = f"independent {words.parts} of each class ({independent.nelbo:.1f})"
         return untrained("barely", own, than, f"; uniform values have {uniform.nelbo:.1f}")
     below = f"{short(independent.excess, 1)} ± {short(independent.excess_se, 1)}"

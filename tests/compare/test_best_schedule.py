@@ -139,7 +139,7 @@ def test_a_class_that_can_be_where_the_mixture_cannot_is_refused():
         return rows.log()
 
     with pytest.raises(ValueError, match="class 0 "):
-        DifferentiablePush(FunctionDenoiser(answer, 2, 2, 1), 0, Uniform())
+        DifferentiablePush(FunctionDenoiser(answer, 2, 2, 1), 0, Uniform())(torch.ones(2))
 
 
 def test_what_is_found_is_no_worse_than_any_start():

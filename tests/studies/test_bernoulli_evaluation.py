@@ -153,7 +153,9 @@ def test_pixels_are_amplified_also_where_no_value_is_foreign_to_the_class(value:
     assert pixel.change_private > 0.02 and pixel.change_foreign is None
     less = replace(pixel, change_private=-pixel.change_private)
     unsure = replace(pixel, private_se=1.0)
-    assert [amplifies(row) for row in (pixel, less, unsure)] == [1, -1, 0]
+    assert [amplifies(row, 2000) for row in (pixel, less, unsure)] == [1, -1, 0]
+    three = replace(pixel, private_se=abs(pixel.change_private) / 3)
+    assert [amplifies(three, num) for num in (2, 3, 2000)] == [0, 0, 1]  # three standard errors of so few are chance
 
 
 def test_guidance_that_changes_nothing_is_rarely_said_to_change_anything() -> None:
@@ -170,15 +172,17 @@ def test_guidance_that_changes_nothing_is_rarely_said_to_change_anything() -> No
     assert max(said.values()) <= 2, said  # of 12, where 1 in 40 are expected
     clear = found_by(Mixtures(num_test=2, num_draws=1), data, target.denoiser(), Plan((Guidance(2.0),), Sampler(), 200))
     assert signs_of(clear) == {"pixels": 1, "components": 1}
-    assert [components_gain(sign, 9.0 * sign) for sign in (-1.0, 0.0, 1.0)] == [-1, 0, 1]
-    assert components_gain(1.0, 0.1) == components_gain(0.01, 9.0) == components_gain(1.0, -9.0) == 0
+    assert [components_gain(sign, 9.0 * sign, 200) for sign in (-1.0, 0.0, 1.0)] == [-1, 0, 1]
+    assert components_gain(1.0, 0.1, 200) == components_gain(0.01, 9.0, 200) == components_gain(1.0, -9.0, 200) == 0
+    assert components_gain(1.0, 9.0, 2) == 0  # nine standard errors of two samples are chance
 
 
 def signs_of(found: Findings) -> dict[str, int]:
     (pixel,) = [row for row in block_of(found, "pixels") if row.set == "exact"]
     (component,) = [row for row in block_of(found, "components") if row.set == "exact"]
-    gain = components_gain(component.rank_correlation_partial, component.gain_in_errors)
-    return {"pixels": amplifies(pixel), "components": gain}
+    num = found.plan.num_samples
+    gain = components_gain(component.rank_correlation_partial, component.gain_in_errors, num)
+    return {"pixels": amplifies(pixel, num), "components": gain}
 
 
 def test_a_network_without_error_is_rarely_said_to_differ_and_one_with_errors_is() -> None:
@@ -207,3 +211,5 @@ def test_what_a_network_has_learned_is_no_noise_of_masks(components: int) -> Non
         shares = re.findall(r"(\d+)%", error_sentence([row], "image"))
         learned = 1 - found["kl"] / (independent - found["entropy"])
         assert [int(share) for share in shares] == ([round(100 * learned)] if components > 1 else [])
+        few = replace(row, num_examples=2, conditionals_error_se=max(row.independent - row.entropy, 0.1) / 4)
+        assert "has learned" not in error_sentence([few], "image")  # four standard errors of two images are chance

@@ -139,6 +139,18 @@ def test_a_network_between_the_two_models_is_barely_trained() -> None:
     assert decimals(training_sentence(rows, IMAGE)) == [f"{row.nelbo:.1f}" for row in rows]
 
 
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_a_few_examples_rarely_show_that_a_network_without_structure_has_learned_any(num: int) -> None:
+    """The network is as good as independent pixels in the mean, and the examples of both vary: 1 in 44 is expected."""
+    g = torch.Generator().manual_seed(num)
+    shown = 0
+    for _ in range(400):
+        network = torch.randn(num, generator=g).double()
+        rows = nelbo_rows(network, torch.stack([torch.randn(num, generator=g).double(), network + 5]), IMAGE)
+        shown += not training_sentence(rows, IMAGE).endswith(LONGER)
+    assert shown <= 20
+
+
 def test_images_of_several_shades_are_not_said_to_differ_in_a_number_of_pixels(found: Findings) -> None:
     rows = [replace(row, accuracy=None) for row in block_of(found, "distances")]
     assert conclusion(verdict_of(rows, [], [], 360, 2)[-1]) != conclusion(verdict_of(rows, [], [], 360, 4)[-1])

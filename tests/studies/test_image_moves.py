@@ -185,6 +185,7 @@ def test_numbers_are_means_over_classes_and_chance_falls_with_them() -> None:
 
 SE = 0.06
 NOISE = 0.08
+MANY = 10**6  # samples, whose errors are as good as known
 CHANCE = norm.isf(0.05 / (4 * 3)) * math.hypot(SE, SE, NOISE, NOISE)  # any two of 4 equal sets differ by, 0.373
 
 
@@ -206,13 +207,13 @@ def row(moves: int, calls: int, far: float, start: str = "a", se: float = SE) ->
 def test_the_verdict_follows_from_the_distances(after: float, other: float, best: int, worst: int, pays: int) -> None:
     """A start at 0.5 with 10 calls that moves bring elsewhere, another sampler with as many calls."""
     sets = [row(0, 10, 0.5), row(20, 30, after), row(0, 30, other, "b"), row(20, 50, other, "b")]
-    effects = effects_of(sets, Distance("energy_features", NOISE, 4))
+    effects = effects_of(sets, Distance("energy_features", NOISE, 4, MANY))
     assert {name: sign for name, (*_, sign) in effects.items()} == {"best": best, "worst": worst, "calls": pays}
     changed, same = (sets[0], sets[1]), (sets[2], sets[3])
     ends = {"best": changed if after < 0.5 else same, "worst": same if after < 0.5 else changed}
     assert {name: effects[name][:2] for name in ends} == ends
     assert effects["calls"][:2] == (sets[0 if other > 0.5 else 2], sets[1 if after < other else 3])
-    said = verdict_of([row(0, 0, 0.0, HELD_OUT), *sets], {"energy_features": NOISE, "energy_pixels": NOISE})
+    said = verdict_of([row(0, 0, 0.0, HELD_OUT), *sets], {"energy_features": NOISE, "energy_pixels": NOISE}, MANY)
     assert len(said) == 2 + (worst < 0)
     figures = {f"{value:.4f}" for value in (0.5, after, other, CHANCE)}
     assert set(re.findall(r"\d\.\d{4}", " ".join(said))) <= figures
@@ -222,7 +223,7 @@ def test_a_noisy_set_hides_no_clear_change_of_another() -> None:
     """The largest gain and the largest loss are of a set with a large error; smaller ones are beyond chance."""
     noisy = 5.0
     sets = [row(0, 10, 1.0), row(20, 30, 0.4), row(40, 50, 0.0, se=noisy), row(60, 70, 1.6), row(80, 90, 2.0, se=noisy)]
-    effects = effects_of(sets, Distance("energy_features", NOISE, len(sets)))
+    effects = effects_of(sets, Distance("energy_features", NOISE, len(sets), MANY))
     assert {name: pair for name, pair in effects.items() if name != "worst"} == {
         "best": (sets[0], sets[1], 1),
         "calls": (sets[0], sets[1], 1),
@@ -237,7 +238,7 @@ def test_of_equal_sets_one_is_rarely_said_to_differ() -> None:
     for _ in range(200):
         far = (1 + torch.randn(13, generator=generator)).tolist()
         sets = [row(k, 10 + k, value, se=1.0) for k, value in enumerate(far)]
-        said += any(sign for *_, sign in effects_of(sets, Distance("energy_features", 0.0, len(sets))).values())
+        said += any(sign for *_, sign in effects_of(sets, Distance("energy_features", 0.0, len(sets), MANY)).values())
     assert said <= binom.isf(1e-5, 200, 0.05)
 
 

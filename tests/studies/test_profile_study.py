@@ -56,7 +56,7 @@ def test_numbers_of_calls_that_save_alike_are_named_together() -> None:
             CostRow(g, "exact", BEST, calls, 1.0 - saved, 0, None, ""),
         ]
     total = TotalRow(g, "exact", *[0.0] * 6)
-    (said,) = verdict_of(costs, [total])
+    (said,) = verdict_of(costs, [total], 10)
     assert {"22", "33"} == set(re.findall(r"\b(11|22|33)\b", said))
 
 
