@@ -38,8 +38,6 @@ class Arrivals:
         Args:
             mass: of the states from which it is refilled, (N,)*D.
         """
-        if not self.refused:
-            return
         self._follow(subset, _anywhere(mass > 0, subset), drawn=True)
         if self.correction.accept:  # the way to the values that are there is asked for too
             self._follow(subset, mass > 0, drawn=False)

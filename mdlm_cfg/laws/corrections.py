@@ -60,7 +60,8 @@ class CorrectionKernel:
         return found
 
     def _refilled(self, refill: Refill, law: Tensor) -> Tensor:
-        self.arrivals.check_refill(refill.subset, law * refill.chance)
+        if self.arrivals.refused:
+            self.arrivals.check_refill(refill.subset, law * refill.chance)
         return refill.push(law)
 
     def after(self, law: Tensor) -> Tensor:

@@ -138,6 +138,7 @@ class FrozenChain:
     guidance: Guidance
     rates: Sequence[FrozenRates]
 
+    @checked_at_the_end()
     def law_after(self, steps: Sequence[Step]) -> Tensor:
         """The exact law after the steps, started from all masked: float64 (N+1,)*D, index N being the mask.
 
@@ -149,6 +150,7 @@ class FrozenChain:
             law = apply_step(law, self.rates, step)
         return law
 
+    @checked_at_the_end()
     def law_at_end(self, step: Step) -> tuple[Tensor, Tensor]:
         """The exact law after one step again and again, until nothing moves any more; and how often it is made.
 

@@ -301,6 +301,7 @@ class Sampler(Options):
         return law
 
     @checked
+    @checked_at_the_end()
     def partial_law(
         self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None = None
     ) -> Tensor:
