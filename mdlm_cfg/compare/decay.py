@@ -197,7 +197,6 @@ class Decay:
     fit_tau: float
     fit_slope: tuple[float, float]
     time_to_5_percent: list[float]
-    num_dims: int
     num_tokens: int
 
     @property
@@ -209,69 +208,35 @@ class Decay:
         return growth_in_w(self.neutral) if power else "bounded"
 
     @property
-    def double_exponential(self) -> bool:
-        """Whether -ln TV keeps growing exponentially in w."""
-        return self.growth == "exponential"
-
-    @property
     def statement(self) -> str:
-        """How TV decays in w, in one sentence."""
-        if self.growth is None:
+        """How TV decays in w, and at which partial states it is slowest."""
+        growth = self.growth
+        if growth is None:
             return f"How TV decays with w is not known for the kind {self.kind}: its rate is not a power of Z."
         if not self.kind.power():
-            return self._statement_of_constant_rate()
-        neutral = self._neutral_in_words()
-        if self.growth == "exponential":
+            return f"TV does not depend on w: guidance of the kind {self.kind} changes no rate of unmasking."
+        if growth == "exponential":
             return (
                 "TV decays double-exponentially in w: no reachable partial state is neutral, so every exit rate grows "
                 "exponentially."
             )
-        if self.growth == "linear":
+        if growth == "linear":
             return (
-                f"-ln TV grows linearly in w: {neutral}, and the probability that the chain visits such a state falls "
-                "exponentially in w."
+                "-ln TV grows linearly in w: the probability that the chain visits a neutral partial state, where "
+                f"guidance changes nothing, falls exponentially in w. Of {len(self.neutral)} such states the largest "
+                f"p(x_U | z) is {self._largest(lambda one: one.probability)}."
             )
-        return f"The decay saturates: {neutral}."
-
-    def _statement_of_constant_rate(self) -> str:
-        """TV = 1 - (1 - exp(-c tau))^D whatever w is, c being the rate of every coordinate."""
-        rate = math.exp(float(self.kind.log_rate(torch.zeros(1, dtype=torch.float64))))
-        shown = "" if rate == 1 else f"{rate:.4g} "
-        power = "" if self.num_dims == 1 else f"^{self.num_dims}"
+        visited = sum(one.limit > 0 for one in self.neutral)
         return (
-            f"TV does not depend on w: every coordinate is unmasked after an Exp({shown.strip() or 1}) time on the "
-            f"clock tau, and TV = 1 - (1 - exp(-{shown}tau)){power} for every w."
+            f"The decay saturates: in the limit of infinite w the chain still visits {visited} of {len(self.neutral)} "
+            "neutral partial states, where guidance changes nothing. The largest probability is "
+            f"{self._largest(lambda one: one.limit)}."
         )
 
-    def _neutral_in_words(self) -> str:
-        if not self.neutral:
-            return ""
-        count = len(self.neutral)
-        what = "1 reachable partial state is neutral" if count == 1 else f"{count} reachable partial states are neutral"
-        what += " (guidance changes nothing there)"
-        visited = [one for one in self.neutral if one.limit > 0]
-        if not visited:
-            which = "which is " if count == 1 else ""
-            return f"{what}, {which}{self._most(self.neutral, 'p(x_U | z) =', lambda one: one.probability)}"
-        which = "one of them" if len(visited) == 1 else f"{len(visited)} of them"
-        if len(visited) == count:
-            which = "it" if count == 1 else "all of them"
-        most = self._most(visited, "probability", lambda one: one.limit)
-        return f"{what}, and in the limit of infinite w the chain still visits {which}, {most}"
-
-    def _most(self, states: Sequence[NeutralState], head: str, of: Callable[[NeutralState], float]) -> str:
-        """The most probable of some states, and their number after its head."""
-        most = largest(states, of)
-        value = f"with {head} {of(most[0]):.3g}"
-        names = named([self._name(one) for one in most])
-        if len(states) == 1:
-            return f"{names} {value}"
-        if len(most) == len(states):
-            return f"each {value}"
-        return f"the most probable being {names}{', each' if len(most) > 1 else ''} {value}"
-
-    def _name(self, one: NeutralState) -> str:
-        return name_state(list(one.state), self.num_tokens)
+    def _largest(self, of: Callable[[NeutralState], float]) -> str:
+        """The largest number of a neutral state, and the states that have it."""
+        most = largest(self.neutral, of)
+        return f"{of(most[0]):.3g}, of {named([name_state(list(one.state), self.num_tokens) for one in most])}"
 
 
 @checked
@@ -324,7 +289,6 @@ def tv_decay(
         fit_tau,
         (slopes[0], slopes[1]),
         times,
-        target.num_dims,
         target.num_tokens,
     )
 

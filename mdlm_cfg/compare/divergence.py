@@ -6,8 +6,7 @@ it is finite: its logarithm is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -26,17 +25,6 @@ NEG_INF = float("-inf")
 LEAST_LOG = -600.0  # of a probability that is the product of all that are chosen on a way: float64 goes down to -708
 
 
-def divergence_from(p: Tensor, q: Tensor, log_q: Callable[[], Tensor]) -> float:
-    """KL(p || q) in nats: inf only where p has mass outside the support of q, however small q is.
-
-    Args:
-        log_q: returns ln q. It is called if p has mass where q is below what float64 represents with full precision.
-    """
-    if not _is_too_small(p, q):
-        return kl_divergence(p, q)
-    return max(float(torch.where(p > 0, p * (p.log() - log_q()), 0.0).sum()), 0.0)  # rounding alone may be below 0
-
-
 def _is_too_small(p: Tensor, q: Tensor) -> bool:
     """Whether q, where p has mass, is somewhere below what float64 holds with all digits."""
     return bool(((p > 0) & (q < torch.finfo(torch.float64).smallest_normal)).any())
@@ -50,14 +38,17 @@ def divergence_from_chain(
     target_class: int | None,
     policy: Policy | str | None = None,
 ) -> float:
-    """`divergence_from` of q, which is the `terminal_law` of a chain."""
-    return divergence_from(p, q, partial(log_terminal_law, denoiser, guidance, target_class, policy))
+    """KL(p || q) in nats of q, the `terminal_law` of a chain: inf only where p has mass outside the support of q."""
+    if not _is_too_small(p, q):
+        return kl_divergence(p, q)
+    log_q = log_terminal_law(denoiser, guidance, target_class, policy)
+    return max(float(torch.where(p > 0, p * (p.log() - log_q), 0.0).sum()), 0.0)  # rounding alone may be below 0
 
 
 def divergence_from_sampler(
     p: Tensor, q: Tensor, sampler: Sampler, denoiser: Denoiser, guidance: Guidance, target_class: int | None
 ) -> float | None:
-    """`divergence_from` of q, which is the law of a sampler; None where that is of steps, and too small for float64."""
+    """KL(p || q) in nats of q, the law of a sampler; None where that is of steps, and too small for float64."""
     if sampler.exact_in_time:
         return divergence_from_chain(p, q, denoiser, guidance, target_class, sampler.policy)
     found = kl_divergence(p, q)

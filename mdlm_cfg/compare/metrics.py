@@ -38,7 +38,7 @@ def total_variation(p: Reals, q: Reals) -> float:
 def kl_divergence(p: Reals, q: Reals) -> float:
     """KL(p || q) = sum p ln(p / q) in nats, at least 0; inf if p has mass where q has none; NaN where one holds NaN.
 
-    From a law of guidance, which may be too small for float64: `mdlm_cfg.compare.divergence.divergence_from`.
+    From a law of guidance, which may be too small for float64: `mdlm_cfg.compare.divergence.divergence_from_chain`.
     """
     _check_same_shape(p, q)
     no_mass = (p <= 0) & ~q.isnan()  # which NaN has: it must not be left out

@@ -74,12 +74,6 @@ def tilted_law(target: TableMixture, w: float | Guidance, target_class: int | No
     return _log_tilted(target, w, target_class).softmax(dim=0).reshape(target.pmf.shape)
 
 
-@checked
-def log_tilted_law(target: TableMixture, w: float | Guidance, target_class: int | None) -> Tensor:
-    """ln of `tilted_law`, (N,)*D: also of probabilities that are too small for float64, and -inf outside the class."""
-    return _log_tilted(target, w, target_class).log_softmax(dim=0).reshape(target.pmf.shape)
-
-
 def _log_tilted(target: TableMixture, w: float | Guidance, target_class: int | None) -> Tensor:
     """ln T of every state, (N^D,)."""
     guidance = w if isinstance(w, Guidance) else Guidance(w)

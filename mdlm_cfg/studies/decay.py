@@ -162,9 +162,7 @@ def _fit(decay: Decay) -> str:
 def _facts(decay: Decay) -> dict[str, object]:
     return {
         "kind": str(decay.kind),
-        "statement": decay.statement,
         "growth": decay.growth,
-        "double_exponential": decay.double_exponential,
         "fit_tau": decay.fit_tau,
         "fit_slope": list(decay.fit_slope),
     }

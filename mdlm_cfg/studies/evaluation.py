@@ -5,7 +5,7 @@ The studies of the default report of a table read the same `TableEvaluation`: ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,33 +13,15 @@ from torch import Tensor
 
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.compare.divergence import divergence_from, log_terminal_law
-from mdlm_cfg.compare.metrics import (
-    Estimate,
-    expected_sampling_tv,
-    histogram,
-    sampled_tv,
-    total_variation,
-)
-from mdlm_cfg.laws.terminal import log_tilted_law, tilted_law
+from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.studies.common import TABLE, law_made, law_piece
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Needs, Piece
 from mdlm_cfg.targets.table import TableMixture
 
 LAWS = ("class", "tilted", "exact", "learned", "samples")
-BOOTSTRAP_RESAMPLES = 200
-BOOTSTRAP_CELLS = 2**26  # numbers that a bootstrap may hold at a time: fewer resamples of larger distributions
-MIN_RESAMPLES = 20
 NOTHING = 1e-12  # what is smaller is rounding
 TABLE_NEEDS = Needs(**TABLE, one_class=True, rules=True, guided=True)
-
-
-@dataclass(frozen=True)
-class SampleTV:
-    """TV between a distribution and samples with its bootstrap interval, and the mean TV of as many exact samples."""
-
-    estimate: Estimate
-    floor: float
 
 
 @dataclass(frozen=True)
@@ -50,15 +32,13 @@ class StrengthEvaluation:
         guidance: strength and kind.
         laws: by name (`LAWS`), float64 (N,)*D each; "learned" only where there is a learned denoiser that is small
             enough, "tilted" only where the strength is one number.
-        sample_tv: of the samples to "exact", and to "learned" if there is one.
-        kl: KL(exact || distribution) in nats, by the name of the distribution; inf where that one lacks support.
+        noise_floors: the mean TV of as many samples, of "exact", and of "learned" if there is one.
         samples: int64 (n, D).
     """
 
     guidance: Guidance
     laws: Mapping[str, Tensor]
-    sample_tv: Mapping[str, SampleTV]
-    kl: Mapping[str, float]
+    noise_floors: Mapping[str, float]
     samples: Tensor
 
     def tv(self, first: str, second: str) -> float | None:
@@ -163,29 +143,16 @@ def evaluation_of(case: Case) -> TableEvaluation:
 def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
     target = case.target
     z = case.one_class
-    policy = case.plan.sampler.policy
     laws: dict[str, Tensor] = {"class": target.class_pmf(z)}
     if guidance.has_tilted:
         laws["tilted"] = tilted_law(target, guidance, z)
     for who in case.denoisers:
-        if (law := law_made(case, who, guidance, z, policy)) is not None:
+        if (law := law_made(case, who, guidance, z, case.plan.sampler.policy)) is not None:
             laws[who] = law
     x = case.made.of(_samples, guidance)
-    generator = case.plan.generator("bootstrap", guidance, z, num_dims=target.num_dims)
-    resamples = max(MIN_RESAMPLES, min(BOOTSTRAP_RESAMPLES, BOOTSTRAP_CELLS // max(laws[EXACT].numel(), len(x))))
-    sample_tv = {
-        who: SampleTV(sampled_tv(laws[who], x, resamples, generator), expected_sampling_tv(laws[who], len(x)))
-        for who in (EXACT, LEARNED)
-        if who in laws
-    }
-    log_laws: dict[str, Callable[[], Tensor]] = {
-        "class": lambda: laws["class"].log(),
-        "tilted": lambda: log_tilted_law(target, guidance, z),
-        LEARNED: lambda: log_terminal_law(case.denoiser(LEARNED), guidance, z, policy),
-    }
-    kl = {name: divergence_from(laws[EXACT], laws[name], log_q) for name, log_q in log_laws.items() if name in laws}
+    floors = {who: expected_sampling_tv(laws[who], len(x)) for who in (EXACT, LEARNED) if who in laws}
     laws["samples"] = histogram(x, target.num_tokens)
-    return StrengthEvaluation(guidance, laws, sample_tv, kl, x)
+    return StrengthEvaluation(guidance, laws, floors, x)
 
 
 def eigenvalues_of(covariance: Tensor) -> list[float]:

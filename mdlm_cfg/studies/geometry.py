@@ -200,14 +200,12 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     for row in rows:
         if row.law == EXACT and isinstance(row.w, Guidance) and not row.w.is_schedule:
             at.setdefault(row.w, {})[row.region] = row.mass
-    if not at:
-        return ["Regions are compared between numeric strengths, and all of these are schedules: give w=[0,4], say."]
-    one = next(iter(at))
-    if len(at[one]) == 1:
-        return ["All points of the class's support lie in one region, so no region can gain from another."]
-    followed = sorted((g for g in at if replace(g, w=one.w) == one), key=lambda g: g.one_strength)
+    if len({row.region for row in rows}) == 1:
+        return ["All states of the class's support lie in one region, so no region can gain from another."]
+    one = next(iter(at), None)
+    followed = sorted((g for g in at if one and replace(g, w=one.w) == one), key=lambda g: g.one_strength)
     if len(followed) < 2:
-        return ["To see which region guidance favours, at least two strengths are needed: give w=[0,4], for instance."]
+        return ["Which region guidance favours shows only between two strengths that are numbers: give w=[0,4], say."]
     weakest, *_, strongest = followed
     first = at[weakest]
     last = at[strongest]
@@ -216,11 +214,6 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     if max(changes.values()) < SAME:
         return [f"No region gains or loses mass from {span}."]
     about = {r: f"{r} ({meaning[r]}), from {' to '.join(apart(first[r], last[r]))}" for r in changes}
-    gains = largest(list(changes), lambda region: changes[region])
-    loses = largest(list(changes), lambda region: -changes[region])
-    return [f"From {span} mass grows most in {_regions(gains, about)}, and falls most in {_regions(loses, about)}."]
-
-
-def _regions(names: Sequence[str], about: Mapping[str, str]) -> str:
-    """One region or several with what is said about them."""
-    return f"region{'s'[: len(names) > 1]} {named([about[name] for name in names])}"
+    gains = named([about[region] for region in largest(list(changes), lambda region: changes[region])])
+    loses = named([about[region] for region in largest(list(changes), lambda region: -changes[region])])
+    return [f"By region, from {span} mass grows most in {gains}, and falls most in {loses}."]

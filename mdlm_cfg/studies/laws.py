@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mdlm_cfg.compare.metrics import mean_and_covariance, relative_difference
+from mdlm_cfg.compare.metrics import mean_and_covariance, total_variation
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.evaluation import (
     LAWS,
@@ -21,11 +21,11 @@ from mdlm_cfg.studies.evaluation import (
     evaluation_of,
     evaluation_pieces,
 )
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Interactive, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Interactive, Table, View, col, in_tv
 from mdlm_cfg.studies.law_pictures import all_pairs, cells, differences, side_by_side
 from mdlm_cfg.studies.panel import panel_of, panel_pieces
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import AtStrength
+from mdlm_cfg.studies.rows import AtStrength, measured
 from mdlm_cfg.support.numbers import largest, percent, short
 
 SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
@@ -55,17 +55,10 @@ class DistanceRow(AtStrength):
     tv_class_exact: float = in_tv("guidance effect", "TV(class, exact guided)")
     tv_tilted_exact: float | None = in_tv("gap to tilted", "TV(tilted, exact guided); absent for a schedule")
     tv_exact_learned: float | None = in_tv("error of the network", "TV(exact guided, learned)")
-    tv_exact_samples: float | None = in_tv("samples to exact", "TV(exact guided, histogram of the samples)")
-    tv_exact_samples_low: float | None = in_tv("low", "lower end of the 95% bootstrap interval")
-    tv_exact_samples_high: float | None = in_tv("high", "upper end of the 95% bootstrap interval")
-    noise_floor_exact: float | None = in_tv("noise floor", "mean TV of the same number of exact samples")
+    tv_exact_samples: float = in_tv("samples to exact", "TV(exact guided, histogram of the samples)")
+    noise_floor_exact: float = in_tv("noise floor", "mean TV of the same number of exact samples")
     tv_learned_samples: float | None = in_tv("samples to learned", "TV(learned, histogram of the samples)")
-    tv_learned_samples_low: float | None = in_tv("low", "lower end of the 95% bootstrap interval")
-    tv_learned_samples_high: float | None = in_tv("high", "upper end of the 95% bootstrap interval")
     noise_floor_learned: float | None = in_tv("noise floor, learned", "mean TV of the same number of learned samples")
-    kl_exact_class: float | None = in_nats("KL(exact || class)", "inf without common support")
-    kl_exact_tilted: float | None = in_nats("KL(exact || tilted)", "absent for a schedule")
-    kl_exact_learned: float | None = in_nats("KL(exact || learned)", "inf without common support")
 
 
 @dataclass(frozen=True)
@@ -76,12 +69,6 @@ class MomentRow(AtStrength):
     mean: list[float] = col("mean", "mean of every coordinate, in units of the values")
     covariance: list[list[float]] = col("covariance", "covariance matrix, in units of the values squared")
     eigenvalues: list[float] = col("eigenvalues of the covariance", "descending, in units of the values squared")
-    covariance_frobenius: float | None = col(
-        "difference (Frobenius)", "difference between the covariance and the exact one, relative to it"
-    )
-    covariance_spectral: float | None = col(
-        "difference (spectral)", "difference between the covariance and the exact one, relative to it"
-    )
 
 
 @dataclass(frozen=True)
@@ -128,22 +115,15 @@ def arrays_of(evaluation: TableEvaluation) -> dict[str, np.ndarray]:
 
 def row_of(result: StrengthEvaluation) -> DistanceRow:
     """The distances at one strength."""
-    samples: dict[str, float | None] = {}
-    for who in ("exact", "learned"):
-        found = result.sample_tv.get(who)
-        samples[f"tv_{who}_samples"] = found.estimate.value if found else None
-        samples[f"tv_{who}_samples_low"] = found.estimate.low if found else None
-        samples[f"tv_{who}_samples_high"] = found.estimate.high if found else None
-        samples[f"noise_floor_{who}"] = found.floor if found else None
     return DistanceRow(
         w=result.guidance,
-        tv_class_exact=result.tv("class", "exact") or 0.0,
+        tv_class_exact=result.guidance_effect,
         tv_tilted_exact=result.tv("tilted", "exact"),
         tv_exact_learned=result.tv("exact", "learned"),
-        kl_exact_class=result.kl.get("class"),
-        kl_exact_tilted=result.kl.get("tilted"),
-        kl_exact_learned=result.kl.get("learned"),
-        **samples,
+        tv_exact_samples=total_variation(result.laws["exact"], result.laws["samples"]),
+        noise_floor_exact=result.noise_floors["exact"],
+        tv_learned_samples=result.tv("learned", "samples"),
+        noise_floor_learned=result.noise_floors.get("learned"),
     )
 
 
@@ -153,9 +133,8 @@ def _distances(e: TableEvaluation) -> Block:
     shown = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples"]
     shown += ["tv_learned_samples"] if e.follows == LEARNED else []
     note = (
-        "Total variation. Guidance effect: class to exact guided. Gap: tilted to exact guided. The noise floor is "
-        f"the mean distance between the {e.follows or 'exact'} distribution and {e.case.plan.num_samples:,} samples of "
-        "it."
+        "Total variation. Guidance effect: class to exact guided. Gap: tilted to exact guided. The noise floor is of "
+        f"{e.case.plan.num_samples:,} samples of the {e.follows or 'exact'} distribution."
     )
     heads = {"tv_exact_samples": f"{whose} to exact", floor: "noise floor"}
     against_w = ["tv_class_exact", "tv_tilted_exact", "tv_exact_learned", "tv_exact_samples", "noise_floor_exact"]
@@ -164,13 +143,11 @@ def _distances(e: TableEvaluation) -> Block:
         Table(["w"], [*shown, floor], note=note, heads=heads),
         Curve("w", against_w, caption="Total variation against w."),
     ]
-    kls = ["kl_exact_class", "kl_exact_tilted", "kl_exact_learned"]
     if e.has_learned:
         views.append(Curve("w", errors, caption="The errors alone, on a logarithmic axis.", log_y=True))
-        views.append(Table(["w"], kls, note="In nats.", title="KL divergence"))
-    logged = [name for name in DistanceRow.__dataclass_fields__ if name.startswith(("tv_", "noise_", "kl_"))]
     text = f"{_subject(e)}\n\n{READING}"
     rows = [row_of(result) for result in e.results]
+    logged = measured(DistanceRow)
     return Block("distances", rows, "Distances", text, views=views, logged=logged, group="Distances", printed=True)
 
 
@@ -179,11 +156,10 @@ def _subject(e: TableEvaluation) -> str:
     plan = e.case.plan
     target = e.target
     order = "" if plan.sampler.policy is None else f", order of unmasking {plan.sampler.policy}"
-    dims = f"{target.num_dims} dimension{'s' if target.num_dims > 1 else ''}"
     return (
-        f"Class {e.case.class_name(e.target_class)} (of {target.num_classes}), {target.num_tokens} values in {dims}; "
-        f"guidance of kind {kinds}{order}; {plan.num_samples:,} samples per w by {plan.sampler.label}, seed "
-        f"{plan.seed}."
+        f"Class {e.case.class_name(e.target_class)} (of {target.num_classes}), {target.num_tokens} values, "
+        f"D = {target.num_dims}; guidance of kind {kinds}{order}; {plan.num_samples:,} samples per w by "
+        f"{plan.sampler.label}, seed {plan.seed}."
     )
 
 
@@ -209,15 +185,12 @@ def _strengths(e: TableEvaluation) -> Block:
 def _moments(e: TableEvaluation) -> Block:
     rows = []
     for result in e.results:
-        _, exact = mean_and_covariance(result.laws["exact"])
         for name, law in result.laws.items():
             mean, covariance = mean_and_covariance(law)
-            change = {} if name == "exact" else relative_difference(covariance, exact)
-            numbers = (mean.tolist(), covariance.tolist(), eigenvalues_of(covariance))
-            rows.append(MomentRow(result.guidance, name, *numbers, change.get("frobenius"), change.get("spectral")))
-    values = ["mean", "eigenvalues", "covariance_frobenius", "covariance_spectral"]
-    note = "In units of the values. Differences from the exact guided covariance are relative to its norm."
-    table = Table(["w", "law"], values, note=note)
+            rows.append(
+                MomentRow(result.guidance, name, mean.tolist(), covariance.tolist(), eigenvalues_of(covariance))
+            )
+    table = Table(["w", "law"], ["mean", "eigenvalues"], note="In units of the values.")
     return Block("moments", rows, "Mean and covariance", views=[table], group="Distributions")
 
 
@@ -235,11 +208,9 @@ def verdict_of(e: TableEvaluation) -> list[str]:
     said = []
     top = e.strongest
     errors = [(error, r.guidance.label) for r in e.results if (error := r.tv("exact", "learned")) is not None]
-    effect = top.tv("class", "exact") or 0.0
-    name = e.case.class_name(e.target_class)
     if errors:
         most = largest(errors, lambda found: found[0])
-        said.append(_of_the_network(most[0][0], ", ".join(at for _, at in most), effect, top.guidance.label, name))
+        said.append(_of_the_network(most[0][0], ", ".join(at for _, at in most), e))
     elif e.case.judged == LEARNED:
         said.append(
             "The exact distribution of the network is too expensive to compute: its samples are compared with the "
@@ -247,39 +218,37 @@ def verdict_of(e: TableEvaluation) -> list[str]:
         )
     judged = [top, *(r for r in e.results if r.guidance.is_schedule and r is not top)]
     said += [_of_the_guidance(result, e) for result in judged]
-    found = top.sample_tv[e.follows or "exact"]
-    n = e.case.plan.num_samples
-    if found.floor > NOTHING:
-        samples = "1 sample has" if n == 1 else f"{n:,} samples have"
+    floor = top.noise_floors[e.follows or "exact"]
+    if floor > NOTHING:
         said.append(
-            f"{samples} a noise floor of {short(found.floor)} at w = {top.guidance.label} and cannot reveal a smaller "
-            "error."
+            f"The noise floor at w = {top.guidance.label} is {short(floor)} (num_samples={e.case.plan.num_samples}): "
+            "the samples cannot reveal a smaller error."
         )
     return said
 
 
-def _of_the_network(worst: float, at: str, effect: float, top: str, name: str) -> str:
-    """The largest error of the network, at the strengths `at`, beside the effect of the strongest guidance, `top`."""
-    head = f"class {name}: the learned distribution is within {short(worst)} of the exact one (largest at w = {at})"
+def _of_the_network(worst: float, at: str, e: TableEvaluation) -> str:
+    """The largest error of the network, at the strengths `at`, beside the effect of the strongest guidance."""
+    effect = e.strongest.guidance_effect
+    top = e.strongest.guidance.label
+    name = e.case.class_name(e.target_class)
+    within = (
+        f"For class {name}: the learned distribution is within {short(worst)} of the exact one (largest at w = {at})"
+    )
     if effect < NOTHING:
-        return f"For {head}; guidance does not change this class at w = {top}."
+        return f"{within}; guidance does not change this class at w = {top}."
     if worst <= SMALL * effect:
-        return f"The network is good enough to study guidance. For {head}; guidance moves the class by {short(effect)}."
-    if worst < effect:
-        return (
-            f"The error of the network reaches {percent(worst / effect)} of the effect of guidance at w = {top}: train "
-            f"longer before you study small effects with it. For {head}."
-        )
+        return f"The network is good enough to study guidance. {within}; guidance moves the class by {short(effect)}."
     return (
-        f"The network is not trained well enough: its error ({short(worst)} at w = {at}) is as large as the effect of "
-        f"guidance or larger ({short(effect)} at w = {top}). {LONGER}"
+        f"The error of the network is {percent(worst / effect)} of the effect of guidance at w = {top}, too much to "
+        f"study guidance with it. {within}. {LONGER}"
     )
 
 
 def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
     guidance = result.guidance
     gap = result.tv("tilted", "exact")
-    effect = result.tv("class", "exact") or 0.0
+    effect = result.guidance_effect
     order = e.case.plan.sampler.policy or guidance.kind
     head = f"At w = {guidance.label} ({order})"
     if effect < NOTHING:

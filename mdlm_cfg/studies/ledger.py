@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -36,6 +35,7 @@ COLUMNS = {
 }
 OF_LEARNED = ("error of the network", "discretisation error, exact conditionals")  # lines of learned conditionals
 GROUP = "Error budget"
+INFINITE = "KL is infinite where the second distribution, such as the samples, lacks states that the first one has."
 ALONE = (
     "TV(L2, L3) with only the {} learned, within the support of an exact mixture that rates divide by; may be larger "
     "than with both learned, whose errors may cancel; absent where rates would be infinite"
@@ -239,22 +239,11 @@ def _blocks(rows: Sequence[LedgerRow], lines: Sequence[LineRow], e: TableEvaluat
     )
     views: list[View] = [Table(["w", "sampler"], values, note=note), own]
     in_moments = ["mean", "covariance_frobenius", "covariance_spectral", "kl"]
-    moments = Table(["w", "sampler", "line"], in_moments, note=_of_infinite([row.kl for row in lines]))
+    moments = Table(["w", "sampler", "line"], in_moments, note=INFINITE)
     return [
         Block("ledger", rows, "The error budget", READING, views=views, logged=("total",), group=GROUP),
         Block("ledger_lines", lines, "The budget in moments", views=[moments], group=GROUP),
     ]
-
-
-def _of_infinite(kls: Sequence[float | None]) -> str:
-    """Why KL divergences are infinite, where some are."""
-    infinite = sum(kl is not None and math.isinf(kl) for kl in kls)
-    if not infinite:
-        return ""
-    return (
-        f"KL is infinite in {infinite} of {len(kls)} rows, where the second distribution, such as the samples, lacks "
-        "states that the first one has."
-    )
 
 
 def _error_blocks(shared: Mapping[Guidance, LedgerLaws]) -> list[Block]:
@@ -286,21 +275,17 @@ def _of_the_sampler(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
     if error < NOTHING:
         return [f"The sampler ({name}) samples the guided chain exactly."]
     return [
-        f"The distribution of the sampler ({name}) is at most {short(error)} from the guided chain of the same "
-        f"conditionals (total variation, exact; at w = {named([row.w.label for row in worst])})."
+        f"The sampler ({name}) ends at most {short(error)} from the guided chain of the same conditionals (total "
+        f"variation, at w = {named([row.w.label for row in worst])})."
     ]
 
 
 def balance_of(missed: Sequence[str], total: int) -> str:
     """How many of `total` error budgets balance; `missed` names the others."""
-    if missed:
-        named = "; ".join(missed)
-        does = "does" if len(missed) == 1 else "do"
-        expected = "one in a hundred is expected not to"
-        return f"{len(missed)} of {total} error budgets {does} not balance ({named}); {expected}."
+    others = f" The others: {'; '.join(missed)}; one in a hundred is expected." if missed else ""
     return (
-        f"Every error budget balances ({total} of {total}): the errors, small or large, explain what the samples show "
-        "(each sampled total lies in its predicted 99% interval)."
+        f"{total - len(missed)} of {total} error budgets balance: the sampled total lies in its predicted 99% interval."
+        f"{others}"
     )
 
 

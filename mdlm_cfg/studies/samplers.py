@@ -18,7 +18,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, least_and_most, where
-from mdlm_cfg.support.numbers import apart
+from mdlm_cfg.support.numbers import short
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MAX_KERNEL_ENTRIES = 200_000  # of one step, up to which distributions of steps come with every report
@@ -119,36 +119,26 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     """Which method has the smallest discretisation error at the largest strength, or at the last schedule.
 
     Args:
-        own: the plan's own sampler: the first sentence compares it with others that use as many calls.
+        own: the plan's own sampler, of which the first sentence is.
     """
     numbers = [row.w for row in rows if not row.w.is_schedule]
     top = max(numbers, key=lambda guidance: guidance.one_strength) if numbers else rows[-1].w
     here = where(rows, w=top, denoiser=rows[-1].denoiser)
-    said = [_of_own(row, here) for row in here if own is not None and row.sampler == own]
+    said = []
+    for row in where(here, sampler=own):
+        found = f"{short(row.tv)} from the chain in continuous time"
+        said.append(f"At w = {top.label}, {row.sampler.label} ends {found}, with {row.calls} calls.")
     afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs no more than there are coordinates
     nearest = {row.method: row for row in sorted(afforded, key=lambda row: row.tv, reverse=True)}.values()
-    head = f"At w = {top.label} and with at most {AFFORDED} calls, "
     if not nearest:
         return said
-    if max(row.tv for row in nearest) <= NOTHING:
-        return said or [f"{head}no method has a discretisation error."]
+    head = f"At w = {top.label} and with at most {AFFORDED} calls, "
     return [*said, head + least_and_most(ERROR, list(nearest), "tv", "method", NOTHING, _with_calls)]
 
 
 def _with_calls(rows: Sequence[SamplerRow]) -> str:
     """The calls that some rows of one error make."""
     return f" with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))} calls"
-
-
-def _of_own(own: SamplerRow, rows: Sequence[SamplerRow]) -> str:
-    """The distance of the plan's own sampler, and of the nearest other one with at most as many calls."""
-    others = [row for row in rows if row is not own and row.calls <= own.calls]
-    best = min(others, key=lambda row: row.tv, default=own)
-    its_own, of_best = apart(own.tv, best.tv)
-    head = f'At w = {own.w.label}, "{own.sampler.label}" ends {its_own} from the chain in continuous time'
-    if not others:
-        return f"{head}, with {own.calls} calls."
-    return f"{head} with at most {own.calls} calls, and {best.method} {of_best} with {best.calls}."
 
 
 def method_of(sampler: Sampler) -> str:

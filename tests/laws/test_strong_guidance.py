@@ -14,11 +14,10 @@ from mpmath import mpf
 from mdlm_cfg import Guidance, TableMixture, UserError, law_at, terminal_law, tilted_law
 from mdlm_cfg.chain.denoiser import FunctionDenoiser
 from mdlm_cfg.compare.decay import log_still_masked
-from mdlm_cfg.compare.divergence import divergence_from, divergence_from_chain, divergence_from_sampler
+from mdlm_cfg.compare.divergence import divergence_from_chain, divergence_from_sampler
 from mdlm_cfg.compare.geometry import limit_law
 from mdlm_cfg.compare.ledger import error_ledger
 from mdlm_cfg.compare.metrics import histogram
-from mdlm_cfg.laws.terminal import log_tilted_law
 from mdlm_cfg.sampling import Sampler
 
 DIGITS = 50
@@ -154,8 +153,6 @@ def test_a_divergence_from_a_law_too_small_for_float64_is_its_own_number(name, k
     assert found == pytest.approx(divergence_of(exact_tilted(target, 0.0, 0), truth), rel=1e-9)
     by_policy = divergence_from_chain(target.class_pmf(0), law, *chain, kind.replace("normalized", "uniform"))
     assert by_policy == pytest.approx(found, rel=1e-12)
-    found = divergence_from(law, tilted_law(target, w, 0), lambda: log_tilted_law(target, w, 0))
-    assert found == pytest.approx(divergence_of(truth, exact_tilted(target, w, 0)), rel=1e-9, abs=1e-12)
 
 
 def test_a_divergence_from_steps_is_known_or_absent_and_infinite_only_without_support() -> None:

@@ -114,7 +114,7 @@ def tv_vs_w(e: TableEvaluation) -> PaperResult:
                 "TV decays double-exponentially in w: ln(-ln TV) grows linearly.",
                 f"slope {short(decay.fit_slope[0])} over small, {short(decay.fit_slope[1])} over large w",
                 ABSENT,
-                verdict(decay.double_exponential and decay.fit_slope[1] > max(SAME, 0.9 * decay.fit_slope[0])),
+                verdict(decay.growth == "exponential" and decay.fit_slope[1] > max(SAME, 0.9 * decay.fit_slope[0])),
             ),
             gain_in_time(decay.time_to_5_percent),
         ]

@@ -106,7 +106,7 @@ def tv_vs_w(e: TableEvaluation) -> PaperResult:
                 "-ln TV = exp(Theta(w)) ln[(1 - alpha(T)) / (1 - alpha(t))] (Prop 3.4).",
                 exact,
                 learned,
-                "holds" if decay.double_exponential else "holds for small w only. " + decay.statement,
+                "holds" if decay.growth == "exponential" else "holds for small w only. " + decay.statement,
             ),
             gain_in_time(decay.time_to_5_percent),
         ]
