@@ -25,7 +25,6 @@ from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.policies import FixedOrder, KindPolicy, Policy, RatePolicy, Uniform, policy_of
 from mdlm_cfg.compare.calibration import calibrated_strengths
 from mdlm_cfg.compare.divergence import divergence_from_chain
-from mdlm_cfg.compare.minimise import nelder_mead
 from mdlm_cfg.laws.policy_transitions import masked_coordinates
 from mdlm_cfg.laws.rates import MAX_BATCH, partial_state_lattice
 from mdlm_cfg.laws.terminal import tilted_law
@@ -47,6 +46,7 @@ VALUES = 500  # that it asks for, times D
 NUDGE = 1e-7  # strengths this close must do as well: a policy's order may jump between them
 ROUNDING = 1e-12  # of an objective: what differs by less is as good
 EQUAL = 1e-3  # strengths closer than this are equal: what a descent leaves
+FLAT = 1e-12  # values of a search this close are equal
 
 
 @dataclass(frozen=True)
@@ -344,3 +344,36 @@ def _descend(push: DifferentiablePush, goal: Objective, w: Tensor) -> Tensor:
     optimizer.step(closure)
     end = (root.detach() ** 2 - 1).clamp(max=MAX_STRENGTH)
     return end if bool(end.isfinite().all()) else w
+
+
+def nelder_mead(value: Callable[[Tensor], float], start: Tensor, size: float, max_values: int) -> Tensor:
+    """The best point that scipy's Nelder-Mead finds, with coefficients that fit the dimension.
+
+    At a kink a simplex may collapse early. So another one is built around the best point, and a smaller one where that
+    does not help.
+
+    Args:
+        value: of a point (D,), to be made small; inf where it is not allowed.
+        start: float64 (D,). size: of the first simplex. max_values: how often `value` may be asked for.
+
+    Returns:
+        (D,), never worse than `start`.
+    """
+    from scipy.optimize import minimize  # takes a quarter of a second to import
+
+    d = len(start)
+    options = {"adaptive": d > 1, "fatol": FLAT, "xatol": torch.inf}  # in one dimension they would shrink it to a point
+    best = start
+    least = value(start)
+    asked = 1
+    while asked < max_values and size > 1e-7:
+        simplex = torch.cat([best[None], best + size * torch.eye(d, dtype=best.dtype)]).numpy()
+        limits = {"initial_simplex": simplex, "maxfev": max_values - asked}
+        found = minimize(lambda x: value(torch.from_numpy(x)), best, method="Nelder-Mead", options=options | limits)
+        asked += found.nfev
+        if found.fun > least - 1e-4 * abs(least):
+            size /= 8
+        if found.fun < least:
+            best = torch.from_numpy(found.x)
+            least = found.fun
+    return best

@@ -23,9 +23,9 @@ class ConditionalsError:
 
     Attributes:
         nelbo: of the denoiser; exact_nelbo: of the exact one, by the same masks.
-        difference: nelbo - exact_nelbo, and its standard error: most of the noise is common to both and cancels.
-        kl: the same expectation with less noise, the cross entropy replaced by the KL divergence from the exact
-            conditionals; never negative.
+        conditionals_error: nelbo - exact_nelbo, with its standard error: most of the noise is of both and cancels.
+        conditionals_kl: the same expectation with less noise, the cross entropy replaced by the KL divergence from the
+            exact conditionals; never negative.
         entropy: mean -log p(x | z) of the same images, which exact_nelbo estimates.
 
     A denoiser that gives probability 0 to what is possible has an infinite error, which has no standard error.
@@ -33,12 +33,12 @@ class ConditionalsError:
 
     nelbo: float
     exact_nelbo: float
-    difference: float
-    difference_se: float | None
-    kl: float
-    kl_se: float | None
+    conditionals_error: float
+    conditionals_error_se: float | None
+    conditionals_kl: float
+    conditionals_kl_se: float | None
     entropy: float
-    num_images: int
+    num_examples: int
     num_draws: int
 
 

@@ -210,16 +210,14 @@ class BestScheduleStudy:
 
     def _gains(self, rows: Sequence[ScheduleRow], who: str) -> str:
         gains = {row.w: _gain(rows, row.w, who) for row in rows}
-        most, *others = largest(list(gains), lambda w: gains[w], NOTHING)
-        if gains[most] <= NOTHING:
+        most = largest(list(gains), lambda w: gains[w], NOTHING)
+        if gains[most[0]] <= NOTHING:
             return f"With {who} conditionals, no schedule was found that improves on the constant w in {self.aim}."
-        constant, best = (where(rows, w=most, schedule=name)[0] for name in (CONSTANT, BEST))
-        distance = f"total variation {instead_of(best.tv_tilted, constant.tv_tilted)}"
+        constant, best = (where(rows, w=most[0], schedule=name)[0].objective for name in (CONSTANT, BEST))
         return (
-            f"With {who} conditionals, the best schedule gains most over the constant w = "
-            f"{named([w.label for w in (most, *others)])}: {f'at w = {most.label} ' if others else ''}{self.aim} is "
-            f"{instead_of(best.objective, constant.objective)}{self.unit}"
-            + ("." if self.objective == "tv" else f" ({distance}).")
+            f"With {who} conditionals, the best schedule gains most over the constant w at w = "
+            f"{named([w.label for w in most])}. At w = {most[0].label}, {self.aim} is "
+            f"{instead_of(best, constant)}{self.unit}."
         )
 
 
@@ -257,12 +255,9 @@ def carried_over(transfers: Sequence[TransferRow]) -> list[str]:
     if not kept:
         return []
     head = "With learned conditionals, the best schedule for exact conditionals"
-    worse = [w for w, share in kept.items() if share < -ROUNDING]
-    if worse:
-        return [
-            f"{head} is worse than the constant w at w = {named(worse)}: find the schedule with the network itself."
-        ]
     least = largest(list(kept), lambda w: -kept[w], ROUNDING)
+    at = f"at w = {named(least)}"
+    if kept[least[0]] < -ROUNDING:
+        return [f"{head} is worse than the constant w {at}: find the schedule with the network itself."]
     down = math.floor(1000 * kept[least[0]] + ROUNDING) / 10
-    where_least = f"smallest share at w = {named(least)}"
-    return [f"{head} achieves at least {down:.1f}% of the gain of their own best schedule ({where_least})."]
+    return [f"{head} achieves at least {down:.1f}% of the gain of their own best schedule (least {at})."]

@@ -58,7 +58,6 @@ compared with. {origin} {groups} groups of neighbouring levels have one strength
 standard deviation 1 around 0."""
 FEWER = f"Fit fewer of them: {EVALUATE_AGAIN} study.groups=1"
 STRENGTH_CURVE = "Calibrated strength by the number of unmasked coordinates."
-GAIN_CURVE = "The gain of each level over the constant w, in nats."
 CLASS = "its name, or its number where it has none"
 AFTER = "the same with calibrated strengths"
 
@@ -244,12 +243,11 @@ class CalibrationStudy(Settings):
             one = {"w": [min((row.w for row in levels), key=lambda w: w.constant)]}
             table = Table(["w", *of_level], ["strength", "strength_se", "gain", "gain_se"], where=one)
             strength = replace(strength, panels=None, where=one)
-        gain = Curve("unmasked", "gain", lines, GAIN_CURVE, panels="w")
         first = Table(["w", "denoiser"], [*effects, "classes"])
         text = f"{READING}\n\n{how}"
         return [
             Block("gains", means, "What calibration gains", text, [], [first], ["gain"], "", True),
-            Block("strengths", levels, "Strengths", views=[strength, gain, table], group=""),
+            Block("strengths", levels, "Strengths", views=[strength, table], group=""),
             Block("calibration", classes, "Every class", views=[every], logged=["gain"], group="Classes"),
         ]
 

@@ -192,24 +192,8 @@ def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Seq
         + least_and_most(PATH_KL, own, "departure", "rule", SAME, lambda tied: _share(tied[0], levels))
         for who, own in by(here, "denoiser")
     )
-    said = [
-        exact,
-        _of_states(worst.rule, named([row.state for row in costly]), short(costly[0].cost), len(costly)),
-    ]
-    schedules = [row for row in rules if row.denoiser == EXACT and row.w.is_schedule]
-    if schedules:
-        nearest = largest(schedules, lambda row: -row.departure, SAME)
-        those = named([f"{row.w.label} with {row.rule} (to the ideal of w = {row.tilted_w:g})" for row in nearest], ";")
-        departs = "departs" if len(nearest) == 1 else "depart"
-        said.append(f"Among the schedules, {those} {departs} least: {short(nearest[0].departure)} nats.")
-    return [*said, *learned]
-
-
-def _of_states(rule: str, states: str, cost: str, number: int) -> str:
-    """Where a rule departs most."""
-    if number == 1:
-        return f"For {rule}, the partial state with the largest cost is {states}: {cost} nats."
-    return f"For {rule}, the partial states with the largest costs are {states}: {cost} nats each."
+    cost = f"the largest cost of a partial state is {short(costly[0].cost)} nats"
+    return [exact, f"For {worst.rule}, {cost}, at {named([row.state for row in costly])}.", *learned]
 
 
 def _share(row: RuleRow, levels: Sequence[LevelRow]) -> str:

@@ -53,8 +53,6 @@ class RegionRow(OfLaw):
 
     region: str = col("region", "which coordinates overlap with other classes", index=True)
     states: int = col("states", "number of states in the region")
-    overlapping: list[int] = col("overlapping", "coordinates whose values other classes take too")
-    shared: bool = col("shared", "whether the states themselves are shared")
     mass: float = col("mass", "probability of the region")
     mean_probability: float = col("mean probability per state", "mass divided by the number of states", digits=5)
 
@@ -130,7 +128,7 @@ def regions_of(case: Case) -> list[Region]:
 
 
 def _masses(w: Guidance | Limit, who: str, law: Tensor, parts: Sequence[Region]) -> list[RegionRow]:
-    return [RegionRow(w, who, p.name, p.num_states, list(p.overlapping), p.shared, *region_mass(law, p)) for p in parts]
+    return [RegionRow(w, who, p.name, p.num_states, *region_mass(law, p)) for p in parts]
 
 
 def _spread(w: Guidance | Limit, who: str, law: Tensor, parts: Sequence[Region]) -> SpreadRow:

@@ -12,14 +12,14 @@ from mdlm_cfg.chain.policies import POLICIES, Blocks, Confidence, Policy
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import CALLS, TABLE
+from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
 from mdlm_cfg.studies.plan import refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, least_and_most, strongest, where
 from mdlm_cfg.studies.samplers import is_small
-from mdlm_cfg.support.errors import UserError
 
+GUMBEL = 0.5  # temperature of the noise of one confidence policy
 TOGETHER = (1, 2, 4)  # coordinates per step, beside all of them at once
 SAME = 1e-9  # distances closer than this are equal, in a sentence about the nearest policy
 DISTANCE = "the total variation to the tilted distribution"
@@ -38,7 +38,6 @@ class PolicyRow(OfDenoiser):
 
     policy: str = col("policy", "order of unmasking", index=True)
     together: int = col("per step", "number of coordinates unmasked in one step, with the state frozen", index=True)
-    calls: int = col("calls", CALLS)
     tv_class: float = in_tv("TV to the class", "total variation to p(. | z)")
     tv_tilted: float | None = in_tv(
         "TV to the tilted distribution",
@@ -48,33 +47,16 @@ class PolicyRow(OfDenoiser):
 
 @dataclass(frozen=True)
 class Policies:
-    """The exact distance of every policy to the class and to the tilted distribution.
+    """The exact distance of every policy to the class and to the tilted distribution."""
 
-    Args:
-        gumbel: temperature of the Gumbel noise of one confidence policy.
-
-    Raises:
-        UserError: a temperature that is not above 0 and finite.
-    """
-
-    gumbel: float = 0.5
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, guided=True)
     rows: ClassVar[Rows] = {"policies": PolicyRow}
 
-    def __post_init__(self) -> None:
-        if not 0 < self.gumbel < float("inf"):
-            raise UserError(f"study.gumbel = {self.gumbel} is not allowed: it must be above 0 and finite")
-
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser: the distributions of all policies."""
-        num = len(self.compared(case))
         for g, who in case.by_denoiser():
-            label = f"{num} policies, {who} conditionals, w = {g.label}"
+            label = f"policies, {who} conditionals, w = {g.label}"
             yield case.piece(self._distances, g, who, label=label)
-
-    def compared(self, case: Case) -> list[Policy]:
-        """The policies that are compared."""
-        return compared_policies(case.target.num_dims, self.gumbel, case.plan.sampler.policy)
 
     def _distances(self, case: Case, guidance: Guidance, who: str) -> list[tuple[Any, ...]]:
         """The columns from `policy` on, of every policy and number of coordinates per step."""
@@ -83,10 +65,11 @@ class Policies:
         of_class = target.class_pmf(z)
         tilted = None if guidance.is_schedule else tilted_law(target, guidance.constant, z)
         found = []
-        for policy, k in product(self.compared(case), steps_of(target.num_tokens, target.num_dims)):
+        policies = compared_policies(target.num_dims, case.plan.sampler.policy)
+        for policy, k in product(policies, steps_of(target.num_tokens, target.num_dims)):
             law = sampler_of(policy, k).law(case.denoiser(who), effective_guidance(guidance, policy), z)
             to_tilted = None if tilted is None else total_variation(tilted, law)
-            found.append((str(policy), k, -(-target.num_dims // k), total_variation(of_class, law), to_tilted))
+            found.append((str(policy), k, total_variation(of_class, law), to_tilted))
         return found
 
     def findings(self, case: Case, made: Made) -> Findings:
@@ -112,12 +95,12 @@ def sampler_of(policy: Policy, together: int) -> Sampler:
     return Sampler(policy=policy) if together == 1 else Sampler(EVENT_LEAPING, events=together, policy=policy)
 
 
-def compared_policies(num_dims: int, gumbel: float, own: Policy | None) -> list[Policy]:
+def compared_policies(num_dims: int, own: Policy | None) -> list[Policy]:
     """Every policy that is compared on D coordinates, each once; the plan's own is last."""
     policies = [make() for make in POLICIES.values()]
     if half := num_dims // 2:
         policies.append(Blocks([range(half), range(half, num_dims)], within=Confidence()))
-    policies.append(Confidence(temperature=gumbel))
+    policies.append(Confidence(temperature=GUMBEL))
     found = policies if own is None or own in policies else [*policies, own]
     refuse_namesakes("policies", {policy: str(policy) for policy in found})
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import ClassVar
 
 import torch
@@ -30,7 +29,6 @@ SCHEDULES = {"linear": "uniform"} | {name: name for name in ALPHA if name != "li
 SAME = 1e-9  # nats
 CLEAR = 2  # standard errors
 MOST_ENTRIES = 1e7  # kernel entries of a step up to which the distributions of all steps take seconds
-MOST_SIZES = 12  # of a list of steps that is written out
 READING = """\
 h(l) is the mean entropy of one more coordinate when l are known: the mean over sets of l coordinates and over the \
 remaining ones. It falls as more is known. One step that unmasks k coordinates in parallel when a are known costs the \
@@ -169,7 +167,8 @@ class ProfileStudy(Settings):
             exact = made.get(case.key_of(self._exact, g, who), [None] * len(steps))
             for (name, sizes), kl in zip(steps, exact):
                 cost: Measured = falling.plan(sizes).cost
-                row = CostRow(g, who, name, len(sizes), cost.value, cost.standard_error, kl, _written(sizes))
+                shown = ", ".join(map(str, sizes))
+                row = CostRow(g, who, name, len(sizes), cost.value, cost.standard_error, kl, shown)
                 costs.append(row)
         facts = {"target_class": case.one_class, "exact": case.is_exact}
         blocks = _blocks(case, costs, levels, totals, self.num_examples)
@@ -189,13 +188,6 @@ def _has_law(case: Case, who: str) -> bool:
     if not case.is_exact or case.table(who) is None:
         return False
     return kernel_entries(case.target.num_tokens, case.target.num_dims) <= MOST_ENTRIES
-
-
-def _written(sizes: Sequence[int]) -> str:
-    """Sizes in a row; of many, runs of equal ones as "3x12"."""
-    if len(sizes) <= MOST_SIZES:
-        return ",".join(map(str, sizes))
-    return ",".join(f"{len(list(run))}x{size}" for size, run in groupby(sizes))
 
 
 def _blocks(

@@ -418,7 +418,7 @@ def test_settings_of_the_default_study_need_no_name(tmp_path: Path) -> None:
     settings = ("denoiser=exact", "data=hmm_motif", "data.target.num_dims=4", "num_samples=10", "w=[0]", "logger=null")
     assert run("eval", *settings, "study.compare=false", f"out={tmp_path / 'a'}") == 0
     assert json.loads((tmp_path / "a" / "report.json").read_text()).get("samplers", []) == []
-    assert run("eval", *settings, "study.gumbel=2", f"out={tmp_path / 'b'}") == 2
+    assert run("eval", *settings, "study.orders=2", f"out={tmp_path / 'b'}") == 2
     assert not (tmp_path / "b").exists()
 
 

@@ -132,8 +132,7 @@ data=hmm_motif target_class=2
 data=hmm_motif data.target.fidelity=2
 data=hmm_motif study=sequences study.num_test=0
 study=sequences
-study=policies study.gumbel=0
-study=policies study.gumbel=hot
+study=policies study.gumbel=2
 study=policies policy=fixed_order(2,0,1)
 study=policies w=[[1,2,3]]
 study=policies paper=2d_overlap

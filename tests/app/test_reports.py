@@ -58,7 +58,7 @@ STUDIES: dict[str, tuple[Any, tuple[str, ...]]] = {  # with the settings of it t
     "laws": (Laws(), ()),
     "ledger": (LedgerStudy(), ()),
     "likelihood": (LikelihoodStudy(orders=4), ("study.orders=4",)),
-    "policies": (Policies(1.0), ("study.gumbel=1",)),
+    "policies": (Policies(), ()),
     "profile": (ProfileStudy(), ()),
     "samplers": (Samplers((2, 5)), ("study.budgets=[2,5]",)),
 }

@@ -9,11 +9,21 @@ from itertools import product
 import pytest
 import torch
 from helpers import Inconsistent, random_target
+from torch import Tensor
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, terminal_law, tilted_law
 from mdlm_cfg.chain.kinds import KINDS, kind_of
 from mdlm_cfg.chain.policies import Confidence, FixedOrder, KindPolicy, Uniform, policy_of
-from mdlm_cfg.compare.best_schedule import DifferentiablePush, _descend, best_schedule, kl_to, rises, trade_off, tv_to
+from mdlm_cfg.compare.best_schedule import (
+    DifferentiablePush,
+    _descend,
+    best_schedule,
+    kl_to,
+    nelder_mead,
+    rises,
+    trade_off,
+    tv_to,
+)
 from mdlm_cfg.compare.calibration import calibrated_strengths
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.targets import toys
@@ -322,3 +332,34 @@ def test_the_divergence_from_a_law_without_support_is_infinite_and_no_number() -
     assert best.value == best.constant_value == math.inf
     strong = best_schedule(target, 1e3, 1)
     assert strong.value == pytest.approx(kl_divergence(tilted_law(target, 1e3, 1), strong.law), abs=1e-9)
+
+
+def kink(x: Tensor) -> float:
+    """Least at (1, 2, ...), where no derivative exists; a narrow valley runs into it."""
+    apart = x - torch.arange(1, len(x) + 1)
+    return float(apart.abs().sum() + 30 * (apart - apart.roll(1)).abs().max())
+
+
+@pytest.mark.parametrize("num_dims", [1, 2, 3])
+def test_kinks_are_found(num_dims: int) -> None:
+    found = nelder_mead(kink, torch.zeros(num_dims, dtype=torch.float64), 0.5, 4000)
+    assert kink(found) < 1e-3
+
+
+def test_a_jump_is_approached_from_the_side_that_is_allowed() -> None:
+    def value(x: Tensor) -> float:
+        return math.inf if float(x[0]) < 0.3 else float(x.square().sum())
+
+    found = nelder_mead(value, torch.tensor([1.0, 1.0], dtype=torch.float64), 0.2, 4000)
+    assert 0.09 <= value(found) < 0.0901
+
+
+def test_it_stays_where_nothing_is_better_and_within_its_number_of_values() -> None:
+    asked = []
+
+    def flat(x: Tensor) -> float:
+        asked.append(x)
+        return 1.0
+
+    start = torch.tensor([0.4, -0.2], dtype=torch.float64)
+    assert torch.equal(nelder_mead(flat, start, 0.1, 100), start) and len(asked) <= 103

@@ -52,12 +52,14 @@ def test_it_is_what_the_same_masks_give_by_hand(with_classes: bool) -> None:
     own, ideal, kl = torch.tensor(rows, dtype=torch.float64).mean(dim=1).T
     assert found.nelbo == pytest.approx(float(own.mean()), rel=1e-12)
     assert found.exact_nelbo == pytest.approx(float(ideal.mean()), rel=1e-12)
-    assert found.difference == pytest.approx(float((own - ideal).mean()), rel=1e-10)
-    assert found.difference_se == pytest.approx(float((own - ideal).std(correction=1)) / math.sqrt(20), rel=1e-10)
-    assert found.kl == pytest.approx(float(kl.mean()), rel=1e-12)
-    assert found.kl_se == pytest.approx(float(kl.std(correction=1)) / math.sqrt(20), rel=1e-12)
+    assert found.conditionals_error == pytest.approx(float((own - ideal).mean()), rel=1e-10)
+    assert found.conditionals_error_se == pytest.approx(
+        float((own - ideal).std(correction=1)) / math.sqrt(20), rel=1e-10
+    )
+    assert found.conditionals_kl == pytest.approx(float(kl.mean()), rel=1e-12)
+    assert found.conditionals_kl_se == pytest.approx(float(kl.std(correction=1)) / math.sqrt(20), rel=1e-12)
     assert found.entropy == pytest.approx(-float(target.log_prob(x, torch.tensor(labels)).mean()), rel=1e-12)
-    assert (found.num_images, found.num_draws) == (20, 4)
+    assert (found.num_examples, found.num_draws) == (20, 4)
 
 
 def test_the_exact_denoiser_has_no_conditionals_error() -> None:
@@ -65,5 +67,5 @@ def test_the_exact_denoiser_has_no_conditionals_error() -> None:
     x, classes = target.sample(200, generator_for("x"))
     for labels in (classes, None):
         found = conditionals_error(target, target.denoiser(), x, labels, generator=generator_for("masks"))
-        assert found.difference == found.difference_se == found.kl == 0
+        assert found.conditionals_error == found.conditionals_error_se == found.conditionals_kl == 0
         assert found.nelbo == found.exact_nelbo

@@ -31,7 +31,6 @@ from mdlm_cfg import (
 )
 from mdlm_cfg.app.study_choice import build_study
 from mdlm_cfg.chain.kinds import Rate
-from mdlm_cfg.laws.stepped import freeze
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import TiltedWeights
 from mdlm_cfg.reports.page import write_page
@@ -302,7 +301,6 @@ OWN_ENTRIES = [  # with the names that they get, and the laws that they have
     (Sampler("flat", 7, jump=jump), "flat", lambda t: FOUR.law(t, Guidance(2.0, "normalized"), 1)),
     (jump, "jump", lambda t: FOUR.law(t, Guidance(2.0, "normalized"), 1)),
     (Confidence(), "confidence", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
-    (Confidence, "confidence", lambda t: terminal_law(t, Guidance(2.0), 1, "confidence")),
     (ORDER, "fixed_order(2,0,1)", lambda t: terminal_law(t, Guidance(2.0), 1, ORDER)),
     (Rate(), "rate", lambda t: terminal_law(t, Guidance(2.0), 1)),
     (half_rate, "half_rate", lambda t: terminal_law(t, Guidance(1.0), 1)),
@@ -333,7 +331,7 @@ def test_ones_own_may_be_anything_that_samples() -> None:
         (3, "^3 .*Entry"),
         (FixedOrder([0, 1]), r"\[0, 1\].* 0\.\.2 "),
         (Entry("policy rate", Sampler()), r"'policy rate': .*Entry\(name"),
-        (Target, r"^Target .*'class_law'\)"),
+        (Confidence, "Confidence.*Entry"),
         (lambda steps=3: FOUR, "^<lambda> .* steps: "),
         (lambda a, b: FOUR, "^<lambda> .* a, b: "),
         (lambda: FOUR, "^<lambda> .*Entry"),
@@ -363,16 +361,6 @@ def test_calls_targets_and_references_that_there_are_not_are_refused(found: Benc
     for calls, against in ((3, "tilted"), (2, "truth")):
         with pytest.raises(UserError, match=f"'{against}' .* {calls} .* class, chain, tilted, .* 1, 2, 4$"):
             found.ranking(calls, against)
-
-
-@pytest.mark.parametrize("policy", ["confidence", "uniform", FixedOrder([1, 2, 0])])
-@pytest.mark.parametrize("kind", ["rate", "normalized"])
-def test_a_frozen_chain_is_of_use_under_a_policy_where_it_is_that_policys(kind: str, policy: Any) -> None:
-    denoiser = random_target(2, 3, seed=6).denoiser()
-    guidance = Guidance(3.0, kind)
-    sampler = Sampler("event_leaping", events=2, policy=policy)
-    shared = sampler.law(denoiser, guidance, 1, freeze(denoiser, guidance, 1))
-    assert torch.equal(shared, sampler.law(denoiser, guidance, 1))
 
 
 def test_the_json_is_stable_versioned_and_names_everything(found: BenchmarkFindings) -> None:

@@ -112,10 +112,11 @@ def test_on_the_support_of_an_even_class_the_best_trade_off_is_a_tilted_distribu
 
 def test_the_first_sentence_says_whether_a_schedule_gains() -> None:
     target = toys.toy_2d_overlap()
-    (gains,) = found(target, None, plan_of(2.0, z=0)).verdict
+    findings = found(target, None, plan_of(2.0, z=0))
     none = [found(target, None, plan_of(0.0, z=0)).verdict, found(random_target(4, 1, seed=2)).verdict]
-    best, constant = map(float, decimals(gains)[-2:])
-    assert best < 1e-7 and constant == 0.1006  # theory, section 12
+    constant = schedules(findings)["exact", CONSTANT]
+    assert decimals(findings.verdict[0]) == [f"{constant.objective:.4f}"]  # of the best one: 0
+    assert round(constant.tv_tilted, 4) == 0.1006  # theory, section 12
     for verdict in none:
         assert len(verdict) == 1 and not decimals(verdict[0])
 
@@ -132,7 +133,7 @@ def test_strengths_that_gain_alike_are_named_together() -> None:
         assert set(re.findall(r"\d\.25", said)) == named
     shares = [TransferRow(Guidance(w), 0.1, share) for w, share in ((1.25, 0.9), (2.25, 0.3), (3.25, 0.3), (4.25, 0.5))]
     assert set(re.findall(r"\d\.25", carried_over(shares)[0])) == {"2.25", "3.25"}
-    worse = [replace(one, share_kept=share) for one, share in zip(shares, (-0.5, 0.2, -0.1, 0.3))]
+    worse = [replace(one, share_kept=share) for one, share in zip(shares, (-0.5, 0.2, -0.5, 0.3))]
     assert set(re.findall(r"\d\.25", carried_over(worse)[0])) == {"1.25", "3.25"}
 
 

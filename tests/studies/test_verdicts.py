@@ -457,7 +457,7 @@ def test_all_samplers_and_steps_that_tie_are_named() -> None:
     ]
     costs = {"best": 1.0, "uniform": 2.0, "cosine": 1.5, "exponential": 1.5 + 1e-15}
     steps = [profile.CostRow(Guidance(0.0), "exact", name, 2, cost, 0.0, None, "1,1") for name, cost in costs.items()]
-    named = profile._saved(steps) or ""
+    named = profile._saved(steps, 2.0) or ""
     assert [name in named for name in costs] == [True, False, True, True]
     noisy = [replace(row, calls=1, cost=5 * row.cost, cost_se=4.0) for row in steps]  # the largest saving may be chance
-    assert (profile._saved([*noisy, *steps]) or "") == named
+    assert (profile._saved([*noisy, *steps], 2.0) or "") == named

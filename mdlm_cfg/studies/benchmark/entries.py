@@ -133,10 +133,8 @@ def entry_of(own: Any) -> Entry:
     Kinds and rules are run by event-leaping, which ends in their own chain.
 
     Raises:
-        UserError: anything else, or a class that cannot be made without arguments.
+        UserError: anything else.
     """
-    if isinstance(own, type):
-        own = _made(own)
     if isinstance(own, Entry):
         if isinstance(own.sampler, Policy | Kind | Rule):
             return replace(entry_of(own.sampler), name=own.name, own=own.own)
@@ -151,7 +149,7 @@ def entry_of(own: Any) -> Entry:
         return Entry(str(own), Sampler(EVENT_LEAPING, 1), partial(Guidance, kind=own))
     if isinstance(own, Rule):
         return Entry(str(own), Sampler(EVENT_LEAPING, 1), partial(Guidance, rule=own))
-    if not callable(own):
+    if isinstance(own, type) or not callable(own):
         raise UserError(f"{own!r} cannot be an entry: give {ALLOWED}")
     name = _name_of(own)
     if needs_alone(own, OF_JUMPS):
@@ -163,13 +161,6 @@ def entry_of(own: Any) -> Entry:
             f"{name} cannot be an entry, as it takes {', '.join(parameters_of(own)) or 'no arguments'}: give {ALLOWED}"
         )
     return Entry(name, own)
-
-
-def _made(own: type) -> Any:
-    try:
-        return own()
-    except TypeError as error:
-        raise UserError(f"{own.__name__} cannot be made without arguments ({error}): give an object") from error
 
 
 def _name_of(own: Any) -> str:

@@ -237,20 +237,16 @@ def _ranking_block(rankings: Sequence[RankingRow], calls: Sequence[int]) -> Bloc
 
 def _means_block(means: Sequence[MeanRow], own: Sequence[str]) -> Block:
     views: list[View] = []
-    zero = []
     for to, what in WHAT.items():
         where = {"against": [to], "entry": [*own, *DRAWN][: max(len(own), len(DRAWN))]}  # as many as there are colours
         far = {row.entry for row in means if row.against == to and row.tv > NOTHING}
-        if not far:
-            zero.append(what)
         if far.isdisjoint(where["entry"]):
             continue
         caption = f"Mean total variation over the targets to {what}, against the calls made; a panel for each w."
         curve = Curve("used", "tv", ["entry"], caption, panels="w", log_x=True, log_y=True, where=where)
         views.append(curve)
-    text = f"There is no picture of the distance to {' or to '.join(zero)}: it is 0 everywhere." if zero else ""
     title = "Error against calls"
-    return Block("means", means, title, text, views=views, group=title)
+    return Block("means", means, title, views=views, group=title)
 
 
 def _targets_block(targets: Sequence[Target]) -> Block:
@@ -274,29 +270,21 @@ def verdict_of(rankings: Sequence[RankingRow], calls: Sequence[int]) -> list[str
 def _nearest(placed: Sequence[RankingRow], calls: int, what: str) -> list[str]:
     if not placed:
         return []
-    first = [row.entry for row in placed if row.rank == 1]
-    mean = f"(mean total variation {short(placed[0].error)})"
-    if len(first) == len(placed):
-        return [f"With {calls_of(calls)}, all {len(first)} entries are equally near to {what} {mean}."]
-    verb = "is" if len(first) == 1 else "are"
-    return [f"With {calls_of(calls)}, nearest to {what} {verb} {named(first, ';')} {mean}."]
+    first = named([row.entry for row in placed if row.rank == 1], ";")
+    mean = f"mean total variation {short(placed[0].error)}"
+    return [f"With {calls_of(calls)}, rank 1 of {len(placed)} by the distance to {what} ({mean}): {first}."]
 
 
 def _place_of(row: RankingRow, rows: Sequence[RankingRow], what: str) -> str:
     head = f"With {calls_of(row.calls)}, {row.entry}"
     if row.rank is None:
         return f"{head} has no rank by its distance to {what}: it needs more calls on some target."
-    placed = [other for other in rows if other.rank is not None]
-    ties = sum(other.rank == row.rank for other in placed) - 1
-    shared = f", which it shares with {ties} other{'s'[: ties > 1]}," if ties else ""
+    placed = sum(other.rank is not None for other in rows)
     between = "" if row.best == row.worst else f" (by its samples {row.best} to {row.worst})"
-    return (
-        f"{head} has rank {row.rank}{shared} of {len(placed)}{between} by its distance to {what} ({short(row.error)})."
-    )
+    return f"{head} has rank {row.rank} of {placed}{between} by its distance to {what} ({short(row.error)})."
 
 
 def _scope(num_entries: int, targets: Sequence[str], strengths: Sequence[float], complete: bool) -> str:
-    on = f"{len(targets)} target{'s'[: len(targets) > 1]}"
     part = "This is" if complete else "This is only a part, not to be cited, of"
     at = ", ".join(f"{w:g}" for w in strengths)
-    return f"{part} version {VERSION} of the benchmark: {num_entries} entries on {on} at w = {at}."
+    return f"{part} version {VERSION} of the benchmark (entries: {num_entries}; targets: {len(targets)}; w = {at})."

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.schedules import linear
 from mdlm_cfg.compare.decay import Decay, log_still_masked, tv_decay
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
@@ -27,8 +24,7 @@ DECAY_TAU = 0.5
 DECAY_STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 DECAY_GUIDANCES = tuple(Guidance(w) for w in DECAY_STRENGTHS)
 PAPER_STEPS = 50
-PAPER_SCHEDULE = linear()
-PAPER_SAMPLER = Sampler("tau_leaping", PAPER_STEPS, PAPER_SCHEDULE)
+PAPER_SAMPLER = Sampler("tau_leaping", PAPER_STEPS)
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,8 @@ class Claim:
     """One statement of a paper, and whether it holds."""
 
     statement: str = col("the paper", "a statement in our words, with its place in the paper", index=True)
-    exact: str = col("exact", "values from exact distributions, and from samples of the exact chain")
-    learned: str = col("learned", "values from the trained network's exact distribution, and from its samples")
+    exact: str = col("exact", "values from exact distributions")
+    learned: str = col("learned", "values from the trained network's exact distribution")
     verdict: str = col("verdict", "whether, or in which sense, the statement holds; computed from the exact values")
 
 
@@ -67,18 +63,6 @@ def learned_per_w(e: TableEvaluation, value: Callable[[Tensor, StrengthEvaluatio
     if not all("learned" in r.laws for r in e.results):
         return ABSENT
     return per_w(e, lambda r: value(r.laws["learned"], r))
-
-
-def with_samples(e: TableEvaluation, exact: str, learned: str, samples: str) -> tuple[str, str]:
-    """The numbers of samples, in the column of the conditionals they follow.
-
-    Returns:
-        the exact and the learned value, one of them with what its samples say.
-    """
-    if e.learned is None:
-        return f"{exact}; samples with exact conditionals: {samples}", learned
-    found = f"the network's samples: {samples}"
-    return exact, found if learned == ABSENT else f"{learned}; {found}"
 
 
 def still_masked(e: TableEvaluation) -> str:
@@ -116,27 +100,4 @@ def on_speed(e: TableEvaluation, form: str) -> tuple[str, str, Decay]:
     decay = decay_of(e)
     shown = [form.format(v=v, w=w) for v, w in zip((-decay.log_tv[:, 0]).tolist(), DECAY_STRENGTHS)]
     exact = f"-ln TV at tau = {DECAY_TAU:g}: {', '.join(shown)}"
-    return *with_samples(e, exact, still_masked(e), masked_on_the_way(e)), decay
-
-
-def masked_on_the_way(e: TableEvaluation) -> str:
-    """The share of tau-leaping samples still masked along the way, against the law of the same continuous chain."""
-    plan = e.case.plan
-    z = e.target_class
-    denoiser = e.learned or e.target.denoiser()
-    times = torch.linspace(PAPER_SCHEDULE.end, 0, PAPER_STEPS + 1, dtype=torch.float64)
-    taus = PAPER_SCHEDULE.tau(times)[1:-1]
-    worst = 0.0
-    for r in e.results:
-        masked: list[float] = []
-        generator = plan.generator("still masked", r.guidance, z, num_dims=denoiser.num_dims)
-        note = partial(_note_masked, masked, denoiser.num_tokens)
-        PAPER_SAMPLER.draw(denoiser, r.guidance, z, plan.num_samples, generator, on_step=note)
-        law = log_still_masked(denoiser, r.guidance, z, taus).exp()
-        worst = max(worst, float((torch.tensor(masked[1:-1], dtype=torch.float64) - law).abs().max()))
-    return f"share still masked within {short(worst)} of their chain's exact law at every one of {PAPER_STEPS} steps"
-
-
-def _note_masked(shares: list[float], mask_id: int, x: Tensor) -> None:
-    """Append the share of samples with a mask left."""
-    shares.append(float((x == mask_id).any(dim=1).double().mean()))
+    return exact, still_masked(e), decay

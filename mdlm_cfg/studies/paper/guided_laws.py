@@ -13,7 +13,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.paper.claims import ABSENT, Claim, verdict
-from mdlm_cfg.support.numbers import format_column, short
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.targets.table import TableMixture, entropy_of
 
 LawOf = Callable[[Denoiser, float], Tensor]  # of a denoiser and a strength w
@@ -71,29 +71,6 @@ class Both:
         exact, learned = (_values(laws, number, names) for laws in (self.exact, self.learned))
         where = [laws.w for laws in self.exact if holds(laws)]
         return Claim(statement, exact, learned, verdict_at(where, [laws.w for laws in self.exact]))
-
-    def table(self, names: Sequence[str]) -> tuple[str, list[str], list[list[str]]]:
-        """Every law's numbers."""
-        asked = [
-            (whose, laws, name)
-            for whose, found in (("exact", self.exact), ("learned", self.learned))
-            for laws in found
-            for name in names
-        ]
-        measures = (Laws.gap, Laws.effect, Laws.mistaken, Laws.entropy)
-        columns = [format_column([of(laws, name) for _, laws, name in asked]) for of in measures]
-        heads = [(f"{laws.w:g}", whose, name) for whose, laws, name in asked]
-        rows = [[*head, *line] for head, line in zip(heads, zip(*columns))]
-        titles = [
-            "w",
-            "conditionals",
-            "guidance",
-            "TV to the tilted law",
-            "TV to the class",
-            "1 - E p(z given x)",
-            "entropy (nats)",
-        ]
-        return "The laws", titles, rows
 
 
 def _values(found: Sequence[Laws], number: Number, names: Sequence[str]) -> str:

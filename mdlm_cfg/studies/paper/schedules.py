@@ -26,7 +26,7 @@ def early(e: TableEvaluation) -> PaperResult:
         "late": lambda w: Guidance(Interval(w, 0.5, 1.0)),
     }
     both = laws_of(e, {n: terminal(e, g) for n, g in guidances.items()})
-    return PaperResult(_on_halves(both), [both.table(("class", "early", "late", "constant"))])
+    return PaperResult(_on_halves(both))
 
 
 def _on_halves(both: Both) -> list[Claim]:
@@ -73,7 +73,6 @@ def _on_halves(both: Both) -> list[Claim]:
 def late(e: TableEvaluation) -> PaperResult:
     """Schedules that rise and that fall, and what the best one does."""
     guidances: dict[str, Callable[[float], Guidance]] = {
-        "class": lambda w: Guidance(0.0),
         "constant": Guidance,
         "rising": lambda w: Guidance(LinearRamp(0.0, w)),
         "falling": lambda w: Guidance(LinearRamp(w, 0.0)),
@@ -100,7 +99,7 @@ def late(e: TableEvaluation) -> PaperResult:
         ),
         _best_rises(e),
     ]
-    return PaperResult(claims, [both.table(("class", "rising", "falling", "constant"))])
+    return PaperResult(claims)
 
 
 def _best_rises(e: TableEvaluation) -> Claim:
