@@ -34,8 +34,9 @@ from mdlm_cfg.app.wandb_runs import begin_wandb, check_wandb, earlier_wandb_run,
 from mdlm_cfg.support.annotations import parameters_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.instantiate import ADDED, TARGET, locate, make, mark_calls, names_in
+from mdlm_cfg.support.instantiate import TARGET, locate, make, mark_calls, names_in
 from mdlm_cfg.support.machine import SPEEDUP, bf16_speedup
+from mdlm_cfg.support.numeric import number
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.callbacks import RunProgress
 from mdlm_cfg.training.checkpoints import stamp
@@ -171,7 +172,6 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
         own = settings.get(key) or []
         own = own if isinstance(own, list) else [own]
         made = [make(one, f"trainer.{key}", (), names_in(one)) for one in own]
-        ADDED.update((str(one[TARGET]), type(thing)) for one, thing in zip(own, made))
         for one, thing in zip(own, made):
             mark_calls(thing, Callback if isinstance(thing, Callback) else Logger, str(one[TARGET]))
         for kind, instead in ELSEWHERE.items():
@@ -234,8 +234,8 @@ def check_trainer(settings: Mapping[str, Any] | None) -> None:
     """
     settings = settings or {}
     for key, least in LEAST.items():
-        if isinstance(value := settings.get(key), int | float) and not value >= least:
-            raise UserError(f"trainer.{key} = {value} is not allowed: it must be at least {least}")
+        if (value := settings.get(key)) is not None:
+            number(f"trainer.{key}", value, least)
     for key, value in UNSAVED.items():
         if settings.get(key) is value:
             raise UserError(f"trainer.{key} = {value} is not possible: a run saves checkpoints, so leave it out")
@@ -245,8 +245,6 @@ def check_trainer(settings: Mapping[str, Any] | None) -> None:
     if isinstance(limit, str | int | float) and not TIME.fullmatch(str(limit)):
         raise UserError(f"max_time = {limit} is not a time: give DD:HH:MM:SS, such as 00:00:30:00 for half an hour")
     accelerator = settings.get("accelerator", "auto")
-    if not isinstance(accelerator, str):
-        raise UserError(f"trainer.accelerator = {accelerator} is not a name: give auto, cpu or gpu")
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise UserError(f"trainer.accelerator={accelerator} is not supported: give auto, cpu or gpu")
     if accelerator == "mps":

@@ -25,7 +25,7 @@ from mdlm_cfg.app.overrides import comma_outside_brackets, why_unreadable
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.annotations import in_words
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.instantiate import ADDED, OWN, called_in, ends_quietly
+from mdlm_cfg.support.instantiate import OWN, called_in, ends_quietly
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
 from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
@@ -232,7 +232,6 @@ def in_own_code(error: BaseException) -> str | None:
             line = inspect.getsourcelines(found)[1]
             return f"{said}; {name} is your own code: {inspect.getsourcefile(found)}, line {line}"
     places = own_places()
-    added = {_file_of(kind): name for name, kind in ADDED.items()}
     libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.startswith("<"):  # such as exit(), or code that is made of text
@@ -240,20 +239,12 @@ def in_own_code(error: BaseException) -> str | None:
         path = Path(frame.filename).resolve()
         if any(path.is_relative_to(place) for place in places):
             return f"{said}; it was raised by your own code: {path}, line {frame.lineno} ({frame.name})"
-        if path in added:
-            return f"{said}; it was raised by {added[path]}, which a setting names"
         if path.is_relative_to(PACKAGE) or not any(path.is_relative_to(folder) for folder in libraries):
             break
     called = called_in(error)
     if called is not None:
         return f"{said}; it was raised by {called}, which a setting names"
     return _device_of_own_code()
-
-
-def _file_of(kind: type) -> Path | None:
-    """The file of a class; None of one that is built in."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return Path(file).resolve() if file else None
 
 
 def _device_of_own_code() -> str | None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from mdlm_cfg.app.groups import groups_of, options_of, settings_text
+from mdlm_cfg.support.atomic import read_mapping
 from mdlm_cfg.support.errors import did_you_mean
 
 INTRODUCTIONS = {
@@ -108,17 +108,8 @@ def known_keys(configs: Path, name: str) -> set[str]:
     groups = groups_of(name, configs)
     keys = {*groups, *top}
     nested = [(key, value) for key, value in top.items() if isinstance(value, dict)]
-    nested += [(group, _read(path)) for group in groups for path in (configs / group).glob("*.yaml")]
+    nested += [(group, read_mapping(path)) for group in groups for path in (configs / group).glob("*.yaml")]
     for group, settings in nested:
         for key in settings.keys() - {"defaults", "_target_"}:
             keys |= {key, f"{group}.{key}"}
     return keys
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The settings of a file; none of one that is no YAML, which somebody may have changed."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

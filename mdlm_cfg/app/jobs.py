@@ -22,7 +22,7 @@ import psutil
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.places import AUTO, with_absolute_paths
-from mdlm_cfg.support.atomic import HOST, remove_parts, write_text
+from mdlm_cfg.support.atomic import HOST, read_mapping, remove_parts, write_text
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.instantiate import OWN, changed_code, code_of_the_user
 from mdlm_cfg.support.schema import EvalSchema, Settings, TrainSchema, plain
@@ -71,7 +71,7 @@ class Job:
         from mdlm_cfg.training.checkpoints import CONFIG  # takes seconds
 
         decided = decided_by(config)
-        before = read_record(self.folder)
+        before = read_mapping(self.folder / RECORD)
         for name in (RECORD, CONFIG):
             if "state" not in before and os.path.lexists(self.folder / name):
                 raise not_ours(self.folder / name)
@@ -95,7 +95,7 @@ class Job:
         Args:
             work: gets the folder. full: keep the traceback of every error. decided: see `check`.
         """
-        before = read_record(self.folder)
+        before = read_mapping(self.folder / RECORD)
         report = before.get("report")  # may be gone
         if before.get("state") == DONE and (report is None or (self.folder.parent / report).is_file()):
             print(f"job {self.name!r} is already done: {self.folder}", file=sys.stderr)
@@ -177,16 +177,6 @@ def _relative(report: Path, sweep: Path) -> str:
     return str(report.relative_to(sweep) if report.is_relative_to(sweep) else report)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a job; empty if there is none."""
-    if not (folder / RECORD).is_file():  # a pipe would be waited for
-        return {}
-    try:
-        return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return {}
-
-
 def interrupt_jobs_elsewhere(sweep: Path) -> None:
     """Interrupt the jobs that processes below this one work on, and wait until they have saved what they have.
 
@@ -231,7 +221,7 @@ def _as_json(record: Mapping[str, Any]) -> str:
 
 def records_of(sweep: Path) -> list[dict[str, Any]]:
     """The records of all jobs of a sweep, with their `folder`, by number."""
-    found = [read_record(path.parent) | {"folder": path.parent.name} for path in sweep.glob(f"*/{RECORD}")]
+    found = [read_mapping(path) | {"folder": path.parent.name} for path in sweep.glob(f"*/{RECORD}")]
     return sorted((record for record in found if "state" in record), key=lambda record: record["job"])
 
 

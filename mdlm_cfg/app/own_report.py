@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.targets.checks import checked_names
 from mdlm_cfg.targets.data import Data, KnownData, Target, UnknownData
 
@@ -111,9 +110,6 @@ def _data_of(
             f"target is {shown(target)}: it must be a TableMixture, a HiddenMarkovMixture, a BernoulliMixture, or data "
             "after setup(); leave it out if nothing is known"
         )
-    for what, names in (("class_names", class_names), ("value_names", value_names)):
-        if isinstance(names, str) or not all(isinstance(one, str) for one in names or ()):
-            raise UserError(f"{what} = {shown(names)} must be a list of texts")
     return UnknownData(
         name or _name_of(denoiser),
         denoiser.num_tokens,
@@ -132,11 +128,7 @@ def _name_of(denoiser: Any) -> str:
 
 def _guidances(w: Any, kind: Kind | str) -> tuple[Guidance, ...]:
     """One guidance for each strength, all of one kind: the tables of a report name the strength alone."""
-    strengths = [w] if isinstance(w, str | Guidance) or is_number(w) or callable(w) else w
-    if not isinstance(strengths, Iterable) or isinstance(strengths, Mapping):
-        raise UserError(f"w = {shown(w)} is not a list of strengths: give numbers, such as w=[0, 1, 2]")
-    given = list(strengths)
-    read = [parse_strength(one) if isinstance(one, str) else one for one in given]
+    read = [parse_strength(one) if isinstance(one, str) else one for one in (w if isinstance(w, list) else [w])]
     found = tuple(one if isinstance(one, Guidance) else Guidance(one, kind_of(kind)) for one in read)
     kinds = list(dict.fromkeys(str(one.kind) for one in found))
     if len(kinds) > 1:

@@ -17,7 +17,7 @@ from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.tables import write_json
-from mdlm_cfg.support.atomic import naming, part_folder, remove_parts
+from mdlm_cfg.support.atomic import naming, part_folder, read_mapping, remove_parts
 from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.support.errors import not_ours
 from mdlm_cfg.training.checkpoints import stamp
@@ -33,17 +33,11 @@ def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
     Args:
         record: the JSON file with the "files" of a report, of samples or of a comparison.
     """
-    if not (folder / record).is_file():  # a pipe would be waited for
-        return set()
-    try:
-        found = json.loads((folder / record).read_text(encoding="utf-8"))
-        names = [str(name) for name in found["files"]]
-        of_report = {"run", "data", "test"} if record == NUMBERS else set()
-        if not str(found["title"]).startswith("mdlm_cfg: ") or not of_report <= found.keys():
-            return set()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return set()
-    return {name for name in names if Path(name).name == name}
+    found = read_mapping(folder / record)
+    of_report = {"run", "data", "test"} if record == NUMBERS else set()
+    is_ours = str(found.get("title")).startswith("mdlm_cfg: ") and of_report <= found.keys()
+    names = found.get("files") if is_ours else None
+    return {name for name in map(str, names) if Path(name).name == name} if isinstance(names, list) else set()
 
 
 def check_places_for(names: Iterable[str], folder: Path, earlier: set[str]) -> None:

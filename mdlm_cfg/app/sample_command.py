@@ -36,6 +36,7 @@ from mdlm_cfg.support.cache import AnyCache
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import names_in
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.schema import SampleSchema, SamplingSchema, keys_of
 from mdlm_cfg.training.checkpoints import newest_run
@@ -55,8 +56,7 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     Args:
         config: of sample.yaml. overrides: of the command line. job: the folder, of a job of a sweep.
     """
-    if config.n < 1:
-        raise UserError(f"n = {config.n} is not allowed: it must be at least 1")
+    whole_number("n", config.n)
     start(config)
     checked_guides(config, overrides)  # refused before anything is loaded
     run = load_run(config.ckpt_path or newest_run(config.runs), config.batch_size, names_in(config.net))

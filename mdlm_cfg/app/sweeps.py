@@ -32,7 +32,7 @@ from mdlm_cfg.app.jobs import (
 )
 from mdlm_cfg.app.overrides import key_of, read_override
 from mdlm_cfg.app.places import check_path, naming_way_out
-from mdlm_cfg.support.atomic import remove_parts
+from mdlm_cfg.support.atomic import read_mapping, remove_parts
 from mdlm_cfg.support.errors import UserError, not_ours
 from mdlm_cfg.support.folders import Made, label_of, new_run_folder
 from mdlm_cfg.support.schema import HYDRA, SamplingSchema, keys_of, role_of
@@ -170,19 +170,11 @@ def _check_files(folder: Path) -> None:
     """Raise UserError where a sweep would replace a file, or a link, that no sweep wrote."""
     if records_of(folder):
         return
+    ours = {HYDRA, *keys_of(SamplingSchema)}  # what hydra writes for a sweep, which may have been killed since
     for name in (HYDRAS, *INDEX):
         path = folder / name
-        if os.path.lexists(path) and not (name == HYDRAS and path.is_file() and _is_of_a_sweep(path)):
+        if os.path.lexists(path) and not (name == HYDRAS and ours <= read_mapping(path).keys()):
             raise not_ours(path)
-
-
-def _is_of_a_sweep(path: Path) -> bool:
-    """Whether hydra wrote the file for a sweep of a command of this package; one may have been killed since."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return False
-    return isinstance(found, dict) and {HYDRA, *keys_of(SamplingSchema)} <= found.keys()
 
 
 def check_has_jobs(sweep: Sweep) -> None:

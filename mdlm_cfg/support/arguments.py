@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from contextlib import suppress
 from functools import cache, wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -24,7 +25,6 @@ Integers = Annotated[Tensor, "a tensor of whole numbers"]
 Reals = Annotated[Tensor, "a tensor of numbers"]
 INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 PLAIN = (int, float, bool, str, type(None), Literal, *UNIONS, *LISTS)  # what a setting may be told to be
-Check = Callable[[Any], Any]  # hands an argument back as the function takes it, or raises Unfit
 
 
 class Unfit(Exception):
@@ -43,9 +43,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
-        checks = _checks_of(function)
-        given = [_fitted(checks, name, value) for name, value in zip(places, args)]
-        named = {name: _fitted(checks, name, value) for name, value in kwargs.items()}
+        hints = _hints_of(function)
+        given = [_fitted(hints, name, value) for name, value in zip(places, args)]
+        named = {name: _fitted(hints, name, value) for name, value in kwargs.items()}
         return function(*given, *args[len(given) :], **named)
 
     return cast(Callable[P, R], call)
@@ -57,133 +57,99 @@ def check_fields(instance: Any, *names: str) -> None:
     Raises:
         UserError: a field that is not of the kind that its annotation says.
     """
-    checks = _checks_of(instance.__class__)
+    hints = _hints_of(instance.__class__)
     for name in names:
-        object.__setattr__(instance, name, _fitted(checks, name, getattr(instance, name)))
+        object.__setattr__(instance, name, _fitted(hints, name, getattr(instance, name)))
 
 
 def check_setting(name: str, value: Any, hint: Any) -> None:
     """Raise UserError for a setting that an annotation does not allow; any value passes where no setting can say it."""
-    _fitted({name: (hint, _check_of(hint, plain=True))}, name, value, python=False)
+    _fitted({name: hint}, name, value, plain=True)
 
 
-def _fitted(checks: Mapping[str, tuple[Any, Check]], name: str, value: Any, python: bool = True) -> Any:
-    if name not in checks:
+def _fitted(hints: Mapping[str, Any], name: str, value: Any, plain: bool = False) -> Any:
+    if name not in hints:
         return value
-    hint, check = checks[name]
     try:
-        return check(value)
+        return _fit(value, hints[name], plain)
     except Unfit:
-        words = in_words(hint, python=python)
+        words = in_words(hints[name], python=not plain)
         raise UserError(f"{name} = {shown(value)} is not allowed: it must be {words}") from None
 
 
 @cache
-def _checks_of(function: Any) -> dict[str, tuple[Any, Check]]:
+def _hints_of(function: Any) -> dict[str, Any]:
     hints = get_type_hints(cast(Any, function), include_extras=True)
-    return {name: (hint, _check_of(hint)) for name, hint in hints.items() if name != "return"}
+    return {name: hint for name, hint in hints.items() if name != "return"}
 
 
-def _check_of(hint: Any, plain: bool = False) -> Check:
-    """The check of an annotation.
+def _fit(value: Any, hint: Any, plain: bool = False) -> Any:
+    """An argument as the function takes it.
 
     Args:
         plain: of a setting, see `check_setting`.
+
+    Raises:
+        Unfit: it is not of the kind that the annotation says.
     """
     kind = get_origin(hint) or hint
     parts = get_args(hint)
     if plain and kind not in PLAIN:
-        return lambda value: value
+        return value
     if hint in CHECKS:
-        return CHECKS[hint]
+        return CHECKS[hint](value)
     if kind in UNIONS:
-        return _any_of([_alternative(one, plain) for one in sorted(parts, key=_is_late)])
+        return _alternative(value, parts, plain)
     if kind is Literal:
-        return _one_of(parts)
+        return _one_of(value, parts)
     if is_list(hint):
-        taken = Sequence | Set if kind is Collection else Sequence
-        return _several(taken, _check_of(parts[0] if parts else Any, plain))
+        elements = _elements(value, Sequence | Set if kind is Collection else Sequence)
+        return [_fit(one, parts[0] if parts else Any, plain) for one in elements]
     if kind is tuple:
-        return _tuple([_check_of(one, plain) for one in parts])
-    if kind is Mapping and parts:
-        return _mapping(*map(_check_of, parts))
-    kind = {bool: bool | np.bool_, Path: os.PathLike}.get(kind, kind)
-    try:
-        isinstance(None, kind)
-    except TypeError:  # a type variable, or a protocol that only a type checker can ask for
-        return lambda value: value
-    return _instance(kind)
-
-
-def _instance(kind: Any) -> Check:
-    def check(value: Any) -> Any:
-        if not isinstance(value, kind):
-            raise Unfit
+        elements = _elements(value, Sequence)
+        if len(elements) == len(parts):
+            return tuple(_fit(one, part, plain) for one, part in zip(elements, parts))
+    elif kind is Mapping and parts:
+        if isinstance(value, Mapping):
+            return {_fit(name, parts[0]): _fit(one, parts[1]) for name, one in value.items()}
+    elif _is_one_of(value, kind):
         return value
+    raise Unfit
 
-    return check
+
+def _alternative(value: Any, hints: Sequence[Any], plain: bool) -> Any:
+    """An argument as the first of several kinds that it is of.
+
+    Tried last are tensors, since some kinds refuse in words of their own. A list may be another kind, and is no tensor.
+    """
+    for hint in sorted(hints, key=lambda hint: hint in CHECKS and hint not in (int, float)):
+        if hint is Tensor and not plain and not isinstance(value, Tensor | np.ndarray):
+            continue
+        with suppress(Unfit):
+            return _fit(value, hint, plain)
+    raise Unfit
 
 
-def _one_of(values: Sequence[Any]) -> Check:
-    def check(value: Any) -> Any:
-        if not any(type(value) is type(one) and value == one for one in values):
-            raise Unfit
+def _one_of(value: Any, values: Sequence[Any]) -> Any:
+    if any(type(value) is type(one) and value == one for one in values):
         return value
-
-    return check
-
-
-def _is_late(hint: Any) -> bool:
-    """Whether an alternative is tried last: lists become tensors, and some kinds refuse in words of their own."""
-    return hint in CHECKS and hint not in (int, float)
+    raise Unfit
 
 
-def _alternative(hint: Any, plain: bool) -> Check:
-    """The check of one of several kinds: a list may be another one of them, and is no tensor."""
-    return _instance(Tensor | np.ndarray) if hint is Tensor and not plain else _check_of(hint, plain)
-
-
-def _any_of(checks: Sequence[Check]) -> Check:
-    """The first of several checks that an argument passes."""
-
-    def check(value: Any) -> Any:
-        for one in checks:
-            try:
-                return one(value)
-            except Unfit:
-                continue
+def _elements(value: Any, kind: Any) -> Any:
+    if isinstance(value, np.ndarray | Tensor):
+        value = value.tolist()
+    if isinstance(value, str | bytes) or not isinstance(value, kind):
         raise Unfit
-
-    return check
-
-
-def _several(kind: Any, element: Check) -> Check:
-    def check(value: Any) -> Any:
-        if isinstance(value, np.ndarray | Tensor):
-            value = value.tolist()
-        if isinstance(value, str | bytes) or not isinstance(value, kind):
-            raise Unfit
-        return [element(one) for one in value]
-
-    return check
+    return value
 
 
-def _mapping(key: Check, element: Check) -> Check:
-    def check(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            raise Unfit
-        return {key(name): element(one) for name, one in value.items()}
-
-    return check
-
-
-def _tuple(elements: Sequence[Check]) -> Check:
-    def check(value: Any) -> Any:
-        if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != len(elements):
-            raise Unfit
-        return tuple(element(one) for element, one in zip(elements, value))
-
-    return check
+def _is_one_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; of a type variable, or a protocol that only a type checker can ask for, all are."""
+    try:
+        return isinstance(value, {bool: bool | np.bool_, Path: os.PathLike}.get(kind, kind))
+    except TypeError:
+        return True
 
 
 def _whole(value: Any) -> int:
@@ -223,4 +189,10 @@ def _reals(value: Any) -> Tensor:
     return found if found.is_floating_point() else found.double()
 
 
-CHECKS: dict[Any, Check] = {int: _whole, float: _real, Tensor: _tensor, Integers: _integers, Reals: _reals}
+CHECKS: dict[Any, Callable[[Any], Any]] = {
+    int: _whole,
+    float: _real,
+    Tensor: _tensor,
+    Integers: _integers,
+    Reals: _reals,
+}

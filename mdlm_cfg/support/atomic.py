@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files of settings that anybody may have changed."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,9 +12,10 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
+import yaml
 
 PART = ".mdlm_cfg.part"  # the end of the name of a file that is not written yet
 HOST = sha256(socket.gethostname().encode()).hexdigest()[:8]  # numbers of processes are those of one machine
@@ -113,3 +115,15 @@ def naming(path: str | Path) -> Iterator[None]:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a file of JSON or YAML; an empty one where there is no such file, or it holds anything else."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}

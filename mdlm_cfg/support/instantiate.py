@@ -26,7 +26,6 @@ from mdlm_cfg.support.annotations import annotations_of, parameters_of
 from mdlm_cfg.support.errors import UserError
 
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
-ADDED: dict[str, type] = {}  # what a user has added to Lightning's trainer, such as callbacks, by name
 CODE: dict[str, str] = {}  # digests of the modules that came with what a user named, as they were then, by name
 DEFAULTS: dict[str, Any] = {}  # torch's default types that modules of a user have set when they were imported
 SEEN: set[str] = set()  # modules that were there before, or whose code was noted

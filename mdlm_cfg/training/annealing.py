@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number, whole_number
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,8 @@ class Annealing:
     final_lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise UserError(f"warmup_steps {self.warmup_steps} must not be negative")
-        if not 0 <= self.final_lr <= 1:
-            raise UserError(f"final_lr {self.final_lr} must lie between 0 and 1: it is a share of the learning rate")
+        whole_number("warmup_steps", self.warmup_steps, 0)
+        number("final_lr", self.final_lr, 0, 1)
 
     def factor(self, step: int, progress: float) -> float:
         """The factor of the learning rate at an optimiser step (from 0), with a share `progress` of the run done."""

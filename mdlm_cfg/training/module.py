@@ -17,6 +17,7 @@ from mdlm_cfg.chain.kinds import Kind, kind_of
 from mdlm_cfg.nets.optimizer import allow_clipping
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import calling, code_of_the_user, is_ours
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for, seed_for
 from mdlm_cfg.training.annealing import Annealing
 from mdlm_cfg.training.checkpoints import stamp
@@ -71,15 +72,13 @@ class MaskedDiffusion(LeanModule):
         record: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if num_draws < 1:
-            raise UserError(f"num_draws must be at least 1, not {num_draws}")
         objective.prepare(net)
         self.save_hyperparameters(dict(record or {}), logger=False)  # a logger is given the configuration once
         self.net = net
         self.objective = objective
         self.optimizer = optimizer
         self.annealing = annealing or Annealing()
-        self.num_draws = num_draws
+        self.num_draws = whole_number("num_draws", num_draws)
         self.kind = kind_of(kind)
         self.seed = seed
         self.is_compiled = is_compiled

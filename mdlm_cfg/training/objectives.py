@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mdlm_cfg.nets.wrapper import has_class_head
 from mdlm_cfg.support.errors import UserError, shown
+from mdlm_cfg.support.numeric import number, whole_number
 from mdlm_cfg.training.averaged import averaged_objective
 from mdlm_cfg.training.elbo import class_cross_entropy, drop_labels, nelbo, paired_nelbo
 from mdlm_cfg.training.pooled import pool_of, pooled_nelbo
@@ -41,10 +42,9 @@ class Objective:
     trains_class_head = False
 
     def __init__(self, label_dropout: float = 0.33, label_smoothing: float = 0.0) -> None:
-        if not 0 <= label_dropout <= 1:
-            raise UserError(f"label dropout {label_dropout} must lie between 0 and 1")
+        number("objective.label_dropout", label_dropout, 0, 1)
         if not 0 <= label_smoothing < 1:
-            raise UserError(f"label smoothing {label_smoothing} must be at least 0 and below 1")
+            raise UserError(f"objective.label_smoothing = {label_smoothing} must be at least 0 and below 1")
         if label_dropout in (0, 1):
             missing = "without a class" if label_dropout == 0 else "with a class"
             warnings.warn(
@@ -116,7 +116,7 @@ class Averaged(Objective):
     ) -> None:
         super().__init__(label_dropout, label_smoothing)
         self.tilts = check_tilts(tilts)
-        self.rows = None if rows is None else check_rows(rows)
+        self.rows = None if rows is None else whole_number("objective.rows", rows)
 
     def prepare(self, net: nn.Module) -> None:
         """Refuse more than `MAX_EVALUATIONS` evaluations of the network a step."""
@@ -164,7 +164,7 @@ class Pooled(Objective):
     ) -> None:
         super().__init__(label_dropout, label_smoothing)
         self.tilts = check_tilts(tilts)
-        self.rows = check_rows(rows)
+        self.rows = whole_number("objective.rows", rows)
 
     def num_rows(self, batch_size: int) -> int:
         """See `Objective.num_rows`."""
@@ -232,9 +232,7 @@ class Classifying(Sampled):
         class_weight: float = 1.0,
     ) -> None:
         super().__init__(label_dropout, label_smoothing, paired)
-        if not 0 < class_weight < float("inf"):
-            raise UserError(f"objective.class_weight = {class_weight} must be above 0 and finite")
-        self.class_weight = class_weight
+        self.class_weight = number("objective.class_weight", class_weight, 0, above=True)
 
     def prepare(self, net: nn.Module) -> None:
         """Refuse a network without a class head."""
@@ -250,13 +248,6 @@ class Classifying(Sampled):
         losses = super().loss(net, x, classes, generator)
         cost = class_cross_entropy(net.class_log_probs, x, classes, _shape(net)[0], generator).mean()  # type: ignore[arg-type]
         return losses | {"loss": losses["loss"] + self.class_weight * cost, "class": cost}
-
-
-def check_rows(rows: int) -> int:
-    """The rows of a step; raises UserError below 1."""
-    if rows < 1:
-        raise UserError(f"objective.rows = {rows} must be at least 1")
-    return rows
 
 
 def _shape(net: nn.Module) -> tuple[int, int, int]:

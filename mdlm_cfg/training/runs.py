@@ -20,6 +20,7 @@ from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET, make, names_in
 from mdlm_cfg.support.memory import is_lack_of_memory
+from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.checkpoints import checkpoint_in, read_checkpoint, run_folder_of
 from mdlm_cfg.training.unfinished import BEGUN, begun_with
@@ -86,8 +87,7 @@ class LoadedRun:
         Raises:
             UserError: fewer than one sample, or as there.
         """
-        if n < 1:
-            raise UserError(f"n = {n} is not allowed: it must be at least 1")
+        whole_number("n", n)
         guidance = w if isinstance(w, Guidance) else Guidance(w)
         made = as_sampler(sampler, steps)
         label = -1 if target_class is None else target_class
@@ -113,36 +113,23 @@ def check_same_data(path: str | Path, saved: Mapping[str, Any], here: Mapping[st
     """Raise UserError unless two descriptions are of the same data, with the same examples held out for validation.
 
     Args:
-        path: the checkpoint. saved: the description in it. here: that of a data module.
+        path: the checkpoint. saved: the description in it, in earlier versions without some parts. here: that of a
+            data module.
     """
-    if saved["fingerprint"] == here["fingerprint"]:
-        if saved.get("value_names", here.get("value_names")) != here.get("value_names"):  # earlier versions kept none
-            raise UserError(
-                f"the checkpoint {path} was trained on other data: the values of {here['name']} had other names"
-            )
-        grids = [list(data.get("grid_shape", here["grid_shape"])) for data in (saved, here)]
-        if grids[0] != grids[1]:
-            raise UserError(
-                f"the checkpoint {path} was trained on a grid {grids[0]}, and {here['name']} has {grids[1]} here: give "
-                "the data of then, or train again"
-            )
-        return
-    there, now = (data.get("num_held_out", 0) for data in (saved, here))  # a checkpoint of earlier versions: none
-    if saved["name"] == here["name"] and there != now:
-        settings = f"data.hold_out=true data.num_val={there}" if there else "data.hold_out=false"
-        raise UserError(
-            f"the checkpoint {path} was trained with {there:,} examples of {here['name']} held out for validation, not "
-            f"{now:,}: set {settings}"
-        )
-    if saved["name"] == here["name"]:
-        raise UserError(
-            f"the checkpoint {path} was trained on other data: {here['name']} has changed since (fingerprint "
-            f"{saved['fingerprint']} then, {here['fingerprint']} now); give the data of then, or train again"
-        )
-    raise UserError(
-        f"the checkpoint {path} was trained on other data: {saved['name']} (fingerprint {saved['fingerprint']}), "
-        f"not {here['name']} (fingerprint {here['fingerprint']})"
-    )
+    is_alike = saved["fingerprint"] == here["fingerprint"]
+    parts = ("grid_shape", "value_names") if is_alike else ("name", "fingerprint", "num_held_out")
+    before, now = ({"num_held_out": 0, **one} for one in (saved, here))
+    changed = [
+        f"{part} = {before[part]} there and {now.get(part)} here"
+        for part in parts
+        if part in before and before[part] != now.get(part)
+    ]
+    if changed:
+        num = before["num_held_out"]
+        held_out = f"data.hold_out=true data.num_val={num}" if num else "data.hold_out=false"
+        is_split = before["name"] == now["name"] and num != now["num_held_out"]
+        way = f"set {held_out}" if is_split and not is_alike else "give the data of then, or train again"
+        raise UserError(f"the checkpoint {path} was trained on other data ({', '.join(changed)}): {way}")
 
 
 @checked

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.rules import geometric_mean
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.numeric import number
 
 MOST = 16.0  # of a tilt
 
@@ -32,10 +33,7 @@ def check_tilts(tilts: Sequence[float]) -> tuple[float, ...]:
     """
     if not tilts:
         raise UserError("objective.tilts is empty; [0] takes the partial states of the data")
-    for tilt in tilts:
-        if not 0 <= tilt <= MOST:
-            raise UserError(f"objective.tilts holds {tilt}; a tilt must lie between 0 and {MOST:g}")
-    return tuple(float(tilt) for tilt in tilts)
+    return tuple(number("a tilt of objective.tilts", tilt, 0, MOST) for tilt in tilts)
 
 
 def tilted(joint: Tensor, tilts: Sequence[float]) -> Tensor:

@@ -8,10 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
-from mdlm_cfg.support.atomic import atomic_write
+from mdlm_cfg.support.atomic import atomic_write, read_mapping
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
 from mdlm_cfg.support.instantiate import changed_code
@@ -129,11 +128,8 @@ def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_fi
 
 def is_same(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a file of settings decides the same result as a configuration."""
-    try:
-        there = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return False
-    return isinstance(there, dict) and alike(deciding(there), deciding(config))
+    there = read_mapping(path)
+    return bool(there) and alike(deciding(there), deciding(config))
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from hypothesis import given, strategies as st
 
 from mdlm_cfg import report
 from mdlm_cfg.app import build, eval_command, evaluation, train_command
-from mdlm_cfg.app.jobs import RECORD, read_record
+from mdlm_cfg.app.jobs import RECORD
 from mdlm_cfg.app.report_cache import CACHE, files_of, written_together
-from mdlm_cfg.app.sweeps import HYDRAS, _is_of_a_sweep
-from mdlm_cfg.support.atomic import PART, part_name
+from mdlm_cfg.app.sweeps import HYDRAS
+from mdlm_cfg.support.atomic import PART, part_name, read_mapping
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made, new_run_folder
 from mdlm_cfg.targets.toys import toy_1d_overlap
@@ -137,9 +137,9 @@ def test_a_report_of_others_names_nothing_to_remove(tmp_path: Path) -> None:
     "is_ours",
     [
         lambda folder: files_of(folder),
-        lambda folder: read_record(folder),
+        lambda folder: read_mapping(folder / RECORD),
         lambda folder: is_same(folder / CONFIG, {}),
-        lambda folder: _is_of_a_sweep(folder / HYDRAS),
+        lambda folder: read_mapping(folder / HYDRAS),
     ],
 )
 def test_files_that_are_nested_more_deeply_than_any_of_ours_are_of_others(

@@ -77,10 +77,13 @@ def count_tokens(found: Examples) -> int:
 def checked(
     where: str, examples: tuple[str, np.ndarray], labels: tuple[str, np.ndarray], most: int = MOST_TOKENS - 1
 ) -> Part:
-    """Both, by their names, in int64; raises UserError for other than whole numbers from 0, or shapes that disagree.
+    """Both, by their names; raises UserError for other than whole numbers from 0, or shapes that disagree.
 
     Args:
         most: the largest value of an example.
+
+    Returns:
+        examples in uint8 where that is what images hold, and else in int64; labels in int64.
     """
     for (name, array), last in ((examples, most), (labels, MOST_TOKENS - 1)):
         if array.size == 0:
@@ -97,4 +100,4 @@ def checked(
             f"{where}: {name} must have shape (n, D) or (n, H, W) and {label_name} (n,); they are {x.shape} and "
             f"{y.shape}"
         )
-    return x.astype(np.int64), y.astype(np.int64)
+    return x.astype(np.uint8 if most == WHITE else np.int64, copy=False), y.astype(np.int64)

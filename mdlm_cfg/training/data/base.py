@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,7 @@ class Loading:
     def __post_init__(self) -> None:
         check_positive(batch_size=self.batch_size, eval_batch_size=self.eval_batch_size, num_val=self.num_val)
         check_positive(num_test=1 if self.num_test is None else self.num_test)
-        if not isinstance(self.seed, Integral):
-            raise UserError(f"seed must be a whole number, not {self.seed!r}")
+        whole_number("seed", self.seed, -(2**63))
 
 
 def loading_of(settings: Mapping[str, Any]) -> Loading:

@@ -24,7 +24,6 @@ IMAGE = "image"
 TOKENS = "input_ids"
 HOW = "save it with dataset.save_to_disk(FOLDER)"
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of every stream of Arrow
-KINDS = {"dataset_info.json": "Dataset", "dataset_dict.json": "DatasetDict"}
 
 
 def saved_dataset(

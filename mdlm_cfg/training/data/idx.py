@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.training.data.arrays import WHITE, as_images, checked
 from mdlm_cfg.training.data.examples import Examples, assembled
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
@@ -134,9 +135,9 @@ def load_idx_dataset(folder: str | Path, relabel: bool = False) -> Examples:
             f"{folder} lacks {', '.join(missing)} (with or without .gz): put the IDX files there; {inventory(folder)}"
         )
     images, labels, test_images, test_labels = (read_idx(path) for path in paths if path is not None)
-    _check_split(f"{folder}: train", images, labels)
-    _check_split(f"{folder}: t10k", test_images, test_labels)
-    return assembled(str(folder), (images, labels), (test_images, test_labels), relabel=relabel, shuffled=())
+    train = checked(f"{folder}: train", ("images", images), ("labels", labels), WHITE)
+    test = checked(f"{folder}: t10k", ("images", test_images), ("labels", test_labels), WHITE)
+    return as_images(str(folder), assembled(str(folder), train, test, relabel=relabel, shuffled=()))
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -173,20 +174,3 @@ def inventory(folder: Path) -> str:
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"it holds {', '.join(names[:LISTED])}{more}" if names else "it is empty"
-
-
-def _check_split(where: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Raise UserError unless images are uint8 (n, height, width) and labels n integers from 0."""
-    if images.size == 0:
-        raise UserError(f"{where} has no examples: the images have shape {images.shape}")
-    if images.ndim != 3 or images.dtype != np.uint8:
-        raise UserError(
-            f"{where} images are {images.dtype} of shape {images.shape}; they must be uint8 (n, height, width)"
-        )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise UserError(
-            f"{where} labels are {labels.dtype} of shape {labels.shape}; they must be "
-            f"{len(images)} integers, one for each image"
-        )
-    if labels.min() < 0:
-        raise UserError(f"{where} labels begin at {labels.min()}; they must number the classes from 0")
