@@ -299,26 +299,12 @@ def _not_yaml(error: yaml.YAMLError) -> str:
     return f"{mark.name}, line {mark.line + 1}, is not YAML: {_line(str(problem))}"
 
 
-def _instantiation(error: InstantiationException) -> str | None:
-    """An object that could not be made from the configuration: the key, and what its class says of its arguments."""
-    cause = error.__cause__
+def _instantiation(error: InstantiationException) -> str:
+    """An object of hydra's own, such as a launcher, that could not be made: its key, and what was raised."""
     where = re.search(r"full_key: (\S+)", str(error))
-    key = where[1] if where else "the configuration"
-    if cause is None:
-        return _hydra_line(str(error))
-    if str(error).startswith("Error locating target"):
-        return f"{key}: {_line(str(cause))}"
-    if isinstance(cause, TypeError) and re.search(r"argument|missing", str(cause)):
-        return f"{key}: {_line(str(cause))}"
-    if isinstance(cause, ValueError) and not isinstance(cause, UserError) and not _is_ours(cause):
-        return f"{key}: {_line(str(cause))}"
-    return sentence(cause)
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error was raised by this package's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
+    cause = error.__cause__
+    said = _hydra_line(str(error)) if cause is None else f"{type(cause).__name__}: {_line(str(cause))}"
+    return f"{where[1] if where else 'the configuration'}: {said}"
 
 
 def _line(text: str) -> str:

@@ -22,20 +22,20 @@ from mdlm_cfg.app.report_cache import (
     check_places_for,
     files_of,
     saying_cached,
-    take_places,
+    written_together,
 )
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.page import Picture, Section, command_apart, write_page
 from mdlm_cfg.reports.pictures import save
 from mdlm_cfg.reports.pictures.lines import Lines
-from mdlm_cfg.reports.render import sections_of, table_files
+from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.reports.tables import Table, print_table, write_arrays, write_csv, write_json
 from mdlm_cfg.studies.common import EVALUATE_AGAIN, LONGER, TRAIN_AGAIN
 from mdlm_cfg.studies.findings import CHECKPOINT, COMMAND, DONE, STEPS, Findings
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Study, name_of, run
-from mdlm_cfg.support.atomic import part_folder, remove_parts
+from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.instantiate import code_of_the_user
 from mdlm_cfg.support.numbers import format_column, percent
 from mdlm_cfg.support.progress import signs_of_life
@@ -124,10 +124,8 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
             findings = run(study, Case.of(data, denoiser, plan, cache), say)
         verdict = [with_commands(sentence, report.run) for sentence in findings.verdict]
         findings = replace(findings, verdict=[*_of_the_training(report.run), *verdict])
-        with part_folder(report.folder, "report") as part:
+        with written_together(report.folder, NUMBERS, "report", (PAGE, TABLE_FILE)) as part:
             written, sections = _write(findings, report, part)
-            earlier = files_of(report.folder)  # another process may have written them meanwhile
-            take_places(part, report.folder, earlier)
     cache.clear()
     _print(sections, findings.verdict, report)
     return written
@@ -174,15 +172,11 @@ def _write(findings: Findings, report: Report, part: Path) -> tuple[Written, lis
         *_test_sections(report.test),
     ]
     pictures = [report.folder / picture.path.name for section in sections for picture in section.pictures]
-    drawn = [name for section in sections for name in section.files]
-    files = [PAGE, TABLE_FILE, NUMBERS, *table_files(findings), *drawn]
     if findings.arrays:
-        files.append(findings.arrays_file)
         write_arrays(findings.arrays, part / findings.arrays_file)
     rows = findings.rows()
     write_csv(rows, part / TABLE_FILE)
-    data = {"data": report.data | plain.get("data", {}), "files": files}
-    write_json(report.head() | plain | data, part / NUMBERS)
+    write_json(report.head() | plain | {"data": report.data | plain.get("data", {})}, part / NUMBERS)
     write_page(part / PAGE, report.title, sections, report.run)
     ledger = plain.get("ledger", [])
     return Written(report.folder / PAGE, findings.numbers(), plain.get("distances", rows), ledger, pictures), sections

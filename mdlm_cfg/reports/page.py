@@ -98,12 +98,6 @@ class Section:
     block: str = ""
 
     @property
-    def files(self) -> list[str]:
-        """The names of the files that lie beside the page: pictures and their numbers, and the panel's."""
-        pictures = [name for picture in self.pictures for name in (picture.path.name, picture.numbers.name)]
-        return [*pictures, *([self.panel_numbers.name] if self.panel_numbers else [])]
-
-    @property
     def paragraphs(self) -> list[str]:
         """The text, cut at empty lines; no line ends within "w = 4"."""
         text = self.text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")

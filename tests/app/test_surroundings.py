@@ -146,12 +146,6 @@ def test_a_wrong_argument_of_a_configured_object_names_its_key() -> None:
     assert said is not None and "abacus" in said
 
 
-def test_a_fault_inside_our_own_constructor_is_not_the_users() -> None:
-    # a ValueError that is no UserError, raised in this package's own code
-    settings = {"_target_": "mdlm_cfg.support.progress.time_left", "seconds": float("nan"), "done": 0.5}
-    assert sentence(failed(settings)) is None
-
-
 @given(st.text(min_size=1).filter(lambda text: text.strip() != ""))
 def test_a_sentence_is_one_line(text: str) -> None:
     said = sentence(UserError(text))

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -24,16 +20,13 @@ TEST_LABELS = "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP = b"\x1f\x8b"
-MOST_GZIP_SAVES = 1100  # deflate packs at most 1032 bytes into one, and gzip adds a header
-CHUNK = 2**24  # bytes read at a time
 LISTED = 12  # files of a folder that a message names
 
 
 def read_idx(path: str | Path) -> np.ndarray:
     """The array in an IDX file, compressed with gzip or not (recognised by its first bytes, not by its name).
 
-    Format: two zero bytes, a type code, the number of axes, their lengths as big-endian uint32, the values. No more is
-    unpacked than the header promises, and nothing where the file is too small to keep the promise.
+    Format: two zero bytes, a type code, the number of axes, their lengths as big-endian uint32, the values.
 
     Returns:
         array of the file's shape and type, in native byte order.
@@ -41,74 +34,33 @@ def read_idx(path: str | Path) -> np.ndarray:
     Raises:
         UserError: a file that cannot be read, or is not (or only part of) an IDX file.
     """
-    path = Path(path)
-    with _opened(path) as (file, size, packed):
-        head = file.read(4)
-        if not head:
-            raise UserError(f"{path} is empty; download or copy it again")
-        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES:
-            raise UserError(f"{path} is not an IDX file: it begins with {head.hex()}; download or copy it again")
-        dtype = np.dtype(DTYPES[head[2]])
-        ndim = head[3]
-        lengths = file.read(4 * ndim)
-        if len(lengths) < 4 * ndim:
-            raise UserError(
-                f"{path} is truncated within its header ({4 + len(lengths)} bytes); download or copy it again"
-            )
-        shape = tuple(np.frombuffer(lengths, ">u4").tolist())
-        start = 4 + 4 * ndim
-        promised = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if promised > (MOST_GZIP_SAVES * size if packed else size):
-            raise _broken_promise(path, f"{size} {'gzipped ' if packed else ''}bytes", shape, promised)
-        values = _read(file, promised - start + 1)
-    if len(values) != promised - start:
-        held = f"{start + len(values)} bytes" if len(values) < promised - start else f"more than {promised} bytes"
-        raise _broken_promise(path, held, shape, promised)
-    return np.frombuffer(values, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    content = read_bytes(Path(path))
+    head = content[:4]
+    if not content:
+        raise UserError(f"{path} is empty; download or copy it again")
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES:
+        raise UserError(f"{path} is not an IDX file: it begins with {head.hex()}; download or copy it again")
+    dtype = np.dtype(DTYPES[head[2]])
+    start = 4 + 4 * head[3]
+    shape = np.frombuffer(content[4:start].ljust(start - 4, b"\0"), ">u4").tolist()
+    promised = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if len(content) != promised:
+        raise UserError(
+            f"{path} holds {len(content)} bytes, and its header (shape {tuple(shape)}) promises {promised}; download "
+            "or copy it again"
+        )
+    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _broken_promise(path: Path, held: str, shape: tuple[int, ...], promised: int) -> UserError:
-    return UserError(
-        f"{path} holds {held}, and its header (shape {shape}) promises {promised}; download or copy it again"
-    )
-
-
-def read_bytes(path: Path, most: int = 2**30) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """The bytes of a file, gunzipped if they are gzipped.
 
     Raises:
-        UserError: a file that cannot be read, is corrupt, or holds more than `most` bytes.
+        UserError: a file that cannot be read, or is corrupt.
     """
-    with _opened(path) as (file, _, _):
-        content = _read(file, most + 1)
-    if len(content) > most:
-        raise UserError(f"{path} holds more than the {most} bytes allowed; download or copy it again")
-    return content
-
-
-def _read(file: BinaryIO, most: int) -> bytes:
-    """At most so many bytes, in chunks: memory goes to what is there, not to what is promised."""
-    chunks = []
-    left = most
-    while left > 0 and (chunk := file.read(min(left, CHUNK))):
-        chunks.append(chunk)
-        left -= len(chunk)
-    return b"".join(chunks)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, int, bool]]:
-    """A file's bytes as they are read, unpacked if gzipped; its size on disk; and whether it is gzipped."""
     try:
-        with path.open("rb") as raw:
-            size = os.fstat(raw.fileno()).st_size
-            packed = raw.read(2) == GZIP
-            raw.seek(0)
-            if packed:
-                with gzip.open(raw) as file:
-                    yield cast(BinaryIO, file), size, packed
-            else:
-                yield raw, size, packed
+        content = path.read_bytes()
+        return gzip.decompress(content) if content.startswith(GZIP) else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a corrupt gzip file ({error}); download or copy it again") from error
     except OSError as error:

@@ -53,12 +53,10 @@ def load_text(path: Path, relabel: bool = False) -> Examples:
 
 def _lines(path: Path) -> tuple[list[int], list[str], list[str]]:
     """The numbers, labels and texts of a file's lines; empty lines are left out."""
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-        raise UserError(f"{path} is not a file that can be read twice: give a text with lines LABEL, a tab, TEXT")
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"there is no file {path}: give a text with lines LABEL, a tab, TEXT")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}: give a text with lines LABEL, a tab, TEXT") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start}); convert it") from error
     except OSError as error:

@@ -76,10 +76,9 @@ def test_bad_text_is_refused(tmp_path: Path, content: bytes, complaint: str) -> 
     (tmp_path / "x.txt").write_bytes(content)
     with pytest.raises(UserError, match=complaint):
         ready(text_file(tmp_path / "x.txt"))
-    with pytest.raises(UserError, match=r"y\.txt"):
-        ready(text_file(tmp_path / "y.txt"))
-    with pytest.raises(UserError, match=f"{tmp_path}.*Is a directory"):
-        ready(text_file(tmp_path))
+    for path in (tmp_path / "y.txt", tmp_path):
+        with pytest.raises(UserError, match=str(path)):
+            ready(text_file(path))
 
 
 def test_what_cannot_be_read_again_is_refused_and_not_waited_for(tmp_path: Path) -> None:
