@@ -40,7 +40,7 @@ from mdlm_cfg.app.refusals import (
     refuse_processes,
     unreadable,
 )
-from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, errors_raised_alone, is_of_failed_jobs, sweep_of
+from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, errors_raised_alone, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import SCHEMAS
@@ -146,8 +146,7 @@ def _run_work(name: str) -> None:
         code = int(error.code or 0)
     except Exception as error:
         found = unreadable(error, sys.argv[1:], CONFIGS)
-        if sweep is None or not is_of_failed_jobs(error, sweep):
-            failures.append(Failure("", found, suggestion(str(error), CONFIGS, name) if found is error else ""))
+        failures.append(Failure("", found, suggestion(str(error), CONFIGS, name) if found is error else ""))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
     if sweep is not None:

@@ -14,14 +14,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 
 from mdlm_cfg.app.build import build_data, build_loggers
-from mdlm_cfg.app.evaluation import evaluate
+from mdlm_cfg.app.evaluation import Report, evaluate, title_of
 from mdlm_cfg.app.folders import place_for, write_config
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.merging import merged, merged_data
 from mdlm_cfg.app.overrides import given_for
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.places import shown_path
-from mdlm_cfg.app.session import command_of, describe, log, outcome_of, report_of, start, wandb_finished
+from mdlm_cfg.app.session import command_of, describe, log, outcome_of, start, wandb_finished
 from mdlm_cfg.app.settings import checked_guides, plan_of
 from mdlm_cfg.app.sharing import sampling_trainer, share_draws
 from mdlm_cfg.app.study_choice import build_study, checked_study
@@ -144,7 +144,8 @@ def _evaluated(
     root, name = (config.runs, subject.run_name) if run is None else (run, "evaluations")
     out = place_for(config.out, job, root, name, overrides, made)
     shown = {COMMAND: command_of("eval.py", overrides), **subject.shown}
-    report = report_of(out, data, subject.study, shown, subject.settings, who=subject.who)
+    title = title_of(data.name, subject.study, subject.who)
+    report = Report(out, title, shown, data.describe(), settings=subject.settings)
     if subject.run_folder == out.resolve().parent:  # as the report of train.py, which shows how the network was trained
         report = replace(report, metrics=out.parent / METRICS)
     loggers: list[Logger] = []

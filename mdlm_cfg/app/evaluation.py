@@ -68,8 +68,8 @@ class Report:
     title: str
     run: dict[str, Any]
     data: dict[str, Any]
-    test: dict[str, float]
-    console: Console
+    test: dict[str, float] = field(default_factory=dict)
+    console: Console = field(default_factory=Console)
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Path | None = None
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mdlm_cfg.app.evaluation import Report, Written, evaluate, title_of
 from mdlm_cfg.app.folders import place_for
 from mdlm_cfg.app.places import check_path
@@ -84,7 +82,7 @@ def report(
     folder = place_for(asked, None, Path("runs").absolute(), data.name, (), made)
     with made.taken_back():
         shown = {"denoiser": _name_of(denoiser), "data": data.name}
-        about = Report(folder, title_of(data.name, study), shown, data.describe(), {}, Console())
+        about = Report(folder, title_of(data.name, study), shown, data.describe())
         with steady_streams():
             written = evaluate(data, denoiser, plan, about, study)
             print(f"report: {written.path}")

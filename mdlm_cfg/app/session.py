@@ -10,29 +10,25 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 from mdlm_cfg.app.build import rank_without_launcher
-from mdlm_cfg.app.evaluation import Report, Written, title_of
+from mdlm_cfg.app.evaluation import Written
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import as_typed
 from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.wandb_runs import no_wait_after_interrupt, said_if_lost
 from mdlm_cfg.reports.wandb_log import log_evaluation
 from mdlm_cfg.studies.findings import BEGUN, CHECKPOINT, DONE, STEPS, TRAINING_SEED
-from mdlm_cfg.studies.protocol import Study
 from mdlm_cfg.support.machine import ask_the_driver_alone, keep_freed_memory
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.schema import Settings
 from mdlm_cfg.support.seeds import MAX_SEED
-from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.runs import LoadedRun
 
 THREADS = torch.get_num_threads()  # torch's own choice, whatever a job of a sweep has set since
@@ -84,20 +80,6 @@ def describe(run: LoadedRun) -> dict[str, Any]:
     done = {} if run.progress is None else {DONE: run.progress}
     begun = {BEGUN: run.begun_with} if run.begun_with else {}
     return {**made, **begun, **done, "data": run.data["name"]}
-
-
-def report_of(
-    folder: Path,
-    data: Data,
-    study: Study,
-    shown: dict[str, Any],
-    settings: Mapping[str, Any],
-    test: Mapping[str, float] | None = None,
-    who: str = "",
-) -> Report:
-    """Where a report goes and what it says of its data; see `Report`."""
-    title = title_of(data.name, study, who)
-    return Report(folder, title, shown, data.describe(), dict(test or {}), Console(), settings)
 
 
 def log(loggers: Sequence[Logger], written: Written, step: int) -> None:

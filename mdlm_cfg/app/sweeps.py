@@ -21,7 +21,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.jobs import (
-    FAILED,
     INTERRUPTED,
     RECORD,
     RUNNING,
@@ -184,12 +183,6 @@ def check_has_jobs(sweep: Sweep) -> None:
             f"no job: nothing matches {' '.join(sweep.asked)} (glob() finds no option inside a folder of options, such "
             "as paper/...: name those one by one)"
         )
-
-
-def is_of_failed_jobs(error: Exception, sweep: Sweep) -> bool:
-    """Whether a sweeper says no more than that none of its jobs has a value; each job says itself why."""
-    states = {record["state"] for record in records_of(sweep.folder)}
-    return isinstance(error, ValueError) and str(error) == "No trials are completed yet." and states == {FAILED}
 
 
 def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:

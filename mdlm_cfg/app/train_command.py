@@ -20,13 +20,13 @@ from mdlm_cfg.app.build import (
     say_precision,
 )
 from mdlm_cfg.app.errors import INTERRUPTED, in_own_code, sentence
-from mdlm_cfg.app.evaluation import evaluate
+from mdlm_cfg.app.evaluation import Report, evaluate, title_of
 from mdlm_cfg.app.folders import checkpoint_of, run_folder
 from mdlm_cfg.app.guides import Guides
 from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import given_for, values_of
 from mdlm_cfg.app.places import shown_path
-from mdlm_cfg.app.session import command_of, describe, log, outcome_of, report_of, start, wandb_finished
+from mdlm_cfg.app.session import command_of, describe, log, outcome_of, start, wandb_finished
 from mdlm_cfg.app.settings import plan_of, training_guides
 from mdlm_cfg.app.sharing import share_draws
 from mdlm_cfg.app.study_choice import build_study, checked_study, study_of
@@ -87,8 +87,8 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
             if study is not None:
                 run = _trained(trainer, path, config, guides)
                 shown = {COMMAND: command_of("train.py", overrides), **describe(run), **guides.described}
-                report = report_of(folder / "report", data, study, shown, plain(config), numbers)
-                report = replace(report, metrics=folder / METRICS)
+                about = (title_of(data.name, study), shown, data.describe(), numbers)
+                report = Report(folder / "report", *about, settings=plain(config), metrics=folder / METRICS)
                 if share_draws(trainer, study, data, run.denoiser, plan, report.folder):
                     written = evaluate(data, run.denoiser, plan, report, study)
                     log(loggers, written, run.step)

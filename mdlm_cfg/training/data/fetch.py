@@ -84,11 +84,13 @@ def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Examp
     reasons = []
     for name, source in sources:
         try:
-            with told_of_the_disk(folder.parent.parent):
-                _fetch(folder, source)
-        except _DiskError:
-            raise
+            _fetch(folder, source)
         except (RuntimeError, OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # which no other source mends
+                raise UserError(
+                    f"{folder.parent.parent} cannot be written ({error.strerror}): make room there, or give another "
+                    "folder with data.root=FOLDER"
+                ) from error
             reasons.append(f"{name}: {' '.join(str(error).split())}")
             continue
         return load_idx_dataset(folder)
@@ -96,24 +98,6 @@ def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Examp
         f"{folder.parent.name} is not in {folder} and cannot be fetched: put {', '.join(FILES)} "
         f"(with or without .gz) there [{'; '.join(reasons)}]"
     )
-
-
-class _DiskError(UserError):
-    """The disk's fault, which no other source mends."""
-
-
-@contextmanager
-def told_of_the_disk(root: Path) -> Iterator[None]:
-    """Raise UserError, which says what to do, where a folder of data sets cannot be written or is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        raise _DiskError(
-            f"{root} cannot be written ({error.strerror}): make room there, or give another folder with "
-            "data.root=FOLDER"
-        ) from error
 
 
 def _fetch(folder: Path, source: Source) -> None:
