@@ -195,16 +195,20 @@ class ProductRule(Rule):
 
     def check(self, denoiser: Denoiser, target_class: int | None) -> None:
         """Raise UserError where a class does not exist, or a denoiser is one of another space."""
-        for term in self.checked_terms(0.0, target_class):
+        self._check_terms(self.checked_terms(0.0, target_class), denoiser)
+
+    def _check_terms(self, terms: Sequence[Term], denoiser: Denoiser) -> None:
+        for term in terms:
             check_class(term.target_class, denoiser.num_classes)
             if term.denoiser is not None:
                 check_same_space(term.denoiser, denoiser, self)
 
     def bind(self, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> Callable[[Tensor], Tensor]:
         """See `Rule.bind`."""
-        self.check(denoiser, target_class)
         mask_id = denoiser.num_tokens
         terms_at = {w: self.checked_terms(w, target_class) for w in dict.fromkeys(table)}
+        for terms in terms_at.values():
+            self._check_terms(terms, denoiser)
         powers = list(zip(*([term.power for term in terms_at[w]] for w in table)))
         used = [k for k, of_term in enumerate(powers) if any(of_term)]
         terms = [terms_at[table[0]][k] for k in used]
@@ -217,8 +221,9 @@ class ProductRule(Rule):
 
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
         """See `Rule.log_tilted`."""
-        self.check(denoiser, target_class)
-        terms = [term for term in self.checked_terms(w, target_class) if term.power]
+        terms = self.checked_terms(w, target_class)
+        self._check_terms(terms, denoiser)
+        terms = [term for term in terms if term.power]
         logs = [log_joint(term.denoiser or denoiser, term.target_class, self) for term in terms]
         return powers_of(logs, [term.power for term in terms])
 
