@@ -15,7 +15,6 @@ from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET
@@ -26,8 +25,6 @@ from mdlm_cfg.training.checkpoints import OUTLINE, outline_of, read_checkpoint
 from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.runs import check_same_data
-
-MOMENTS = ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"})  # of AdamW and of Muon, shaped as the weights
 
 
 class NotBegun(UserError):
@@ -145,16 +142,6 @@ class _Begun(Callback):
         self.first_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what torch takes over unseen: fused kernels read beyond a moment that is too small."""
-        for optimizer in trainer.optimizers:
-            for parameter, state in optimizer.state.items():
-                if not isinstance(parameter, Tensor):  # what an optimiser of one's own keeps of them all
-                    continue
-                names = {name for moments in MOMENTS for name in moments & state.keys()}
-                if any(getattr(state[name], "shape", None) != parameter.shape for name in names):
-                    raise ValueError("moments and their weights have different shapes")
-                if names and names not in MOMENTS:
-                    raise ValueError("some moments are missing")
         self.has_begun = True
         self.first_step = trainer.global_step
 
