@@ -35,21 +35,29 @@ def interrupts_given_back() -> Iterator[None]:
 _HEARD: list[int] = []  # the interrupts of this process
 
 
-class Repeats:
-    """Tells a second interrupt from a signal that was sent twice.
+@contextmanager
+def interrupts_to(come: Callable[[int, FrameType | None], None], is_taken: Callable[[Any], bool]) -> Iterator[None]:
+    """Calls `come` at an interrupt inside, in place of those handlers that are taken.
 
-    A shell whose terminal is closed sends SIGHUP, and the system another one when that shell ends; timeout(1) sends its
-    signal to the process, and then to its group; systemd may send SIGHUP right after SIGTERM. A person sends SIGINT.
+    A signal that is sent twice is one interrupt: a shell whose terminal is closed sends SIGHUP, and the system another
+    one when that shell ends; timeout(1) sends its signal to the process, and then to its group; systemd may send SIGHUP
+    right after SIGTERM. A person sends SIGINT. Only the main thread can set handlers.
     """
+    last = -math.inf
 
-    def __init__(self) -> None:
-        self._last = -math.inf
+    def once(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        before = last
+        last = time.monotonic()
+        if number == signal.SIGINT or last - before >= TOGETHER:
+            come(number, frame)
 
-    def has(self, number: int) -> bool:
-        """Whether a signal that comes now belongs to the interrupt before it."""
-        before = self._last
-        self._last = time.monotonic()
-        return number != signal.SIGINT and self._last - before < TOGETHER
+    with interrupts_given_back():
+        if threading.current_thread() is threading.main_thread():
+            for number in INTERRUPTS:
+                if is_taken(signal.getsignal(number)):
+                    signal.signal(number, once)
+        yield
 
 
 @contextmanager
@@ -58,18 +66,12 @@ def interrupts_alike() -> Iterator[None]:
 
     Those that are ignored (nohup) or have a handler already stay as they are.
     """
-    repeats = Repeats()
 
     def come(number: int, frame: FrameType | None) -> None:
-        if not repeats.has(number):
-            _HEARD.append(number)
-            raise KeyboardInterrupt
+        _HEARD.append(number)
+        raise KeyboardInterrupt
 
-    with interrupts_given_back():
-        if threading.current_thread() is threading.main_thread():
-            for number in INTERRUPTS:
-                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                    signal.signal(number, come)
+    with interrupts_to(come, lambda handler: handler in (signal.SIG_DFL, signal.default_int_handler)):
         yield
 
 
@@ -79,23 +81,16 @@ def interrupts_after(first: Callable[[], None]) -> Iterator[None]:
 
     Those that are not handled in Python stay as they are.
     """
-    repeats = Repeats()
     begun: list[int] = []
     before: dict[int, Any] = {number: signal.getsignal(number) for number in INTERRUPTS}
 
     def come(number: int, frame: FrameType | None) -> None:
-        if repeats.has(number):
-            return
         begun.append(number)
         if len(begun) == 1:
             first()
         before[number](number, frame)
 
-    with interrupts_given_back():
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                if callable(handler):
-                    signal.signal(number, come)
+    with interrupts_to(come, callable):
         yield
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -24,7 +23,7 @@ from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import Unreadable, store
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
-from mdlm_cfg.support.signals import INTERRUPTS, Repeats, interrupts_given_back
+from mdlm_cfg.support.signals import interrupts_to
 from mdlm_cfg.training.checkpoints import BEST, LAST, OUTLINE, outline_of
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.unfinished import BEGUN
@@ -70,8 +69,6 @@ class WholeFiles(TorchCheckpointIO):
 class Interrupts:
     """`INTERRUPTS` wait for a moment at which all that is trained belongs together; a second one does not wait.
 
-    Signals that were sent twice at once are one interrupt; see `Repeats`.
-
     Attributes:
         pending: one has come, and waits.
         abandoned: a second one has come: what is there may be half of a step.
@@ -79,24 +76,17 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.pending = self.abandoned = False
-        self._repeats = Repeats()
         self._watching = ExitStack()
 
     def watch(self) -> None:
-        """Take the signals over, where they are not ignored; only the main thread can."""
-        if threading.current_thread() is threading.main_thread():
-            self._watching.enter_context(interrupts_given_back())
-            for number in INTERRUPTS:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    signal.signal(number, self._come)
+        """Take the signals over, where they are not ignored."""
+        self._watching.enter_context(interrupts_to(self._come, lambda handler: handler not in (signal.SIG_IGN, None)))
 
     def release(self) -> None:
         """Give them back."""
         self._watching.close()
 
     def _come(self, number: int, frame: FrameType | None) -> None:
-        if self._repeats.has(number):
-            return
         if self.pending:
             self.abandoned = True
             raise KeyboardInterrupt
