@@ -134,6 +134,17 @@ def _counted(
     return np.searchsorted(found, train).astype(np.int64), np.searchsorted(found, test).astype(np.int64), kept
 
 
+def stacked(named: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Examples, each with its name, in one array; raises UserError where they are not of one shape."""
+    first, one = named[0]
+    for name, other in named:
+        if other.shape != one.shape:
+            raise UserError(
+                f"{name} has shape {other.shape}, and {first} {one.shape}: all must have the same, so crop or pad them"
+            )
+    return np.stack([one for _, one in named])
+
+
 def split(where: str, labels: Tensor, class_names: Names | None = None) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows to test on: a tenth of every class (at least one), by one fixed draw.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.training.data.examples import Examples, Part, assembled, listed, say
+from mdlm_cfg.training.data.examples import Examples, Part, assembled, listed, say, stacked
 from mdlm_cfg.training.data.idx import inventory
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif")
@@ -83,9 +83,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 def _load(folder: Path, names: tuple[str, ...], relabel: bool, among: tuple[str, ...] | None = None) -> Part:
     """Grey images uint8 (n, height, width) of the classes `among`, and labels int64 (n,): places in `names`."""
-    images: list[np.ndarray] = []
+    images: list[tuple[str, np.ndarray]] = []
     labels: list[int] = []
-    first: Path | None = None
     left_out: list[str] = []
     for name in among or names:
         entries = _entries(folder / name)
@@ -93,24 +92,13 @@ def _load(folder: Path, names: tuple[str, ...], relabel: bool, among: tuple[str,
         left_out += [str(path.relative_to(folder)) + "/" * path.is_dir() for path in entries if path not in paths]
         if not paths and not relabel:
             raise UserError(f"{folder / name} holds no images: {LAYOUT}; {inventory(folder / name)}")
-        for path in paths:
-            images.append(_read_grey(path))
-            first = first or path
-            if images[-1].shape != images[0].shape:
-                raise UserError(
-                    f"{path} is {_size(images[-1])} pixels and {first} {_size(images[0])}; all images must have the "
-                    "same size"
-                )
+        images += [(str(path), _read_grey(path)) for path in paths]
         labels += [names.index(name)] * len(paths)
     if not images:
         raise UserError(f"{folder} has no images by class: {LAYOUT}; {inventory(folder)}")
     if left_out:
         say(f"{folder}: only images ({KINDS}) directly in the folder of a class are read; left out: {listed(left_out)}")
-    return np.stack(images), np.array(labels)
-
-
-def _size(image: np.ndarray) -> str:
-    return " x ".join(str(side) for side in image.shape)
+    return stacked(images), np.array(labels)
 
 
 def _read_grey(path: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data.arrays import as_images, checked, with_values
 from mdlm_cfg.training.data.base import short_name
 from mdlm_cfg.training.data.example_data import ExampleData
-from mdlm_cfg.training.data.examples import Examples, Part, assembled
+from mdlm_cfg.training.data.examples import Examples, Part, assembled, stacked
 from mdlm_cfg.training.data.folders import grey_values
 from mdlm_cfg.training.data.images import ImageData, on_levels
 
@@ -206,19 +206,9 @@ def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, 
             raise UserError(f"{where} holds class {unknown[0]!r}, of which there is no training example; add some")
         place = {name: k for k, name in enumerate(names)}
         labels = [place[name] for name in labels]
-    return checked(where, (column, _stacked(where, column, rows[column])), (label, np.array(labels)))
-
-
-def _stacked(where: str, column: str, values: Any) -> np.ndarray:
-    """Every example in one array; raises UserError where they are not of one shape."""
-    arrays = [_array(f"{where}: {column} {number}", value) for number, value in enumerate(values)]
-    shapes = sorted({array.shape for array in arrays})
-    if len(shapes) > 1:
-        raise UserError(
-            f"{where}: {column} has examples of shapes {shapes[0]} and {shapes[-1]}; all must have the same shape: "
-            "crop or pad"
-        )
-    return np.stack(arrays)
+    named = ((f"{where}: {column} {number}", value) for number, value in enumerate(rows[column]))
+    values = stacked([(name, _array(name, value)) for name, value in named])
+    return checked(where, (column, values), (label, np.array(labels)))
 
 
 def _array(where: str, value: Any) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
 
     write_classes(tmp_path / "sizes", {"a": 3, "b": 3})
     write_png(tmp_path / "sizes" / "b" / "9.png", np.zeros((5, 6), np.uint8))
-    refused("sizes", r"9\.png .*5 x 6.*000\.png .*4 x 6")
+    refused("sizes", r"9\.png .*\(5, 6\).*000\.png .*\(4, 6\)")
     write_classes(tmp_path / "few", {"a": 3, "b": 2})
     refused("few", r"'b'.*\b2\b.*\b3\b")
     write_classes(tmp_path / "apart" / "train", {"a": 3, "b": 1})

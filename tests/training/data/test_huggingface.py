@@ -93,7 +93,7 @@ def refused(complaint: str, folder: str | Path, **settings: Any) -> None:
         ({"input_ids": IDS.tolist(), "y": LABELS}, {}, r"label.*input_ids, y.*data\.label=NAME"),
         ({"input_ids": IDS.tolist(), "label": LABELS}, {"column": "ids"}, r" ids\b.*data\.column=NAME"),
         ({"input_ids": IDS.tolist(), "label": LABELS}, {"levels": 4}, "input_ids.*levels.*binarization"),
-        ({"input_ids": [[1] * (2 + k % 2) for k in range(30)], "label": LABELS}, {}, r"input_ids.*\(2,\).*\(3,\)"),
+        ({"input_ids": [[1] * (2 + k % 2) for k in range(30)], "label": LABELS}, {}, r"input_ids.*\(3,\).*\(2,\)"),
         ({"input_ids": [[0.5, 1.0]] * 30, "label": LABELS}, {}, r"input_ids.*float64.*\(30, 2\)"),
         ({"input_ids": [["a", "b"]] * 30, "label": LABELS}, {}, r"input_ids.*<U1.*\(30, 2\)"),
         ({"input_ids": [[None, 1]] * 30, "label": LABELS}, {}, r"input_ids.*object.*\(30, 2\)"),
