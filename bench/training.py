@@ -26,7 +26,7 @@ from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.data import ImageData, TableData
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.elbo import masked, nelbo
-from mdlm_cfg.training.lean import Unprofiled
+from mdlm_cfg.training.lean import LeanTrainer, Unprofiled
 from mdlm_cfg.training.metrics import MetricsLog
 from mdlm_cfg.training.module import MaskedDiffusion, compiled
 from mdlm_cfg.training.objectives import Sampled
@@ -166,7 +166,7 @@ def _through_lightning(make: Work, steps: int, device: torch.device) -> float:
     watch = Stopwatch()
     data.place_on(device)
     with TemporaryDirectory() as folder:
-        trainer = Trainer(
+        trainer = LeanTrainer(
             max_epochs=1,
             accelerator=device.type,
             devices=1,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.targets.table import TableMixture
@@ -15,6 +14,7 @@ from mdlm_cfg.targets.toys import toy_2d_overlap
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.data import DiffusionData, TableData, TargetData
+from mdlm_cfg.training.lean import LeanTrainer
 from mdlm_cfg.training.module import MaskedDiffusion
 from mdlm_cfg.training.saving import Checkpoints, WholeFiles
 
@@ -78,7 +78,7 @@ def small_module(data: Any, kind: str = "averaged", **changes: Any) -> MaskedDif
     return build_module(config, data.describe())
 
 
-def small_trainer(folder: Path, epochs: int = 2, **changes: Any) -> Trainer:
+def small_trainer(folder: Path, epochs: int = 2, **changes: Any) -> LeanTrainer:
     settings: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
@@ -90,4 +90,4 @@ def small_trainer(folder: Path, epochs: int = 2, **changes: Any) -> Trainer:
         "callbacks": [AveragedWeights(0.9), Checkpoints(folder / "checkpoints")],
         "plugins": [WholeFiles()],
     }
-    return Trainer(**(settings | changes))
+    return LeanTrainer(**(settings | changes))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from harness import small_data, small_module, small_target, small_trainer
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
@@ -20,7 +20,7 @@ from mdlm_cfg.app.errors import USER_ERROR, Failure, account_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.data import TableData
-from mdlm_cfg.training.lean import LeanModule, Unprofiled
+from mdlm_cfg.training.lean import LeanModule, LeanTrainer, Unprofiled
 
 NONE = {"gradient_clip_val": None}
 NORM = {"gradient_clip_val": 0.3}
@@ -60,8 +60,9 @@ def trained(folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("settings", [NORM, NORM | {"accumulate_grad_batches": 2}, NORM | {"precision": "bf16-mixed"}])
 def test_training_is_lightnings_own(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lean = trained(tmp_path / "lean", settings)
-    for name in LIGHTNINGS:
-        monkeypatch.delattr(LeanModule, name)
+    for kind, names in ((LeanModule, LIGHTNINGS), (LeanTrainer, ("strategy", "training"))):
+        for name in names:
+            monkeypatch.delattr(kind, name)
     own = trained(tmp_path / "own", settings)
     assert own.keys() == lean.keys() and all(torch.equal(own[name], lean[name]) for name in own)
 
@@ -86,6 +87,34 @@ def test_attributes_are_any_modules(first: Any, second: Any, is_buffer: bool) ->
         outcomes.append((error, [place.get("x", "nowhere") for place in places]))
     ((error, there), (lean_error, lean_there)) = outcomes
     assert error == lean_error and all(a is b for a, b in zip(there, lean_there, strict=True))
+
+
+class Comparing(Callback):
+    """Holds what the trainer says of itself against what Lightning's says, wherever it is asked."""
+
+    def __init__(self) -> None:
+        self.found: set[bool] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("on_") and name.endswith(("_start", "_end")):
+            return lambda trainer, *_: self.compare(trainer)
+        return super().__getattribute__(name)
+
+    def compare(self, trainer: LeanTrainer) -> None:
+        assert trainer.training == Trainer.training.fget(trainer)  # type: ignore[attr-defined]
+        assert trainer.strategy is Trainer.strategy.fget(trainer)  # type: ignore[attr-defined]
+        self.found.add(trainer.training)
+
+
+def test_a_trainer_says_of_itself_what_lightnings_does(tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    compared = Comparing()
+    trainer = small_trainer(tmp_path, callbacks=[compared], enable_checkpointing=False)
+    trainer.fit(module, datamodule=data)
+    trainer.validate(module, datamodule=data, verbose=False)
+    trainer.test(module, datamodule=data, verbose=False)
+    assert compared.found == {True, False} and isinstance(build_trainer(TRAINER, [], []), Trainer)
 
 
 class OddTable(TableMixture):
