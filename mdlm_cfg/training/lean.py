@@ -6,20 +6,31 @@ A step of a small network takes a few milliseconds, and what surrounds it counts
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from lightning.pytorch.trainer.states import RunningStage
 from torch.optim import Optimizer
+
+from mdlm_cfg.training.data.base import DiffusionData
 
 PLAIN = frozenset((type(None), bool, int, float, str, dict))  # types of what no module registers
 SHORT = 0.99  # of the largest norm: gradients up to it are certain to stay as they are, whatever is rounded
 NOTHING: AbstractContextManager[Any] = nullcontext()
+HOOKS = (  # of a step
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
+TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 class LeanTrainer(Trainer):
@@ -51,6 +62,12 @@ class Unprofiled(PassThroughProfiler):
 class LeanModule(LightningModule):
     """A module whose attributes are set, and whose gradients are reset and clipped, in less time."""
 
+    def on_train_start(self) -> None:
+        """Leave hooks of a step out that nobody has filled, its own and those of all callbacks; see `call_at_once`."""
+        for one in (self, *self.trainer.callbacks):  # type: ignore[attr-defined]
+            leave_empty_hooks_out(one)
+        call_at_once(self.trainer)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """As any module, which looks whether a value is a parameter, a buffer or a module: a plain one is none.
 
@@ -81,6 +98,47 @@ class LeanModule(LightningModule):
         is_by_norm = longest > 0 and (gradient_clip_algorithm or "norm") == "norm"
         if not (is_by_norm and type(self.trainer.precision_plugin) is Precision and _are_short(optimizer, longest)):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+
+def leave_empty_hooks_out(one: Callback | LightningModule) -> None:
+    """Set the hooks of a step that are as Lightning has them, which is empty, to None: Lightning passes over those.
+
+    It calls every other, with all that surrounds a call: its name is noted, a profiler begins and ends.
+    """
+    kind = Callback if isinstance(one, Callback) else LightningModule
+    for name in HOOKS:
+        if _is_as_in(kind, one, name):
+            setattr(one, name, None)
+
+
+def _is_as_in(kind: type, one: Any, name: str) -> bool:
+    """Whether an object has a method as a class has it."""
+    return isinstance(one, kind) and name not in vars(one) and getattr(type(one), name) is getattr(kind, name)
+
+
+def call_at_once(trainer: Trainer) -> None:
+    """Let the strategy of one device call a step at once, and in training hand on a batch that is on the device.
+
+    Lightning enters the precision's context first, which does nothing in plain precision, and asks for three hooks of
+    a batch's transfer, each of the module and of the data.
+    """
+    strategy = trainer.strategy
+    if type(strategy) is not SingleDeviceStrategy or type(strategy.precision_plugin) is not Precision:
+        return
+    place = strategy.root_device
+    move = partial(SingleDeviceStrategy.batch_to_device, strategy)
+
+    def training_step(*args: Any, **kwargs: Any) -> Any:
+        return strategy.lightning_module.training_step(*args, **kwargs)  # type: ignore[union-attr]
+
+    def batch_to_device(batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        is_there = trainer.training and (device or place) == place and batch[0].device == place
+        return batch if is_there else move(batch, device, dataloader_idx)
+
+    strategy.training_step = training_step  # type: ignore[method-assign]
+    owners = ((trainer.lightning_module, LightningModule), (trainer.datamodule, DiffusionData))  # type: ignore[attr-defined]
+    has_no_own = all(_is_as_in(kind, one, name) for one, kind in owners for name in TRANSFERS)
+    strategy.batch_to_device = batch_to_device if has_no_own else move  # type: ignore[method-assign]
 
 
 def _are_short(optimizer: Optimizer, longest: float) -> bool:

@@ -172,6 +172,7 @@ class MaskedDiffusion(LeanModule):
         """
         if self.is_compiled:
             self._asked = (compiled(self.net),)
+        super().on_train_start()
         self._is_checked = not getattr(self.trainer.train_dataloader, "are_valid", False)
         self._started = time.monotonic()
         self._first_bad = torch.tensor(NEVER, device=self.device)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,13 +21,14 @@ from mdlm_cfg.app.errors import USER_ERROR, Failure, account_of
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.data import TableData
-from mdlm_cfg.training.lean import LeanModule, LeanTrainer, Unprofiled
+from mdlm_cfg.training.lean import HOOKS, TRANSFERS, LeanModule, LeanTrainer, Unprofiled
+from mdlm_cfg.training.module import MaskedDiffusion
 
 NONE = {"gradient_clip_val": None}
 NORM = {"gradient_clip_val": 0.3}
 VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
 LONGEST = 0.3
-LIGHTNINGS = ("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__")
+LIGHTNINGS = ("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__", "on_train_start")
 AVERAGES: dict[str, dict[str, float]] = {"EMAWeightAveraging": {}, "StochasticWeightAveraging": {"swa_lrs": 0.1}}
 TRAINER = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -63,6 +65,7 @@ def test_training_is_lightnings_own(settings: dict[str, Any], tmp_path: Path, mo
     for kind, names in ((LeanModule, LIGHTNINGS), (LeanTrainer, ("strategy", "training"))):
         for name in names:
             monkeypatch.delattr(kind, name)
+    monkeypatch.setattr("mdlm_cfg.training.lean.call_at_once", lambda trainer: None)
     own = trained(tmp_path / "own", settings)
     assert own.keys() == lean.keys() and all(torch.equal(own[name], lean[name]) for name in own)
 
@@ -87,6 +90,86 @@ def test_attributes_are_any_modules(first: Any, second: Any, is_buffer: bool) ->
         outcomes.append((error, [place.get("x", "nowhere") for place in places]))
     ((error, there), (lean_error, lean_there)) = outcomes
     assert error == lean_error and all(a is b for a, b in zip(there, lean_there, strict=True))
+
+
+class Counting(Callback):
+    """Counts the calls of the hooks that it has."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}
+
+    def count(self, name: str) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+
+
+class CountingOnce(Counting):
+    def on_before_zero_grad(self, *_: Any) -> None:
+        super().on_before_zero_grad(*_)
+        self.count("on_before_zero_grad")
+
+
+def counting(name: str) -> Callable[..., None]:
+    return lambda self, *_: self.count(name)
+
+
+CountingAll = type("CountingAll", (CountingOnce,), {name: counting(name) for name in HOOKS})
+
+
+class CountingModule(MaskedDiffusion):
+    calls = 0
+
+    def on_after_backward(self) -> None:
+        super().on_after_backward()
+        self.calls += 1
+
+
+def test_hooks_that_somebody_has_filled_are_called_in_every_step(tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    module.__class__ = CountingModule
+    callbacks = [Counting(), CountingOnce(), CountingAll()]
+    trainer = small_trainer(tmp_path, callbacks=callbacks, enable_checkpointing=False)
+    for _ in range(2):  # callbacks may be of several trainings
+        trainer.fit(module, datamodule=data)
+    steps = trainer.global_step
+    assert steps > 0 and cast(CountingModule, module).calls == steps
+    names = ((), ("on_before_zero_grad",), HOOKS)
+    assert [one.calls for one in callbacks] == [dict.fromkeys(hooks, steps) for hooks in names]
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+@pytest.mark.parametrize("owner", ["data", "module"])
+def test_hooks_of_a_batchs_transfer_are_called_in_every_step(name: str, owner: str, tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, callbacks=[], enable_checkpointing=False, limit_val_batches=0)
+    calls = []
+    for epoch, is_counted in enumerate((False, True, False)):
+        trainer.fit_loop.max_epochs = epoch + 1
+        data = small_data()
+        module = small_module(data)
+        one: Any = {"data": data, "module": module}[owner]
+        if is_counted:
+            hook = getattr(one, name)
+            setattr(one, name, lambda batch, *where, hook=hook: (calls.append(name), hook(batch, *where))[1])
+        trainer.fit(module, datamodule=data)
+    # Lightning asks the module where both have the hook, and this data module has one of its own
+    assert trainer.global_step == 3 * data.steps_per_epoch
+    is_datas = owner == "module" and name == "transfer_batch_to_device"
+    assert len(calls) == (0 if is_datas else data.steps_per_epoch)
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_hooks_of_other_data_are_called_after_training(name: str, tmp_path: Path) -> None:
+    data = small_data()
+    module = small_module(data)
+    trainer = small_trainer(tmp_path, callbacks=[], enable_checkpointing=False, limit_train_batches=1)
+    trainer.limit_val_batches = 0
+    trainer.fit(module, datamodule=data)
+    trainer.limit_val_batches = 1
+    calls = []
+    hook = getattr(data, name)
+    setattr(data, name, lambda batch, *where: (calls.append(name), hook(batch, *where))[1])
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert calls == [name]
 
 
 class Comparing(Callback):
