@@ -53,16 +53,16 @@ def refusal(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -
 
 
 class Draws:
-    """Notes w and the class of every set of samples that is drawn, and interrupts in place of the one after `most`."""
+    """Notes w and the class of every set of samples that is drawn, and raises in place of the one after `most`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.drawn: list[tuple[float, int]] = []
         self.most: int | None = None
         draw = Sampler.draw
 
         def noted(sampler: Sampler, denoiser: Any, guidance: Any, target_class: Any, *rest: Any, **options: Any) -> Any:
             if len(self.drawn) == self.most:
-                raise KeyboardInterrupt
+                raise error
             self.drawn.append((guidance.w, target_class))
             return draw(sampler, denoiser, guidance, target_class, *rest, **options)
 

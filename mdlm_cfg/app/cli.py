@@ -42,7 +42,7 @@ from mdlm_cfg.app.refusals import (
 )
 from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, errors_raised_alone, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, text_of
 from mdlm_cfg.support.schema import SCHEMAS
 from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
 
@@ -146,7 +146,7 @@ def _run_work(name: str) -> None:
         code = int(error.code or 0)
     except Exception as error:
         found = unreadable(error, sys.argv[1:], CONFIGS)
-        failures.append(Failure("", found, suggestion(str(error), CONFIGS, name) if found is error else ""))
+        failures.append(Failure("", found, suggestion(text_of(error), CONFIGS, name) if found is error else ""))
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
     if sweep is not None:

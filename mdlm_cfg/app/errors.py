@@ -24,7 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from mdlm_cfg.app.overrides import comma_outside_brackets, why_unreadable
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.annotations import in_words
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, named, on_one_line, text_of
 from mdlm_cfg.support.instantiate import OWN, called_in, ends_quietly
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
@@ -38,7 +38,6 @@ PACKAGE = Path(__file__).resolve().parent.parent
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # which a write finds without a name at hand
 PLUGINS = "hydra_plugins"  # the package of hydra's launchers and sweepers
-MOST = 500  # letters of what one of them says
 OPEN = (errno.EMFILE, errno.ENFILE)  # whatever file is to be opened next
 
 
@@ -134,30 +133,32 @@ def sentence(error: BaseException) -> str | None:
         return f"{error.full_key or error.key} is missing: give {error.full_key or error.key}=..."
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__
-        ambiguous = re.match(r"Ambiguous value for argument '(.*)'\n", str(error))
+        ambiguous = re.match(r"Ambiguous value for argument '(.*)'\n", text_of(error))
         if ambiguous is not None:
             return comma_outside_brackets(ambiguous[1])
-        swept = re.match(r"Sweep parameters '(.*)' requires --multirun", str(error))
+        swept = re.match(r"Sweep parameters '(.*)' requires --multirun", text_of(error))
         if swept is not None:
             return f"{swept[1]} asks for several jobs: give it with -m, as -m {swept[1]}"
-        message = _hydra_line(str(error))
+        message = _hydra_line(text_of(error))
         wrong = re.match(r"Error merging override \+*(\w+)=(.*)", message)
         if wrong is not None and wrong[1] in TYPES and isinstance(cause, ValidationError):
             kind = TYPES[wrong[1]]
             return f"{wrong[1]} = {wrong[2]} must be {in_words(dict if is_dataclass(kind) else kind)}"
         if re.search(r"^In '(\w+)/.*Key '\1' not in ", message):
             message += "; settings of the whole command need # @package _global_ as the first line of that file"
-        return f"{message}: {_hydra_line(str(cause))}" if isinstance(cause, OmegaConfBaseException) else message
+        return f"{message}: {_hydra_line(text_of(cause))}" if isinstance(cause, OmegaConfBaseException) else message
     # Lightning's own, known by its name: to import it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
-        return _line(str(error))
-    if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
-        return _line(str(error))  # of Lightning, with the names that there are
+        return on_one_line(text_of(error)) or type(error).__name__
+    if isinstance(error, RuntimeError) and text_of(error).startswith("Early stopping conditioned on metric"):
+        return on_one_line(text_of(error))  # of Lightning, with the names that there are
     if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
-        return f"wandb refused this: {_line(str(error))}; see the logger's settings and the variables WANDB_..."
+        return (
+            f"wandb refused this: {on_one_line(text_of(error))}; see the logger's settings and the variables WANDB_..."
+        )
     if isinstance(error, Warning):
-        what = f"{type(error).__name__}: {_line(str(error))}"
-        return f"a warning was turned into an error, by PYTHONWARNINGS, an option of Python or your own code ({what})"
+        how = "by PYTHONWARNINGS, an option of Python or your own code"
+        return f"a warning was turned into an error, {how} ({named(error)})"
     return _of_the_machine(error) or _of_the_environment(error) or _of_a_launcher(error)
 
 
@@ -169,8 +170,8 @@ def _of_a_launcher(error: BaseException) -> str | None:
             return None
         if PLUGINS in path.parts:
             which = path.parts[path.parts.index(PLUGINS) + 1].removeprefix("hydra_").replace("_", " ")
-            said = _line(str(error)) or str(frame.line)  # an assertion may have no words
-            return f"the {which} of this sweep has failed: {type(error).__name__}: {said[:MOST]}"
+            said = named(error) if text_of(error) else f"{type(error).__name__}: {frame.line}"  # of an assertion
+            return f"the {which} of this sweep has failed: {said}"
     return None
 
 
@@ -180,8 +181,8 @@ def _of_the_environment(error: BaseException) -> str | None:
         return None
     names = {name for frame, _ in traceback.walk_tb(error.__traceback__) for name in _texts(frame.f_code.co_consts)}
     for name in sorted(names & os.environ.keys()):
-        if os.environ[name] and repr(os.environ[name]) in str(error):
-            return f"the environment variable {name}={os.environ[name]} is not allowed: {_line(str(error))}"
+        if os.environ[name] and repr(os.environ[name]) in text_of(error):
+            return f"the environment variable {name}={os.environ[name]} is not allowed: {on_one_line(text_of(error))}"
     return None
 
 
@@ -203,11 +204,12 @@ def _of_the_machine(error: BaseException) -> str | None:
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
         return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"
-    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # of Path.resolve
-        return f"{str(error).removeprefix('Symlink loop from ')} cannot be used: this link leads back to itself"
+    if isinstance(error, RuntimeError) and text_of(error).startswith("Symlink loop from "):  # of Path.resolve
+        return f"{text_of(error).removeprefix('Symlink loop from ')} cannot be used: this link leads back to itself"
     if _is_of_another_process(error):
+        said = on_one_line(text_of(error))[:200]
         return (
-            f"another process of this command has ended or cannot be reached ({_line(str(error))[:200]}): see its "
+            f"another process of this command has ended or cannot be reached ({said}): see its "
             "messages; ckpt_path=auto resumes training from the last checkpoint"
         )
     if is_lack_of_memory(error):
@@ -225,8 +227,8 @@ def in_own_code(error: BaseException) -> str | None:
     cause = error.__cause__
     if cause is not None and ends_quietly(cause):
         error = cause
-    said = f"{type(error).__name__}: {_line(str(error))}"
-    call = re.match(r"([\w.]+)\(\) (?:takes|missing|got) ", str(error)) if isinstance(error, TypeError) else None
+    said = named(error)
+    call = re.match(r"([\w.]+)\(\) (?:takes|missing|got) ", text_of(error)) if isinstance(error, TypeError) else None
     for name, found in OWN.items():
         if call is not None and getattr(found, "__name__", None) == call[1].split(".")[0]:
             line = inspect.getsourcelines(found)[1]
@@ -285,7 +287,7 @@ def own_places() -> list[Path]:
 def _is_of_another_process(error: BaseException) -> bool:
     """Whether torch says that one of several processes does not answer any more."""
     name = type(error).__name__
-    text = str(error)
+    text = text_of(error)
     is_of_gloo = isinstance(error, RuntimeError) and "gloo" in text and ("by peer" in text or "Timed out" in text)
     return is_of_gloo or name in ("DistBackendError", "DistNetworkError")
 
@@ -294,21 +296,17 @@ def _not_yaml(error: yaml.YAMLError) -> str:
     """The file of YAML that cannot be read, and where in it."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:  # of a character that is not allowed
-        return f"{getattr(error, 'name', 'a file')} is not YAML: {_line(str(error))}"
+        return f"{getattr(error, 'name', 'a file')} is not YAML: {on_one_line(text_of(error))}"
     problem = getattr(error, "problem", None) or getattr(error, "context", None)
-    return f"{mark.name}, line {mark.line + 1}, is not YAML: {_line(str(problem))}"
+    return f"{mark.name}, line {mark.line + 1}, is not YAML: {on_one_line(str(problem))}"
 
 
 def _instantiation(error: InstantiationException) -> str:
     """An object of hydra's own, such as a launcher, that could not be made: its key, and what was raised."""
-    where = re.search(r"full_key: (\S+)", str(error))
+    where = re.search(r"full_key: (\S+)", text_of(error))
     cause = error.__cause__
-    said = _hydra_line(str(error)) if cause is None else f"{type(cause).__name__}: {_line(str(cause))}"
+    said = _hydra_line(text_of(error)) if cause is None else named(cause)
     return f"{where[1] if where else 'the configuration'}: {said}"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _hydra_line(text: str) -> str:
@@ -320,4 +318,4 @@ def _hydra_line(text: str) -> str:
         text = re.sub(rf"Value ('.*') of type '\w+' could not be converted to {kind}", rf"\1 must be {words}", text)
     text = re.sub(r"\n\n(Available options)", r"; \1", text.strip())
     text = re.sub(r"\n\t", ", ", re.sub(r":\n\t", ": ", text))
-    return _line(text).rstrip(".")
+    return on_one_line(text).rstrip(".")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from mdlm_cfg.app.overrides import given_for, key_of, values_of
 from mdlm_cfg.app.sweeps import MULTIRUN
 from mdlm_cfg.support.annotations import in_words
-from mdlm_cfg.support.errors import UserError, did_you_mean
+from mdlm_cfg.support.errors import UserError, did_you_mean, text_of
 from mdlm_cfg.support.instantiate import TARGET
 from mdlm_cfg.support.schema import HYDRA, SCHEMAS, TYPES, keys_of
 
@@ -154,15 +154,16 @@ def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exc
             files of the command are.
     """
     if isinstance(error, HydraException | UnicodeDecodeError) and (
-        said := _encoding([*arguments, str(error)], configs)
+        said := _encoding([*arguments, text_of(error)], configs)
     ):
         return UserError(said)
     if isinstance(error, AssertionError | AttributeError) and _is_of("omegaconf", error):
         return _below_null(arguments) or error
     if isinstance(error, RecursionError):  # while settings are composed, before any work
         return UserError("a configuration file holds itself (&NAME and *NAME of YAML), or is nested too deeply")
-    is_of_a_file = "Invalid loaded object type" in str(error) or isinstance(error, UnicodeDecodeError)
-    if is_of_a_file or "Invalid defaults list" in str(error) or (type(error) is ValueError and _is_of("hydra", error)):
+    said = text_of(error)
+    is_of_a_file = "Invalid loaded object type" in said or isinstance(error, UnicodeDecodeError)
+    if is_of_a_file or "Invalid defaults list" in said or (type(error) is ValueError and _is_of("hydra", error)):
         return UserError(f"a configuration file cannot be used: {error}")
     return error
 

@@ -121,10 +121,10 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
 
 @contextmanager
 def saying_cached(cache: Cache, again: str) -> Iterator[None]:
-    """Say, after an interrupt inside, where finished pieces are; `again` are the settings that continue from them."""
+    """Say, after an interrupt or an error inside, where finished pieces are; `again` continues from them."""
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
         if len(cache):
             where = shown_path(cache.folder)
             print(

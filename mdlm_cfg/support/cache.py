@@ -55,7 +55,8 @@ class Cache:
         if path.is_file():
             with suppress(Damaged, FileNotFoundError):  # it is made again
                 found = load(path)
-                if not changed_code(found["code"]):
+                is_ours = isinstance(found, dict) and {"value", "code"} <= found.keys()
+                if is_ours and not changed_code(found["code"]):
                     return found["value"]
         value = make()
         self.folder.mkdir(exist_ok=True)

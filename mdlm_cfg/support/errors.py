@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 LONGEST = 80  # letters of a value in a message
+MOST = 500  # letters of what other code says
 
 
 class UserError(ValueError):
@@ -21,6 +23,26 @@ class UserError(ValueError):
 def not_ours(path: Path) -> UserError:
     """The error of a command that would replace a file which mdlm_cfg did not write."""
     return UserError(f"{path} is not a file that mdlm_cfg wrote there: move it, or give another folder")
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an error; that of a class of the user's own may itself fail."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def on_one_line(text: str) -> str:
+    """A text for a terminal: its white space as single spaces, and control characters as escapes such as \\x1b."""
+    words = " ".join(text.split())
+    return "".join(repr(one)[1:-1] if unicodedata.category(one) == "Cc" else one for one in words)
+
+
+def named(error: BaseException) -> str:
+    """The type of an error of other code and its text, on one line; a long one is cut."""
+    text = on_one_line(text_of(error))
+    return f"{type(error).__name__}: {text[:MOST]}{'...' * (len(text) > MOST)}"
 
 
 def shown(value: Any) -> str:

@@ -59,7 +59,9 @@ class Made:
             FileExistsError: it is there already.
         """
         if path.is_symlink() and not path.exists():
-            raise UserError(f"{path} is a symbolic link to {path.readlink()}, which does not exist: make that folder")
+            raise UserError(
+                f"{path} is a symbolic link to {path.readlink()}, which leads to no folder: change the link"
+            )
         path.mkdir()
         self._folders.append(path)
         return path

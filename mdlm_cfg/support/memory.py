@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from mdlm_cfg.support.errors import text_of
+
 GROUPS = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
 LACK = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it, in a RuntimeError
@@ -27,8 +29,8 @@ def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was not enough memory, whatever else its type may stand for."""
     return (
         isinstance(error, MemoryError)
-        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in LACK))
-        or (isinstance(error, ImportError) and NOT_LOADED in str(error))
+        or (isinstance(error, RuntimeError) and any(sign in text_of(error) for sign in LACK))
+        or (isinstance(error, ImportError) and NOT_LOADED in text_of(error))
     )
 
 

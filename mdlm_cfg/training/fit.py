@@ -16,7 +16,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, on_one_line, text_of
 from mdlm_cfg.support.instantiate import TARGET
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import alike
@@ -159,10 +159,10 @@ def _not_begun(path: str | Path | None, trainer: Trainer) -> Iterator[None]:
     except MisconfigurationException as error:
         if trainer.global_step > begun.first_step:
             raise
-        raise NotBegun(" ".join(str(error).split())) from error
+        raise NotBegun(on_one_line(text_of(error))) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if isinstance(error, ValueError) and not begun.has_begun and _is_refused_by_lightning(error):
-            raise NotBegun(" ".join(str(error).split())) from error
+            raise NotBegun(on_one_line(text_of(error))) from error
         if path is None or begun.has_begun or is_lack_of_memory(error) or isinstance(error, UserError):
             raise
         raise _changed(path) from error

@@ -17,6 +17,7 @@ import mdlm_cfg
 from mdlm_cfg import Guidance, load_run, sample, terminal_law
 from mdlm_cfg.app import sample_command
 from mdlm_cfg.compare.metrics import histogram, total_variation
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.checkpoints import newest_run
 
 
@@ -136,13 +137,20 @@ def test_an_interrupt_while_samples_are_drawn_leaves_no_folder(toy: Path, monkey
     assert set(toy.rglob("*")) == before
 
 
-def test_interrupted_sampling_goes_on_from_what_it_has(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (UserError, 2)])
+def test_sampling_that_was_ended_goes_on_from_what_it_has(
+    error: type[BaseException],
+    code: int,
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    draws = Draws(monkeypatch)
+    draws = Draws(monkeypatch, error)
     arguments = ("sample", f"ckpt_path={newest_run(toy)}", "n=20", "w=[0,2]")
     draws.most = 3
-    assert run(*arguments, f"out={tmp_path / 'out'}") == 130 and len(draws.drawn) == 3
+    assert run(*arguments, f"out={tmp_path / 'out'}") == code and len(draws.drawn) == 3
+    assert str(tmp_path / "out" / "cache") in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cache"]
     draws.most = 4
     shares: list[float] = []

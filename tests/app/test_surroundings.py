@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from mdlm_cfg import UserError
 from mdlm_cfg.app import cli, comparing, dashboards
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm, rank_without_launcher
-from mdlm_cfg.app.errors import FAULT, INTERRUPTED, USER_ERROR, Failure, exit_with, sentence
+from mdlm_cfg.app.errors import FAULT, INTERRUPTED, USER_ERROR, Failure, account_of, exit_with, sentence
 from mdlm_cfg.app.session import _name_the_user
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
@@ -49,6 +50,15 @@ def test_any_other_error_is_a_fault_with_its_traceback(error: Exception, capsys:
         exit_with([Failure("", error)])
     assert ended.value.code == FAULT
     assert type(error).__name__ in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [Exception, RuntimeError, ImportError, TypeError, ValueError, OSError, Warning])
+def test_an_error_whose_text_fails_is_said_all_the_same(kind: type[Exception]) -> None:
+    def fails(_: object) -> str:
+        raise LookupError("no text")
+
+    account = account_of(Failure("", type("Mute", (kind,), {"__str__": fails})()))
+    assert "Mute" in account.text and "LookupError" not in account.said
 
 
 def test_users_errors_are_one_line_each_and_name_their_job(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,6 +160,7 @@ def test_a_wrong_argument_of_a_configured_object_names_its_key() -> None:
 def test_a_sentence_is_one_line(text: str) -> None:
     said = sentence(UserError(text))
     assert said is not None and "\n" not in said
+    assert not any(unicodedata.category(letter) == "Cc" for letter in said)  # a terminal would obey it
 
 
 ROOT = Path(__file__).parent.parent.parent

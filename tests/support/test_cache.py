@@ -23,6 +23,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support import instantiate
 from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.cache import Cache, no_cache
+from mdlm_cfg.support.checked_io import store
 from mdlm_cfg.support.instantiate import thing_named
 from mdlm_cfg.targets.toys import toy_2d_overlap
 
@@ -55,6 +56,9 @@ def test_a_damaged_one_is_made_again(tmp_path: Path) -> None:
         path.write_bytes(content)
         assert torch.equal(kept("key", lambda: torch.arange(4)), torch.arange(4))
         assert path.read_bytes() == whole
+    for other in ({"value": torch.zeros(4)}, torch.zeros(4), [1]):  # of another version
+        store(other, path)
+        assert torch.equal(kept("key", lambda: torch.arange(4)), torch.arange(4))
 
 
 def test_clearing_leaves_what_is_not_its_own(tmp_path: Path) -> None:
