@@ -33,7 +33,7 @@ class SequenceStatistics:
         log_prob: mean ln p(x | z) in nats, and its standard error; of sequences that the class allows.
         impossible: the share that the class does not allow.
         diversity: the mean share of positions in which two different sequences of the set differ.
-        grams: the set's law of n-grams, float64 (N,)*n, by n.
+        pairs: the set's law of neighbouring pairs, float64 (N, N); None where there are too many, or one position.
     """
 
     posterior: float
@@ -42,7 +42,7 @@ class SequenceStatistics:
     log_prob_se: float
     impossible: float
     diversity: float
-    grams: dict[int, Tensor]
+    pairs: Tensor | None
 
 
 def sequence_statistics(target: HiddenMarkovMixture, x: Tensor, target_class: int) -> SequenceStatistics:
@@ -59,19 +59,23 @@ def sequence_statistics(target: HiddenMarkovMixture, x: Tensor, target_class: in
     each = target.log_class_probs(x)
     posterior = (each + target.class_weights.log()).softmax(dim=1)[:, target_class]
     log_prob = each[:, target_class]
-    grams = {n: gram_histogram(x, target.num_tokens, n) for n in gram_lengths(target)}
     return SequenceStatistics(
         *_mean_and_error(posterior[~posterior.isnan()]),
         *_mean_and_error(log_prob[log_prob > NEG_INF]),
         float((log_prob == NEG_INF).double().mean()),
         mean_pairwise_difference(x, target.num_tokens),
-        grams,
+        gram_histogram(x, target.num_tokens, 2) if has_pairs(target) else None,
     )
 
 
 def gram_lengths(target: HiddenMarkovMixture | Denoiser) -> list[int]:
     """The lengths n, up to 3 and to D, of n-grams that are few enough to be counted."""
     return [n for n in LENGTHS if n <= target.num_dims and target.num_tokens**n <= MOST_CELLS]
+
+
+def has_pairs(target: HiddenMarkovMixture) -> bool:
+    """Whether pairs of neighbouring values can be counted."""
+    return 2 in gram_lengths(target)
 
 
 def gram_law(target: HiddenMarkovMixture, n: int, target_class: int) -> Tensor:

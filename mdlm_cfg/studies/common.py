@@ -47,9 +47,9 @@ BERNOULLI: dict[str, Any] = {
 }
 
 
-def untrained(how: str, own: str, than: str, rest: str = "") -> str:
+def untrained(how: str, own: str, than: str) -> str:
     """The sentence about a network whose NELBO, `own`, is no better than that of a model without structure."""
-    return f"The network is {how} trained: {own}, no better than {than}{rest}. {LONGER}"
+    return f"The network is {how} trained: {own}, no better than {than}. {LONGER}"
 
 
 def draw_more(num_samples: int) -> str:

@@ -115,8 +115,7 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     if structure <= margin:
         return f"The error of the network is {said}."
     if structure - row.conditionals_kl <= margin:
-        than = f"independent values of each class ({row.independent:.2f})"
-        return untrained("barely", own, than)
+        return untrained("barely", own, f"independent values of each class ({row.independent:.2f})")
     learned = 1 - row.conditionals_kl / structure
     return (
         f"The error of the network is {said}. Between independent values ({row.independent:.2f}) and the "

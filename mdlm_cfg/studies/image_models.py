@@ -88,12 +88,12 @@ def blocks_of_models(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]
 
 def of_classifier(row: JudgeRow) -> list[str]:
     """A warning where the classifier is not good enough to judge samples by."""
-    always = f"always choosing the most common class on {percent(row.commonest, 1)}"
-    right = f"it is right on {percent(row.test_accuracy, 1)} of test images, and {always}"
-    if row.commonest == 1:
-        return ["All test images are of one class: the classifier cannot be tested."]
+    if row.test_accuracy >= GOOD and not row.is_useless:
+        return []
+    judged = "judges samples only roughly"
     if row.is_useless:
-        return [f"The classifier is too weak for samples: {right}. Disregard accuracy, precision and recall."]
-    if row.test_accuracy < GOOD:
-        return [f"The classifier classifies samples only roughly: {right}."]
-    return []
+        judged = "cannot judge samples: disregard accuracy, precision and recall"
+    return [
+        f"The classifier {judged}. It is right on {percent(row.test_accuracy, 1)} of test images, and always choosing "
+        f"the most common class on {percent(row.commonest, 1)}."
+    ]

@@ -17,7 +17,7 @@ from torch import Tensor
 from mdlm_cfg.chain.corrections import Correction
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge
-from mdlm_cfg.compare.metrics import sign_beyond, student, sure_of, total_variation
+from mdlm_cfg.compare.metrics import student, sure_of, total_variation
 from mdlm_cfg.compare.mixtures import component_usage, components_in_use
 from mdlm_cfg.studies.common import as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
@@ -142,7 +142,7 @@ class ImageMoves(MovedSets):
             _shown(case, held_out[0]["shown"], pictures),
         ]
         noise = {name: _noise([one["sets"] for one in held_out], name) for name in FAR}
-        said = verdict_of(rows, noise, case.plan.num_samples) + of_few(case, rows[-1].recall)
+        said = verdict_of(rows, noise, case.plan.num_samples) + of_few(case)
         facts = {"data": {"classes": list(case.classes)}, "noise": noise}
         return Findings(case.plan, blocks, said, facts)
 
@@ -234,12 +234,13 @@ class Distance:
         sure = student(sure_of(self.num_sets), self.num_samples)
         return sure * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, self.noise, self.noise)
 
-    def nearer(self, a: ImageSetRow, b: ImageSetRow) -> int:
-        """1 where b is surely nearer to the data than a, -1 where it is surely farther, else 0."""
-        return sign_beyond(self.of(a) - self.of(b), self.chance(a, b))
-
-
-Compared = tuple[ImageSetRow, ImageSetRow, int]  # a set without moves, one with moves, and whether that is nearer
+    def clarity(self, a: ImageSetRow, b: ImageSetRow) -> float:
+        """How much nearer b is to the data than a, in units of a difference that may be chance."""
+        gain = self.of(a) - self.of(b)
+        chance = self.chance(a, b)
+        if not gain or not chance:
+            return gain and math.copysign(math.inf, gain)
+        return gain / chance
 
 
 def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None], num: int) -> list[str]:
@@ -253,58 +254,32 @@ def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None], n
     far = next((Distance(name, value, len(sets), num) for name in FAR if (value := noise[name]) is not None), None)
     if far is None:
         return ["There are too few test images to tell differences from chance."]
-    return _of_strength(top, effects_of(sets, far), far)
+    old, row = clearest(sets, far)
+    plain, near = worth(sets, far)
+    nearer, pays = (far.clarity(*pair) > 1 for pair in ((old, row), (plain, near)))
+    return [
+        f"At w = {top.label} moves {'bring samples' if nearer else 'do not bring samples measurably'} nearer to the "
+        f'data: the clearest change is by {phrase(row.moves, row.move)} after "{row.start}" (energy distance in '
+        f"{far.name.removeprefix('energy_')} {short(far.of(old))} before, {short(far.of(row))} after; chance "
+        f"{short(far.chance(old, row))}).",
+        f"Moves {'are' if pays else 'are not measurably'} worth their calls: a set with moves has "
+        f"{short(far.of(near))} with {near.calls} calls; the nearest of those without moves and with no more calls has "
+        f'{short(far.of(plain))} with {plain.calls} ("{plain.start}").',
+    ]
 
 
-def effects_of(sets: Sequence[ImageSetRow], far: Distance) -> dict[str, Compared]:
-    """What moves change after one sampler at "best" and at "worst", and what they are worth by "calls".
-
-    The last is a set with moves beside the nearest one without, of no more calls. Each is the largest change of those
-    that are no chance, and the largest of all where none is: the largest of several may be one that is noisy.
-    """
+def clearest(sets: Sequence[ImageSetRow], far: Distance) -> tuple[ImageSetRow, ImageSetRow]:
+    """The set that moves bring most clearly nearer to the data, after the same sampler without moves."""
     before = {(row.start, row.move): row for row in sets if not row.moves}
     pairs = [(before[row.start, row.move], row) for row in sets if row.moves]
-
-    def gain(pair: tuple[ImageSetRow, ImageSetRow]) -> float:
-        return far.of(pair[0]) - far.of(pair[1])
-
-    best = max([pair for pair in pairs if far.nearer(*pair) > 0] or pairs, key=gain)
-    worst = min([pair for pair in pairs if far.nearer(*pair) < 0] or pairs, key=gain)
-    found = {name: (*pair, far.nearer(*pair)) for name, pair in (("best", best), ("worst", worst))}
-    return found | {"calls": _worth([row for _, row in pairs], list(before.values()), far)}
+    return max(pairs, key=lambda pair: far.clarity(*pair))
 
 
-def _worth(after: Sequence[ImageSetRow], before: Sequence[ImageSetRow], far: Distance) -> Compared:
-    """A set with moves that is nearer than all without that have no more calls, beside the nearest of those."""
+def worth(sets: Sequence[ImageSetRow], far: Distance) -> tuple[ImageSetRow, ImageSetRow]:
+    """The set with moves that is most clearly nearer than the nearest one without of no more calls, after that one."""
 
-    def plain(row: ImageSetRow) -> list[ImageSetRow]:
-        return [old for old in before if old.calls <= row.calls]
+    def plain(row: ImageSetRow) -> ImageSetRow:
+        return min((old for old in sets if not old.moves and old.calls <= row.calls), key=far.of)
 
-    def nearer(row: ImageSetRow) -> int:
-        return min(far.nearer(old, row) for old in plain(row))
-
-    near = min([row for row in after if nearer(row) > 0] or after, key=far.of)
-    return min(plain(near), key=far.of), near, nearer(near)
-
-
-def _of_strength(g: Guidance, effects: Mapping[str, Compared], far: Distance) -> list[str]:
-    """What the moves change after a sampler, at best and at worst, and whether they are worth their calls."""
-
-    def change(old: ImageSetRow, row: ImageSetRow, _: int) -> str:
-        values = f"{short(far.of(old))} before, {short(far.of(row))} after; chance {short(far.chance(old, row))}"
-        what = f"energy distance in {far.name.removeprefix('energy_')}"
-        return f'{phrase(row.moves, row.move)} after "{row.start}" ({what} {values})'
-
-    best, worst, (plain, near, sign) = effects.values()
-    pays = sign > 0
-    does = "bring samples nearer" if best[-1] > 0 else "do not bring samples measurably nearer"
-    most = "most beyond chance by" if best[-1] > 0 else "at best"
-    said = [f"At w = {g.label} moves {does} to the data: {most} {change(*best)}."]
-    if worst[-1] < 0:
-        said.append(f"Some move samples away from the data: {change(*worst)}.")
-    return [
-        *said,
-        f"Moves {'are' if pays else 'are not measurably'} worth their calls: {'a' if pays else 'the nearest'} set with "
-        f"moves has {short(far.of(near))} with {near.calls} calls; the nearest of those without moves and with no more "
-        f'calls has {short(far.of(plain))} with {plain.calls} ("{plain.start}").',
-    ]
+    pairs = [(plain(row), row) for row in sets if row.moves]
+    return max(pairs, key=lambda pair: far.clarity(*pair))

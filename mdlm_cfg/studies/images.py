@@ -46,8 +46,9 @@ SUMS = "Means over classes, except that precision and recall are computed for al
 READING = """\
 In the row "data" test images take the place of samples. For differences it is \
 the noise floor. Pixel means and covariances are compared with those of training images of the class. Diversity is the \
-mean number of pixels in which two samples of a class differ. Samples that copy the training set would be much nearer \
-to it than test images are."""
+mean number of pixels in which two samples of a class differ; for grey levels, pixels count with the square of the \
+difference between their shades, where black and white differ by 1. Samples that copy the training set would be much \
+nearer to it than test images are."""
 BY_FEATURES = """\
 Precision is the share of samples inside the data's manifold and recall the share of data inside the samples' \
 manifold, both by nearest neighbours in the classifier's features."""
@@ -154,7 +155,7 @@ class Images(Settings):
         first = [_distances(case, rows), _shown(case, samples), *of_models]
         blocks = [*first, _by_class(by_class), _means(case, samples, reference)]
         num = len(compared(case)) * case.plan.num_samples
-        verdict = [*verdict_of(rows, nelbos, classifiers, num, case.data.num_tokens), *of_few(case, rows[0].recall)]
+        verdict = [*verdict_of(rows, nelbos, classifiers, num), *of_few(case)]
         facts = _facts(case, self.num_draws)
         arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
@@ -217,11 +218,6 @@ def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
     data = rows[-1]
     names = measured(ImageRow)
     text = READING if data.recall is None else f"{BY_FEATURES} {READING}"
-    if case.data.num_tokens > 2:
-        text += (
-            " The difference between two pixels is the square of the difference between their shades; black and "
-            "white differ by 1."
-        )
     sizes = [len(x) for x in held_out(case)]
     left_out = [case.class_name(k) for at, k in enumerate(case.classes) if at not in compared(case)]
     if left_out:
@@ -251,9 +247,9 @@ def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
     for at, x in enumerate(held_out(case)):
         test[at, : len(x)] = as_images(case, x[:columns]) / top
     drawn = {f"w = {g.label}": as_images(case, x[:, :columns]) / top for g, x in samples.items()}
-    missing = " Light blue: there are no more test images." if np.isnan(test).any() else ""
     names = [case.class_name(k) for k in case.classes]
-    view = Mosaic({"test images": test, **drawn}, names, f"Test images, and samples at every strength.{missing}")
+    caption = "Test images (light blue where there are no more), and samples at every strength."
+    view = Mosaic({"test images": test, **drawn}, names, caption)
     plan = case.plan
     text = (
         f"{plan.num_samples:,} samples for each class and strength {plan.drawn}; the first ones are shown, a line for "
@@ -288,38 +284,29 @@ def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[st
 
 
 def verdict_of(
-    rows: Sequence[ImageRow],
-    nelbos: Sequence[NelboRow],
-    classifiers: Sequence[JudgeRow],
-    num: int,
-    num_tokens: int = 2,
+    rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow], num: int
 ) -> list[str]:
     """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples.
 
     Args:
-        num: samples at each strength. num_tokens: N.
+        num: samples at each strength.
     """
     said = [training_sentence(nelbos, IMAGE)] if nelbos else []
     said += [sentence for row in classifiers if row.judge == "classifier" for sentence in of_classifier(row)]
     *samples, data = rows
     ends = weak_and_strong(samples)
-    if all(row.accuracy is None for row in rows):
-        found = f"{at_strengths(ends, 'diversity', '.1f')} ({of_held(data, 'diversity', '.1f', IMAGE)})"
-        what = "in this number of pixels" if num_tokens == 2 else "by this sum of squared differences of shades"
-        return [*said, f"Two samples of a class differ on average {what}: {found}."]
-    recall = f"{at_strengths(ends, 'recall', '.2f')} ({of_held(data, 'recall', '.2f', IMAGE)})"
-    return [*said, of_recognised("classifier", ends, [num] * len(ends), data, IMAGE), f"Recall is {recall}."]
+    if any(row.accuracy is not None for row in rows):
+        said.append(of_recognised("classifier", ends, [num] * len(ends), data, IMAGE))
+    name, form = ("diversity", ".1f") if data.recall is None else ("recall", ".2f")
+    return [*said, f"The {name} is {at_strengths(ends, name, form)} ({of_held(data, name, form, IMAGE)})."]
 
 
-def of_few(case: Case, share: float | None) -> list[str]:
-    """A warning where there are too few samples for what is said of them; without a classifier the share is None."""
+def of_few(case: Case) -> list[str]:
+    """A warning where there are too few samples for what is said of them."""
     num = len(case.classes) * case.plan.num_samples
     if num >= ENOUGH:
         return []
-    more = draw_more(ENOUGH)
-    if share is None:
-        return [f"{num} samples at each strength are few: differences between strengths may be chance. {more}"]
     return [
-        f"Accuracy, precision and recall are shares of {num} images each: their standard errors are up to "
-        f"{0.5 / math.sqrt(num):.2f}, and differences below three times that may be chance. {more}"
+        f"{num} samples at each strength are few: shares of them have standard errors of up to "
+        f"{0.5 / math.sqrt(num):.2f}, and differences below three times that may be chance. {draw_more(ENOUGH)}"
     ]

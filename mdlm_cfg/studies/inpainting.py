@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at
+from mdlm_cfg.chain.lattice import lattice_of, points_at
 from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.rates import refuse_if_too_large
@@ -34,7 +34,7 @@ from mdlm_cfg.studies.slices import (
     posterior_of,
 )
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import largest, named, short
+from mdlm_cfg.support.numbers import short
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 
@@ -79,7 +79,6 @@ class Hidden:
         "TV to tilted", "TV to the tilted distribution; for a network, to the one averaged over orders"
     )
     ess: float = col("relative ESS", "of importance weights for the tilted distribution", unit="share")
-    truth_probability: float = col("true values", "probability of the hidden values", unit="probability", digits=5)
     conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
 
 
@@ -89,7 +88,6 @@ class SliceRow(Hidden, OfSlice):
 
     image_class: int = col("its class", "class of the image")
     posterior: float = col("posterior", "p(z | known pixels); if unknown, computed from the network along one order")
-    truth_rank: int = col("their rank", "rank of the hidden values: 1 plus the number of more probable completions")
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,10 @@ class Inpainting:
         num_free: hidden pixels of an image; the denoiser is asked for (N+1)^num_free partial states under two labels.
         images: places of test images; None is one for each class, drawn by the seed. They are guided to the plan's
             classes, and to their own where it has none.
-        image_class: of the images that are drawn, where it is not the class that they are guided to.
     """
 
     num_free: int = 10
     images: Sequence[int] | None = None
-    image_class: int | None = None
     needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, unfiltered=True, samples=2)
     rows: ClassVar[Rows] = {"distances": SliceRow, "means": MeanRow, "ledger": BudgetRow}
 
@@ -150,11 +146,10 @@ class Inpainting:
             return [(i, z) for i in self.images for z in classes or (int(labels[i]),)]
         drawn = []
         for z in case.classes:
-            wanted = z if self.image_class is None else self.image_class
-            places = (labels == wanted).nonzero().squeeze(1)
+            places = (labels == z).nonzero().squeeze(1)
             if len(places) == 0:
-                raise UserError(f"there is no test image of class {wanted}: choose another, or give study.images=[0]")
-            generator = generator_for("inpainting image", case.plan.seed, wanted)
+                raise UserError(f"there is no test image of class {z}: choose another, or give study.images=[0]")
+            generator = generator_for("inpainting image", case.plan.seed, z)
             drawn.append((int(places[torch.randint(len(places), (1,), generator=generator)]), z))
         return drawn
 
@@ -204,7 +199,6 @@ class Inpainting:
 
 
 def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: float) -> SliceRow:
-    truth = float(found.law.flatten()[flat_index(s.truth, found.law.shape[0])])
     return SliceRow(
         *s.at(guidance),
         image_class=s.image_class,
@@ -212,8 +206,6 @@ def _row(case: Case, s: Slice, guidance: Guidance, found: Found, posterior: floa
         guidance_effect=total_variation(found.unguided, found.law),
         tv_tilted=total_variation(found.tilted, found.law),
         ess=found.ess,
-        truth_probability=truth,
-        truth_rank=int((found.law > truth).sum()) + 1,
         conditionals_error=found.ledgers[0].tv.get("error of the network") if case.has_learned else None,
     )
 
@@ -231,7 +223,7 @@ def completions_of(law: Tensor) -> Tensor:
 
 def _distances(rows: Sequence[SliceRow]) -> list[Block]:
     """Every image, and the means over them."""
-    values = ["guidance_effect", "tv_tilted", "ess", "truth_probability", "truth_rank", "conditionals_error"]
+    values = ["guidance_effect", "tv_tilted", "ess", "conditionals_error"]
     table = Table(["image", "image_class", "target_class", "posterior", "w"], values, note="Distances in TV, exact.")
     group = "" if len({_of(row) for row in rows}) <= MOST_SHOWN else NUMBERS  # pictures come before a long table
     names = measured(MeanRow)
@@ -310,28 +302,18 @@ def _of(row: SliceRow) -> tuple[int, int]:
 
 
 def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
-    errors = [(row.conditionals_error, row) for row in rows if row.conditionals_error is not None]
+    errors = [row.conditionals_error for row in rows if row.conditionals_error is not None]
     if not errors:
         return (
             "The distribution of the data is not known exactly, so the error of the network is unknown: all numbers "
             "describe the network."
         )
-    most = largest(errors, lambda pair: pair[0])
-    worst = most[0][0]
-    at = named([f"image {row.image}, w = {row.w.label}" for _, row in most])
+    worst = max(errors)
     effect = max(row.guidance_effect for row in top)
-    found = (
-        f"its distribution of the hidden pixels is within {short(worst)} of the exact one in total variation (largest "
-        f"for {at})"
-    )
-    if worst <= ROUNDING:
-        return "The network has no error: its distribution of the hidden pixels is the exact one."
-    if effect <= ROUNDING:
-        return f"There is no effect of guidance to compare the error of the network with: {found}."
-    if worst < effect:
-        return f"The error of the network is smaller than the effect of guidance ({short(effect)}): {found}."
     return (
-        f"The error of the network is at least as large as the effect of guidance ({short(effect)}): {found}. {LONGER}"
+        f"The error of the network is {'' if worst < effect else 'not '}smaller than the effect of guidance "
+        f"({short(effect)}): its distribution of the hidden pixels is within {short(worst)} of the exact one in total "
+        f"variation.{f' {LONGER}' if worst >= effect > ROUNDING else ''}"
     )
 
 
@@ -340,25 +322,10 @@ def _of_the_guidance(top: Sequence[SliceRow]) -> str:
     w = top[0].w
     if w.constant <= 0:
         return "No strength above 0 was given, so there is no guidance to evaluate: give w=[0,1,2]."
-    most, *others = largest(top, lambda row: row.guidance_effect)
     moved = {row.image for row in top if row.guidance_effect >= SMALL}
-    size = f"{_short(most.guidance_effect)} in total variation"
+    most = f"{short(max(row.guidance_effect for row in top))} in total variation"
     if moved:
-        head = (
-            f"Guidance changes the hidden pixels of {len(moved)} of {len({row.image for row in top})} images: at w = "
-            f"{w.label} by up to {size}"
-        )
-        if others:
-            where_most = named([f"image {row.image}, class {row.target_class}" for row in (most, *others)], ";")
-            return f"{head} ({where_most})."
-        return (
-            f"{head}, which leaves {_short(most.tv_tilted)} to the tilted distribution (image {most.image}, guided to "
-            f"class {most.target_class}, whose posterior given the known pixels is {short(most.posterior)})."
-        )
+        num = len({row.image for row in top})
+        return f"At w = {w.label} guidance changes the hidden pixels of {len(moved)} of {num} images, by up to {most}."
     why = ", because the known pixels already determine the class" if all(r.posterior >= SURE for r in top) else ""
-    return f"Guidance changes almost nothing here{why}: at most {size} at w = {w.label}."
-
-
-def _short(value: float) -> str:
-    """A distance; what is smaller than rounding is 0."""
-    return f"{value:.3g}" if value > ROUNDING else "0"
+    return f"Guidance changes almost nothing here{why}: at most {most} at w = {w.label}."

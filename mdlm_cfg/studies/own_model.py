@@ -13,16 +13,15 @@ from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Confidence, Policy
 from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
 from mdlm_cfg.compare.sequences import mean_pairwise_difference
-from mdlm_cfg.studies.aligned import SHOWN_CLASSES, aligned_pieces, block_to_read, symbols_of, to_read
+from mdlm_cfg.studies.aligned import SHOWN_CLASSES, aligned_pieces, block_to_read, to_read
 from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
-from mdlm_cfg.support.numbers import largest, named, short
+from mdlm_cfg.support.numbers import named, short
 from mdlm_cfg.targets.table import entropy_of
 
-LIKELIEST = 6  # states of a class that are listed
 ROUNDING = 1e-9  # a TV below which two distributions are one
 HALVES = 20  # random ones of both sets of samples
 CLEAR = 4  # standard deviations above the mean of the noise, from where a change of single values is one
@@ -57,14 +56,6 @@ class ModelRow(OfClass, AtStrength):
 
 
 @dataclass(frozen=True)
-class StateRow(OfClass, AtStrength):
-    """One of the most probable states of a class."""
-
-    state: str = col("state", "values of the state, in order", index=True)
-    probability: float = col("probability", "exact", unit="probability")
-
-
-@dataclass(frozen=True)
 class OwnModel:
     """The effect of guidance on a denoiser, from the denoiser alone.
 
@@ -73,7 +64,7 @@ class OwnModel:
     """
 
     needs: ClassVar[Needs] = Needs(learned="required", samples=2)
-    rows: ClassVar[Rows] = {"distances": ModelRow, "states": StateRow}
+    rows: ClassVar[Rows] = {"distances": ModelRow}
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """Distributions in two orders, samples, samplers with steps, and a few samples to read."""
@@ -90,9 +81,7 @@ class OwnModel:
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each class and strength."""
         rows = [_row(case, made, g, k) for g in case.plan.guidances for k in case.classes]
-        shown = [(g, k) for g in case.plan.guidances for k in case.classes[:SHOWN_CLASSES]]
-        states = [row for g, k in shown for row in _likeliest(case, g, k)]
-        blocks = [_distances(case, rows), _states(states), _to_read(case, made)]
+        blocks = [_distances(case, rows), _to_read(case, made)]
         verdict = verdict_of(rows, case.plan.sampler.policy)
         if _has_samplers(case):
             found = Samplers().findings(case, made)
@@ -170,19 +159,6 @@ def _noise(x: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
     return torch.tensor([_values_changed(x[order[:half]], x[order[half:]], num_tokens) for order in orders])
 
 
-def _likeliest(case: Case, guidance: Guidance, k: int) -> list[StateRow]:
-    law = _law(case, guidance, k)
-    if law is None:
-        return []
-    symbols = symbols_of(case.data.num_tokens, case.data.value_names)
-    found = law.flatten().topk(min(LIKELIEST, law.numel()))
-    states = torch.stack(torch.unravel_index(found.indices, law.shape), dim=1).tolist()
-    return [
-        StateRow(guidance, k, case.class_name(k), " ".join(symbols[v] for v in state), p)
-        for state, p in zip(states, found.values.tolist())
-    ]
-
-
 def _distances(case: Case, rows: Sequence[ModelRow]) -> Block:
     plan = case.plan
     exact = ["tv_unguided", "tv_orders", "entropy", "tv_samples", "noise_floor"]
@@ -198,16 +174,11 @@ def _distances(case: Case, rows: Sequence[ModelRow]) -> Block:
     return Block("distances", rows, "What guidance does", text, views=views, logged=shown, group="", printed=True)
 
 
-def _states(rows: Sequence[StateRow]) -> Block:
-    views = [Table(["class_name", "state"], ["probability"], "w", "Exact; those of the first strengths come first.")]
-    return Block("states", rows, "The most probable states", views=views, group="States and samples")
-
-
 def _to_read(case: Case, made: Made) -> Block:
     parts: list[str] = []
     for k in case.classes[:SHOWN_CLASSES]:
         parts += to_read(case, made, LEARNED, k, f"class {case.class_name(k)}: sample")
-    return block_to_read(parts, group="States and samples")
+    return block_to_read(parts, group="Samples")
 
 
 def verdict_of(rows: Sequence[ModelRow], policy: Policy | None = None) -> list[str]:
@@ -246,11 +217,10 @@ def _of_orders(rows: Sequence[ModelRow], policy: Policy | None) -> list[str]:
     if not rows or policy == Confidence():
         return []
     order = "a random order" if policy is None else f"the order {policy}"
-    worst = largest(rows, lambda row: row.tv_orders or 0.0, ROUNDING)
-    gap = worst[0].tv_orders or 0.0
+    gap = max(row.tv_orders or 0.0 for row in rows)
     if gap < ROUNDING:
         return [f"Without guidance, {order} and an order by confidence give the same distribution."]
     return [
         f"The conditionals do not agree on one distribution: without guidance, an order by confidence instead of "
-        f"{order} changes {named([f'class {row.class_name}' for row in worst])} by {gap:.2g} (total variation)."
+        f"{order} changes a class by up to {gap:.2g} (total variation)."
     ]

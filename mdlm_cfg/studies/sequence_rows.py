@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, student, sure_of
@@ -14,8 +13,8 @@ from mdlm_cfg.studies.common import CALLS, SAMPLER, SURE
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_sentence
 from mdlm_cfg.studies.findings import col, in_nats, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED
-from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, strongest, tied_ends, where
-from mdlm_cfg.support.numbers import SAME, named, percent
+from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, strongest, where
+from mdlm_cfg.support.numbers import percent
 
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
@@ -24,7 +23,7 @@ CLASS = "class"
 
 @dataclass(frozen=True)
 class Measured:
-    """Statistics of a set of sequences; absent if nothing is left to average over, or n-grams are too many."""
+    """Statistics of a set of sequences; absent if nothing is left to average over, or pairs are too many."""
 
     posterior: float | None = col(
         "p(z | x)", "class posterior, mean over the sequences that the mixture allows", digits=3
@@ -38,11 +37,9 @@ class Measured:
     diversity: float = col(
         "differ", "share of positions in which two sequences of the set differ", unit="share", digits=3
     )
-    tv_class_1: float | None = in_tv(
-        "values to class", "TV between the distribution of single values and that of the class", digits=3
+    tv_class_2: float | None = in_tv(
+        "pairs to class", "TV between the distribution of neighbouring pairs and that of the class", digits=3
     )
-    tv_class_2: float | None = in_tv("pairs to class", "the same for neighbouring pairs", digits=3)
-    tv_class_3: float | None = in_tv("triples to class", "the same for three neighbours", digits=3)
 
 
 SETS = (
@@ -56,11 +53,9 @@ class SetRow(Measured, AtStrength):
     """One set of samples at one strength, drawn by the plan's sampler."""
 
     set: str = col("set", SETS, index=True)
-    tv_exact_1: float | None = in_tv(
-        "values to exact", "TV between the distribution of single values and that of the exact guided samples", digits=3
+    tv_exact_2: float | None = in_tv(
+        "pairs to exact", "TV between the distribution of neighbouring pairs and that of the exact samples", digits=3
     )
-    tv_exact_2: float | None = in_tv("pairs to exact", "the same for neighbouring pairs", digits=3)
-    tv_exact_3: float | None = in_tv("triples to exact", "the same for three neighbours", digits=3)
 
 
 @dataclass(frozen=True)
@@ -150,46 +145,25 @@ def _of_network(learned: SetRow, exact: SetRow, w: Guidance, num: int) -> str:
 
 
 def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
-    """The extremes in likelihood, beyond chance in 1 of 20 reports at most, however many are compared.
+    """The extremes in likelihood, and whether they differ beyond chance in 1 of 20 reports at most.
 
-    Where chance may have made one of them, since few of its sequences are possible, two others may differ all the same.
-
-    Where orders differ in how many of their sequences the class does not allow, that decides.
+    Where they differ in how many of their sequences the class does not allow, that decides.
     """
     possible = [row for row in rows if row.log_prob is not None]
     if len(possible) < 2:
         return []
     sure = sure_of(len(rows))
     head = f"Among {len(rows)} combinations of order and calls (exact conditionals, w = {w.label}),"
-    fewest, most = tied_ends(rows, "impossible", SAME)
-    if most and _more_impossible(most[0], fewest[0], num, sure):
+    fewest, most = ends(rows, "impossible")
+    if _more_impossible(most, fewest, num, sure):
         return [
-            f"{head} {_named(most)} {'has' if len(most) == 1 else 'have'} the most sequences that are impossible under "
-            f"the class ({percent(most[0].impossible, 1)}), and {_named(fewest)} the fewest "
-            f"({percent(fewest[0].impossible, 1)})."
+            f"{head} the share of sequences that are impossible under the class is at most "
+            f"{percent(most.impossible, 1)} ({most.sampler.label}) and at least {percent(fewest.impossible, 1)} "
+            f"({fewest.sampler.label})."
         ]
     worst, best = ends(possible, "log_prob")
-    if _likelier_where_possible(best, worst, num, sure):
-        return [
-            f"{head} {worst.sampler.label} has the least likely sequences ({_show(worst.log_prob, 1)} nats) and "
-            f"{best.sampler.label} the most likely ones ({_show(best.log_prob, 1)})."
-        ]
-    clearest = _clearest(possible, num, sure)
-    if clearest is not None:
-        more, less = clearest
-        return [
-            f"{head} {more.sampler.label} has a clearly higher log-likelihood ({_show(more.log_prob, 1)} nats) than "
-            f"{less.sampler.label} ({_show(less.log_prob, 1)}); the highest and the lowest are not clearly apart."
-        ]
-    return [f"{head} none has a clearly higher log-likelihood than another."]
-
-
-def _clearest(rows: Sequence[OrderRow], num: int, sure: float) -> tuple[OrderRow, OrderRow] | None:
-    """Of two rows the one with the clearly higher log-likelihood, and the other: the two that are furthest apart."""
-    pairs = [(a, b) for a, b in permutations(rows, 2) if _likelier_where_possible(a, b, num, sure) > 0]
-    return max(pairs, key=lambda pair: (pair[0].log_prob or 0.0) - (pair[1].log_prob or 0.0), default=None)
-
-
-def _named(rows: Sequence[OrderRow]) -> str:
-    """The first few of these samplers; their names have commas."""
-    return named([row.sampler.label for row in rows], ";")
+    differ = "differ clearly" if _likelier_where_possible(best, worst, num, sure) else "do not differ clearly"
+    return [
+        f"{head} the highest mean log-likelihood ({_show(best.log_prob, 1)} nats, {best.sampler.label}) and the lowest "
+        f"({_show(worst.log_prob, 1)} nats, {worst.sampler.label}) {differ}."
+    ]

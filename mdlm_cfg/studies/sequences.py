@@ -14,7 +14,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import policy_of
 from mdlm_cfg.compare.metrics import total_variation
-from mdlm_cfg.compare.sequences import gram_histogram, gram_law, gram_lengths, sequence_statistics
+from mdlm_cfg.compare.sequences import gram_histogram, gram_law, has_pairs, sequence_statistics
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.aligned import aligned, aligned_pieces, block_to_read, to_read
 from mdlm_cfg.studies.common import draw_pieces, samples_of
@@ -130,7 +130,7 @@ def _sequences(case: Case, guidance: Guidance, name: str, sampler: Sampler | Non
 
 
 def _of_class(case: Case) -> dict[str, Any]:
-    """Samples of the class (n, D), and by n the mean TV of n-grams of several such sets to the class's own."""
+    """Samples of the class (n, D), and the mean TV of the pairs of several such sets to the class's own."""
     target = case.target
     plan = case.plan
     z = case.one_class
@@ -138,24 +138,22 @@ def _of_class(case: Case) -> dict[str, Any]:
     for draw in range(NOISE_DRAWS):
         generator = generator_for("samples", plan.seed, z, CLASS, *([draw] if draw else []))
         draws.append(target.sample(plan.num_samples, generator, z)[0])
-    noise = {}
-    for n in gram_lengths(target):
-        law = gram_law(target, n, z)
-        tvs = [total_variation(law, gram_histogram(x, target.num_tokens, n)) for x in draws]
-        noise[n] = sum(tvs) / NOISE_DRAWS
-    return {"x": draws[0], "noise": noise}
+    if not has_pairs(target):
+        return {"x": draws[0], "noise": None}
+    law = gram_law(target, 2, z)
+    tvs = [total_variation(law, gram_histogram(x, target.num_tokens, 2)) for x in draws]
+    return {"x": draws[0], "noise": sum(tvs) / NOISE_DRAWS}
 
 
-def _noise_of(case: Case, guidance: Guidance) -> dict[int, float]:
-    """By n, the mean TV between n-grams of random halves of all exact guided samples, over several splits."""
+def _noise_of(case: Case, guidance: Guidance) -> float | None:
+    """The mean TV between the pairs of random halves of all exact guided samples, over several splits."""
+    if not has_pairs(case.target):
+        return None
     x = torch.cat([_sequences(case, guidance, name) for name in (EXACT, AGAIN)])
     generator = case.plan.generator("splits", guidance, case.one_class, num_dims=case.target.num_dims)
     splits = [x[torch.randperm(len(x), generator=generator)].chunk(2) for _ in range(NOISE_DRAWS)]
-    noise = {}
-    for n in gram_lengths(case.target):
-        grams = [[gram_histogram(half, case.target.num_tokens, n) for half in halves] for halves in splits]
-        noise[n] = sum(total_variation(*pair) for pair in grams) / NOISE_DRAWS
-    return noise
+    pairs = [[gram_histogram(half, case.target.num_tokens, 2) for half in halves] for halves in splits]
+    return sum(total_variation(*of_halves) for of_halves in pairs) / NOISE_DRAWS
 
 
 def _measuring(case: Case, guidance: Guidance, name: str, sampler: Sampler | None = None) -> Piece:
@@ -175,9 +173,9 @@ def _measure(case: Case, guidance: Guidance, x: Tensor) -> dict[str, Any]:
     found = sequence_statistics(target, x, z)
     exact = _sequences(case, guidance, EXACT)
     columns = {name: getattr(found, name, None) for name in measured(SetRow)}
-    for n, grams in found.grams.items():
-        columns[f"tv_class_{n}"] = total_variation(gram_law(target, n, z), grams)
-        columns[f"tv_exact_{n}"] = total_variation(gram_histogram(exact, target.num_tokens, n), grams)
+    if found.pairs is not None:
+        columns["tv_class_2"] = total_variation(gram_law(target, 2, z), found.pairs)
+        columns["tv_exact_2"] = total_variation(gram_histogram(exact, target.num_tokens, 2), found.pairs)
     return {name: None if value is None or math.isnan(value) else value for name, value in columns.items()}
 
 
@@ -186,13 +184,13 @@ def _set_row(case: Case, made: Made, guidance: Guidance, name: str) -> SetRow:
     if name == CLASS:
         found = made.of(_of_class)
         columns = _measure(case, guidance, found["x"])
-        columns |= {f"tv_class_{n}": tv for n, tv in found["noise"].items()}
+        columns["tv_class_2"] = found["noise"]
     else:
         columns = dict(made.of(_measured, guidance, name, None))
     if name == EXACT:
-        columns |= {f"tv_exact_{n}": None for n in (1, 2, 3)}
+        columns["tv_exact_2"] = None
     if name == AGAIN:
-        columns |= {f"tv_exact_{n}": tv for n, tv in made.of(_noise_of, guidance).items()}
+        columns["tv_exact_2"] = made.of(_noise_of, guidance)
     return SetRow(**columns, w=guidance, set=FLOOR if name == AGAIN else name)
 
 
@@ -225,15 +223,13 @@ def _guided(case: Case, sets: Sequence[SetRow]) -> Block:
     text = READING.format(plan=plan, name=case.class_name(case.one_class), draws=NOISE_DRAWS)
     dashed = {"set": CLASS}
     views: list[View] = [
-        Table(["w", "set"], [*MEASURED, "tv_exact_2"], note=MORE.format(num=plan.num_samples)),
+        Table(
+            ["w", "set"], [*MEASURED, "tv_exact_2", "impossible", "diversity"], note=MORE.format(num=plan.num_samples)
+        ),
         Curve("w", "posterior", ["set"], "The class posterior of guided sequences.", dashed=dashed),
         Curve("w", "log_prob", ["set"], "How likely guided sequences are in their class.", dashed=dashed),
         Curve("w", "tv_class_2", ["set"], "Pairs of neighbours: distance to the class's own.", dashed=dashed),
         Curve("w", "tv_exact_2", ["set"], "Pairs of neighbours: distance to exact guided sequences.", dashed=dashed),
-        Table(
-            ["w", "set"],
-            ["diversity", "impossible", *(f"tv_{to}_{n}" for to in (CLASS, EXACT) for n in (1, 3))],
-        ),
     ]
     title = "Guided samples compared with exact ones"
     names = measured(SetRow)

@@ -97,8 +97,7 @@ def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
     if uniform.excess <= sure * uniform.excess_se:
         return untrained("not", own, f"uniform values ({uniform.nelbo:.1f})")
     if independent.excess <= sure * independent.excess_se:
-        than = f"independent {words.parts} of each class ({independent.nelbo:.1f})"
-        return untrained("barely", own, than, f"; uniform values have {uniform.nelbo:.1f}")
+        return untrained("barely", own, f"independent {words.parts} of each class ({independent.nelbo:.1f})")
     below = f"{short(independent.excess, 1)} ± {short(independent.excess_se, 1)}"
     return (
         f"The network has learned how {words.parts} depend on each other: {own}, below the {independent.nelbo:.1f} of "

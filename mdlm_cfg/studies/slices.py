@@ -48,11 +48,6 @@ class Slice(NamedTuple):
         return (self.x != self.state).nonzero().squeeze(1)
 
     @property
-    def truth(self) -> Tensor:
-        """The hidden values, int64 (|S|,)."""
-        return self.x[self.hidden]
-
-    @property
     def name(self) -> str:
         """Of its blocks and arrays."""
         return f"image{self.image}_class{self.target_class}"

@@ -22,8 +22,8 @@ from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_tv
 from mdlm_cfg.studies.moves import MOVE, Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, wholes
-from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, tied_ends, where
-from mdlm_cfg.support.numbers import apart, largest, named, percent, short
+from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, where
+from mdlm_cfg.support.numbers import apart, percent, short
 
 MOVES = (0, 2, 5, 10, 20, 40)
 STARTS: tuple[Mapping[str, Any], ...] = (
@@ -60,9 +60,6 @@ class MoveRow(OfDenoiser):
     tv_tilted: float = in_tv("TV to tilted", "total variation to the tilted distribution of the data")
     tv_own: float = in_tv(
         "TV to own tilted", "TV to the tilted distribution of the same conditionals, averaged over orders"
-    )
-    removed: float | None = col(
-        "removed", "share of the start's TV to tilted that the moves remove; absent if that TV is 0"
     )
 
 
@@ -168,12 +165,10 @@ class TableMoves(Moves):
         rows = []
         for start, after in zip(self.compared_starts(case), found):
             _, before = made.of(_started, g, who, start)
-            first = after[0][0]
             for number, (tilted, own) in zip(self.stages(case), after):
                 calls = before + replace(correction, moves=number).calls(case.target.num_dims)
-                removed = 1 - tilted / first if first > NOTHING else None
                 index = (g, who, start.label, name_of_move(correction), number)
-                rows.append(MoveRow(*index, calls, tilted, own, removed))
+                rows.append(MoveRow(*index, calls, tilted, own))
         return rows
 
     def _left_out(self, case: Case) -> str:
@@ -231,30 +226,23 @@ def verdict_of(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
 
 
 def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
-    """How much the most moves of the first size remove: after the guided chain, the farthest sampler, and at best."""
+    """How much the most moves of the first size remove: after the guided chain, and at best."""
     most = max(row.moves for row in rows)
     own = where(rows, move=rows[0].move)
-    before = {row.start: row.tv_tilted for row in own if row.moves == 0}
-    removed = {row.start: row.removed for row in own if row.moves == most and row.removed is not None}
+    distances: dict[str, list[float]] = {}
+    for row in own:
+        if row.moves in (0, most):
+            distances.setdefault(row.start, []).append(row.tv_tilted)
+    removed = {start: 1 - after / before for start, (before, after) in distances.items() if before > NOTHING}
     if not removed:
         return [f"{head} every sampler already samples the tilted distribution: there is nothing to correct."]
-    after = {row.start: row.tv_tilted for row in own if row.moves == most}
-    farthest = max(removed, key=lambda start: before[start])
-    named = [start for start in (FIRST_HITTING, farthest) if start in removed]
     best = max(removed, key=lambda start: removed[start])
-    if removed[best] >= WORTH > max(removed[start] for start in named):
-        named.append(best)
     said = []
-    for start in dict.fromkeys(named):
-        whose = "the distance that guidance leaves" if start == FIRST_HITTING else f'the distance of "{start}"'
-        distances = "{} before, {} after".format(*apart(before[start], after[start]))
-        said.append(f"{_removed(removed[start], most)} {whose} (total variation {distances})")
-    worth = [removed[start] >= WORTH for start in named]
-    judged = "help little"
-    if any(worth):
-        judged = f"bring {'' if all(worth) else 'some '}samples nearer to the tilted distribution"
-    elif all(removed[start] <= -SHOWN for start in named):
-        judged = "take samples farther from the tilted distribution"
+    for start in dict.fromkeys(one for one in (FIRST_HITTING, best) if one in removed):
+        before, after = distances[start]
+        tvs = "total variation {} before, {} after".format(*apart(before, after))
+        said.append(f'{_removed(removed[start], most)} the distance of "{start}" ({tvs})')
+    judged = "can bring samples nearer to the tilted distribution" if removed[best] >= WORTH else "help little"
     return [f"{head} corrections {judged}: {phrase(most, rows[0].move)} {', and '.join(said)}."]
 
 
@@ -268,17 +256,16 @@ def _removed(share: float, moves: int) -> str:
 def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
     """Which moves are best for their calls, and those that mix too slowly."""
     said = []
-    start = next((row.start for row in rows if row.removed is not None), None)
+    start = next((row.start for row in rows if not row.moves and row.tv_tilted > NOTHING), None)
     chain = where(rows, start=start)
     if chain:
-        last = max(where(chain, move=chain[0].move), key=lambda row: row.calls)
-        near, _ = tied_ends([row for row in chain if row.calls <= last.calls], "tv_tilted", NOTHING)
-        best = largest(near, lambda row: -row.calls)
-        ways = list(dict.fromkeys(phrase(row.moves, row.move) for row in best))
-        end = verb_of(best[0].moves if len(ways) == 1 else len(ways), "end")
+        calls = max(row.calls for row in where(chain, move=chain[0].move))
+        able = [row for row in chain if row.calls <= calls]
+        least = min(row.tv_tilted for row in able)
+        best = min((row for row in able if row.tv_tilted - least < NOTHING), key=lambda row: row.calls)
         said.append(
-            f'After "{start}" and within {last.calls:g} calls, {named(ways, ";")} {end} nearest to the tilted '
-            f"distribution ({short(best[0].tv_tilted)})."
+            f'After "{start}" and within {calls:g} calls, nothing ends nearer to the tilted distribution than '
+            f"{phrase(best.moves, best.move)} ({short(best.tv_tilted)})."
         )
     slow = [row.move for row in ends if row.tv_tilted is None or (row.gap is not None and row.gap < CONNECTED)]
     if slow:

@@ -85,15 +85,6 @@ def test_without_a_target_conditionals_of_no_distribution_are_named(tmp_path: Pa
         assert row["class_name"] == ["one", "two"][row["target_class"]]
 
 
-def test_states_are_listed_by_their_exact_probability(tmp_path: Path) -> None:
-    found = read(mdlm_cfg.report(as_function(TARGET), w=[0], out=tmp_path, num_samples=100, value_names=list("abc")))
-    own = [row for row in found["states"] if row["target_class"] == 1]
-    for row in own:
-        place = tuple("abc".index(letter) for letter in row["state"].split())
-        assert row["probability"] == pytest.approx(float(TARGET.class_pmf(1)[place]))
-    assert own[0]["probability"] == pytest.approx(float(TARGET.class_pmf(1).max()))
-
-
 def test_with_a_target_the_exact_columns_are_there(tmp_path: Path) -> None:
     other = random_target(3, 2, seed=6)
     found = read(mdlm_cfg.report(as_function(other), TARGET, [0, 2], tmp_path, num_samples=200, target_class=1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ def test_samples_are_those_of_the_plans_generators_judged_by_hand(
         assert (row.target_class, row.diversity) == (k, pytest.approx(float(pairs.sum() / (40 * 39))))
         assert row.accuracy == float((classifier.predict(x) == k).double().mean())
     (warned,) = [said for said in found.verdict if "num_samples=" in said]
-    assert " 80 " in warned and f" {0.5 / 80**0.5:.2f}, " in warned
+    assert "80" in warned.split() and f" {0.5 / 80**0.5:.2f}, " in warned
 
 
 def test_the_network_is_judged_beside_models_without_structure(data: BinaryImageData, found: Findings) -> None:
@@ -136,7 +135,7 @@ def test_a_network_between_the_two_models_is_barely_trained() -> None:
     rows = nelbo_rows(network, torch.stack([network - 1, network + torch.tensor([4.0, 5.0, 5.0])]), IMAGE)
     assert [row.excess for row in rows] == pytest.approx([0, -1, 14 / 3]) and rows[1].excess_se == 0
     assert rows[2].excess_se == pytest.approx(1 / 3) and training_sentence(rows, IMAGE).endswith(LONGER)
-    assert decimals(training_sentence(rows, IMAGE)) == [f"{row.nelbo:.1f}" for row in rows]
+    assert decimals(training_sentence(rows, IMAGE)) == [f"{row.nelbo:.1f}" for row in rows[:2]]
 
 
 @pytest.mark.parametrize("num", [2, 3, 5])
@@ -149,11 +148,6 @@ def test_a_few_examples_rarely_show_that_a_network_without_structure_has_learned
         rows = nelbo_rows(network, torch.stack([torch.randn(num, generator=g).double(), network + 5]), IMAGE)
         shown += not training_sentence(rows, IMAGE).endswith(LONGER)
     assert shown <= 20
-
-
-def test_images_of_several_shades_are_not_said_to_differ_in_a_number_of_pixels(found: Findings) -> None:
-    rows = [replace(row, accuracy=None) for row in block_of(found, "distances")]
-    assert conclusion(verdict_of(rows, [], [], 360, 2)[-1]) != conclusion(verdict_of(rows, [], [], 360, 4)[-1])
 
 
 def test_the_error_of_a_difference_is_never_shown_as_0_where_it_is_not() -> None:

@@ -25,9 +25,10 @@ from mdlm_cfg.studies.image_moves import (
     Distance,
     ImageMoves,
     ImageSetRow,
-    effects_of,
+    clearest,
     usage_of,
     verdict_of,
+    worth,
 )
 from mdlm_cfg.studies.images import CLASSIFIER, judging
 from mdlm_cfg.studies.plan import Plan
@@ -194,41 +195,32 @@ def row(moves: int, calls: int, far: float, start: str = "a", se: float = SE) ->
 
 
 @pytest.mark.parametrize(
-    ("after", "other", "best", "worst", "pays"),
+    ("after", "other", "nearer", "pays"),
     [
-        (0.1, 0.9, 1, 0, 1),
-        (0.12, 0.9, 1, 0, 1),
-        (0.13, 0.9, 0, 0, 0),
-        (0.1, 0.35, 1, 0, 0),
-        (0.87, 0.95, 0, 0, 0),
-        (0.88, 0.95, 0, -1, -1),
+        (0.1, 0.9, True, True),
+        (0.12, 0.9, True, True),
+        (0.13, 0.9, False, False),
+        (0.1, 0.35, True, False),
+        (0.88, 0.95, False, False),
     ],
 )
-def test_the_verdict_follows_from_the_distances(after: float, other: float, best: int, worst: int, pays: int) -> None:
+def test_the_verdict_follows_from_the_distances(after: float, other: float, nearer: bool, pays: bool) -> None:
     """A start at 0.5 with 10 calls that moves bring elsewhere, another sampler with as many calls."""
     sets = [row(0, 10, 0.5), row(20, 30, after), row(0, 30, other, "b"), row(20, 50, other, "b")]
-    effects = effects_of(sets, Distance("energy_features", NOISE, 4, MANY))
-    assert {name: sign for name, (*_, sign) in effects.items()} == {"best": best, "worst": worst, "calls": pays}
-    changed, same = (sets[0], sets[1]), (sets[2], sets[3])
-    ends = {"best": changed if after < 0.5 else same, "worst": same if after < 0.5 else changed}
-    assert {name: effects[name][:2] for name in ends} == ends
-    assert effects["calls"][:2] == (sets[0 if other > 0.5 else 2], sets[1 if after < other else 3])
+    far = Distance("energy_features", NOISE, 4, MANY)
+    assert clearest(sets, far) == ((sets[0], sets[1]) if after < 0.5 else (sets[2], sets[3]))
+    assert worth(sets, far) == (sets[0 if other > 0.5 else 2], sets[1 if after < other else 3])
+    assert [far.clarity(*find(sets, far)) > 1 for find in (clearest, worth)] == [nearer, pays]
     said = verdict_of([row(0, 0, 0.0, HELD_OUT), *sets], {"energy_features": NOISE, "energy_pixels": NOISE}, MANY)
-    assert len(said) == 2 + (worst < 0)
     figures = {f"{value:.4f}" for value in (0.5, after, other, CHANCE)}
     assert set(re.findall(r"\d\.\d{4}", " ".join(said))) <= figures
 
 
 def test_a_noisy_set_hides_no_clear_change_of_another() -> None:
-    """The largest gain and the largest loss are of a set with a large error; smaller ones are beyond chance."""
-    noisy = 5.0
-    sets = [row(0, 10, 1.0), row(20, 30, 0.4), row(40, 50, 0.0, se=noisy), row(60, 70, 1.6), row(80, 90, 2.0, se=noisy)]
-    effects = effects_of(sets, Distance("energy_features", NOISE, len(sets), MANY))
-    assert {name: pair for name, pair in effects.items() if name != "worst"} == {
-        "best": (sets[0], sets[1], 1),
-        "calls": (sets[0], sets[1], 1),
-    }
-    assert effects["worst"] == (sets[0], sets[3], -1)
+    """The largest gain is of a set with a large error; a smaller one is beyond chance."""
+    sets = [row(0, 10, 1.0), row(20, 30, 0.4), row(40, 50, 0.0, se=5.0)]
+    far = Distance("energy_features", NOISE, len(sets), MANY)
+    assert clearest(sets, far) == worth(sets, far) == (sets[0], sets[1]) and far.clarity(sets[0], sets[1]) > 1
 
 
 def test_of_equal_sets_one_is_rarely_said_to_differ() -> None:
@@ -236,9 +228,10 @@ def test_of_equal_sets_one_is_rarely_said_to_differ() -> None:
     generator = torch.Generator().manual_seed(0)
     said = 0
     for _ in range(200):
-        far = (1 + torch.randn(13, generator=generator)).tolist()
-        sets = [row(k, 10 + k, value, se=1.0) for k, value in enumerate(far)]
-        said += any(sign for *_, sign in effects_of(sets, Distance("energy_features", 0.0, len(sets), MANY)).values())
+        distances = (1 + torch.randn(13, generator=generator)).tolist()
+        sets = [row(k, 10 + k, value, se=1.0) for k, value in enumerate(distances)]
+        far = Distance("energy_features", 0.0, len(sets), MANY)
+        said += any(far.clarity(*find(sets, far)) > 1 for find in (clearest, worth))
     assert said <= binom.isf(1e-5, 200, 0.05)
 
 

@@ -108,8 +108,6 @@ def test_exact_and_unguided_the_hidden_pixels_follow_bayes() -> None:
             assert row.posterior == pytest.approx(float(posterior[s.target_class]), rel=1e-9)
         law = law_at(findings, s, 0.0)
         assert float((law.flatten() - own.softmax(0)).abs().max()) < 1e-12
-        (row,) = at(findings, "distances", s, 0.0)
-        assert row.truth_probability == pytest.approx(float(own.softmax(0)[(values == s.truth).all(1)]))
         assert completions_of(law).tolist() == values[own.argsort(descending=True)[:4]].tolist()
         assert marginal_of(law)[:, 1].tolist() == pytest.approx((own.softmax(0) @ values.double()).tolist())
 
@@ -132,8 +130,6 @@ def test_figures_are_those_of_the_slice(blurred: Findings) -> None:
         assert row.ess == pytest.approx(weights.ess)
         assert row.tv_tilted == pytest.approx(total_variation(weights.law, law), abs=1e-12)
         assert row.guidance_effect == pytest.approx(total_variation(laws[0], law), abs=1e-12)
-        likelier = (law > law.flatten()[int((s.truth * torch.tensor([8, 4, 2, 1])).sum())]).sum()
-        assert row.truth_rank == int(likelier) + 1
 
 
 def test_ledgers_close_and_their_samples_are_of_the_whole_denoiser(blurred: Findings) -> None:
@@ -193,7 +189,7 @@ def test_the_picture_shows_the_hidden_pixels_and_what_is_around_them(blurred: Fi
         tiles = {title: torch.from_numpy(block[k, 0]) for title, block in around.images.items()}
         shown = tiles["known pixels"].isnan()
         assert int(shown.sum()) == FREE
-        assert tiles["true values"][shown].tolist() == s.truth.tolist()
+        assert tiles["true values"][shown].tolist() == s.x[s.hidden].tolist()
         law = law_at(blurred, s, w)
         for rank, values in enumerate(completions_of(law).tolist(), 1):
             assert tiles[f"rank {rank}"][shown].tolist() == values
@@ -242,7 +238,6 @@ def test_the_verdict_says_whether_the_known_pixels_determine_the_class(
     judgement = verdict_of(rows, block_of(blurred, "ledger"), "exact")[0]
     unsure = [replace(row, posterior=0.5, guidance_effect=0.0004) for row in rows]
     neither = verdict_of(unsure, block_of(blurred, "ledger"), "exact")[0]
-    assert (f"{posterior:.4f}" in judgement) == changed
     assert bool(re.search(r"\d of \d", judgement)) == changed
     assert (conclusion(judgement) != conclusion(neither)) == (determined or changed) and f"{effect:g}" in judgement
     assert len(judgement) > len(neither) or not determined  # with the reason
@@ -253,12 +248,11 @@ def test_the_error_of_the_network_is_judged_by_the_effect_of_guidance(blurred: F
     for times, longer in ((0.5, False), (2.0, True)):
         wrong = [replace(row, conditionals_error=times * rows[1].guidance_effect) for row in rows]
         assert verdict_of(wrong, [], "learned")[0].endswith(LONGER) == longer
-    rounding = 1e-16  # of an error, or of an effect, that is 0: neither is larger than the other
+    rounding = 1e-16  # of an error, or of an effect, that is 0
     for error, effect in ((rounding, 0.0), (0.0, rounding), (0.0, 0.3), (0.2, rounding)):
         these = [replace(row, conditionals_error=error, guidance_effect=effect) for row in rows]
         said = verdict_of(these, [], "learned")[0]
-        assert not said.endswith(LONGER) and conclusion(said) != conclusion(verdict_of(wrong, [], "learned")[0])
-        assert ("0.2000" in said) == (error == 0.2)
+        assert not said.endswith(LONGER) and ("0.2000" in said) == (error == 0.2)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -290,8 +284,6 @@ def test_images_by_place_and_by_class() -> None:
 
     assert pairs(None, images=[7, 3]) == [(7, int(labels[7])), (3, int(labels[3]))]
     assert pairs((0, 1), images=[7]) == [(7, 0), (7, 1)]
-    drawn = pairs((0, 2), image_class=1)
-    assert [z for _, z in drawn] == [0, 2] and all(int(labels[i]) == 1 for i, _ in drawn)
     every = pairs(None)
     assert [(z, int(labels[i])) for i, z in every] == [(0, 0), (1, 1), (2, 2)]
 
@@ -319,7 +311,6 @@ def test_an_order_that_names_no_places_is_taken(policy: Any) -> None:
         ({"num_free": 30}, plan_of(), r"\(2\+1\)\^30"),
         ({"images": [300]}, plan_of(), " 300, .* 0 to 299$"),
         ({"images": [3, 3]}, plan_of(), r"\[3, 3\]"),
-        ({"image_class": 5}, plan_of(), r"class 5: .*study\.images"),
         ({}, Plan((Guidance(1.0, top_p=0.9),), Sampler(), 10), " temperature .* top_p "),
         ({}, plan_of(sampler=Sampler("event_leaping", events=(18, 18))), r"events = \[18, 18\] .* 36 .* 4: .*events=1"),
         ({"num_free": 3}, plan_of(sampler=Sampler(correction=Correction(size=4))), "size 4 .* 3: .* 3$"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, Inconsistent, block_of, data_of, decimals, found_by, random_target
+from helpers import Blurred, Inconsistent, block_of, conclusion, data_of, decimals, found_by, random_target
 from study_cases import CASES, PIXELS, TABLE
 from torch import Tensor
 
@@ -416,18 +416,11 @@ def test_samplers_without_an_error_are_said_to_have_none() -> None:
 
 def order_row(name: str, **found: float) -> sequence_rows.OrderRow:
     """A row of an order of which nothing else is known."""
-    names = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_1", "tv_class_2", "tv_class_3")
+    names = ("posterior", "posterior_se", "log_prob", "log_prob_se", "tv_class_2")
     measured: dict[str, Any] = {"impossible": 0.0, "diversity": 0.5} | dict.fromkeys(names, 0.0) | found
     return sequence_rows.OrderRow(
         w=Guidance(2.0), denoiser="exact", sampler=Sampler(policy=name), order=name, calls=8, **measured
     )
-
-
-def test_orders_that_clearly_differ_are_named_where_the_extremes_have_large_errors() -> None:
-    found = {"rate": (-9.0, 2.0), "uniform": (-10.0, 0.1), "fixed_order": (-12.0, 0.1), "margin": (-12.5, 2.0)}
-    rows = [order_row(name, log_prob=mean, log_prob_se=error) for name, (mean, error) in found.items()]
-    (said,) = sequence_rows._of_orders(rows, Guidance(2.0), 1000)
-    assert "uniform" in said and "fixed_order" in said and "rate" not in said and "margin" not in said
 
 
 @pytest.mark.parametrize("num", [2, 3, 5, 20])
@@ -442,19 +435,12 @@ def test_few_sequences_of_equal_orders_rarely_differ(num: int) -> None:
             order_row(name, log_prob=mean, log_prob_se=error)
             for name, mean, error in zip(sorted(POLICIES), x.mean(dim=1).tolist(), errors.tolist())
         ]
-        said += bool(re.search(r"[0-9] nats", sequence_rows._of_orders(rows, Guidance(0.0), num)[0]))
+        both = (rows, [replace(row, log_prob_se=1e9) for row in rows])  # and errors that leave no difference clear
+        said += len({conclusion(sequence_rows._of_orders(these, Guidance(0.0), num)[0]) for these in both}) > 1
     assert said <= 20  # of 200, where at most 10 are expected; more than 20 by chance once in 900
 
 
-def test_all_samplers_and_steps_that_tie_are_named() -> None:
-    shares = {"rate": 0.0, "uniform": 0.5, "fixed_order": 0.0}
-    rows = [order_row(name, impossible=share) for name, share in shares.items()]
-    (said,) = sequence_rows._of_orders(rows, Guidance(2.0), 1000)
-    most, _, fewest = said.partition("), and ")
-    assert [[policy in part for policy in shares] for part in (most, fewest)] == [
-        [False, True, False],
-        [True, False, True],
-    ]
+def test_all_steps_that_tie_are_named() -> None:
     costs = {"best": 1.0, "uniform": 2.0, "cosine": 1.5, "exponential": 1.5 + 1e-15}
     steps = [profile.CostRow(Guidance(0.0), "exact", name, 2, cost, 0.0, None, "1,1") for name, cost in costs.items()]
     named = profile._saved(steps, 2.0) or ""
