@@ -72,15 +72,6 @@ class Likelihood:
         """The bound from one order."""
         return self.bounds[1]
 
-    @property
-    def best(self) -> Bound:
-        """The bound from all orders: the lowest."""
-        return self.bounds[max(self.bounds)]
-
-    def bits_per_dim(self, num_dims: int) -> dict[int, Bound]:
-        """The bounds in bits per dimension."""
-        return {k: bound.bits_per_dim(num_dims) for k, bound in self.bounds.items()}
-
     def of_each(self, size: int) -> Tensor:
         """-ln (1/size) sum over `size` orders, the mean over as many groups of orders as there are: (n,) in nats."""
         return _of_each(self.log_probs, size)

@@ -274,11 +274,8 @@ def _to_read(case: Case, made: Made) -> Block:
 
 
 def _by_class(rows: Sequence[ClassRow]) -> Block:
-    note = (
-        "The share that the network assigns to the class. Classes with fewer than two sequences are not measured (-)."
-    )
-    whole = Table(["w", "class_name"], [*STATISTICS[1:], "num_sequences"])
-    views: list[View] = [Table(["w"], ["accuracy"], "class_name", note), whole]
+    note = "Classes with fewer than two sequences are not measured (-)."
+    views = [Table(["w", "class_name"], [*STATISTICS, "num_sequences"], note=note)]
     return Block("by_class", rows, "By class", views=views, group="By class")
 
 

@@ -6,7 +6,6 @@ dimensions; `Correction` is whichever of the two the data call for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,10 +21,9 @@ class Correction(ByCase):
     """The cost of sampling the tilted distribution of a table, or of a Bernoulli mixture in many dimensions.
 
     Args:
-        policies: see `TableCorrection`. threshold, num_groups: see both. num_reference: see `MixtureCorrection`.
+        threshold, num_groups: see `TableCorrection`. num_reference: see `MixtureCorrection`.
     """
 
-    policies: Sequence[str] = TableCorrection.policies
     threshold: float = TableCorrection.threshold
     num_groups: int = TableCorrection.num_groups
     num_reference: int = MixtureCorrection.num_reference

@@ -259,9 +259,8 @@ def _shown(case: Case, samples: Mapping[Guidance, Tensor]) -> Block:
 
 
 def _by_class(rows: Sequence[ClassRow]) -> Block:
-    names = ("accuracy", "diversity") if any(row.accuracy is not None for row in rows) else ("diversity",)
-    notes = {"accuracy": "The classifier's accuracy.", "diversity": "Distance between two images of the class."}
-    views = [Table(["w"], [name], "class_name", notes[name]) for name in names]
+    name = "diversity" if all(row.accuracy is None for row in rows) else "accuracy"
+    views = [Table(["w"], [name], "class_name", f"The {name} of each class; by_class.csv has every number.")]
     return Block("by_class", rows, "By class", views=views, group="By class")
 
 

@@ -21,7 +21,7 @@ from mdlm_cfg.studies.common import LONGER, STRENGTH, as_images
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col, in_tv
 from mdlm_cfg.studies.ledger import Budget, balance_of, columns_of
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
-from mdlm_cfg.studies.rows import AtStrength, mean_rows, measured, strongest, where
+from mdlm_cfg.studies.rows import strongest, where
 from mdlm_cfg.studies.slices import (
     Found,
     Slice,
@@ -71,28 +71,17 @@ class OfSlice:
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """What guidance does to the hidden pixels of an image, or of several on average."""
+class SliceRow(OfSlice):
+    """The hidden pixels of one image at one strength."""
 
+    image_class: int = col("its class", "class of the image")
+    posterior: float = col("posterior", "p(z | known pixels); if unknown, computed from the network along one order")
     guidance_effect: float = in_tv("guidance effect", "TV to the distribution at w = 0")
     tv_tilted: float = in_tv(
         "TV to tilted", "TV to the tilted distribution; for a network, to the one averaged over orders"
     )
     ess: float = col("relative ESS", "of importance weights for the tilted distribution", unit="share")
     conditionals_error: float | None = in_tv("error of the network", "TV to the distribution of the exact conditionals")
-
-
-@dataclass(frozen=True)
-class SliceRow(Hidden, OfSlice):
-    """The hidden pixels of one image at one strength."""
-
-    image_class: int = col("its class", "class of the image")
-    posterior: float = col("posterior", "p(z | known pixels); if unknown, computed from the network along one order")
-
-
-@dataclass(frozen=True)
-class MeanRow(Hidden, AtStrength):
-    """Means over all images at one strength."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +102,7 @@ class Inpainting:
     num_free: int = 10
     images: Sequence[int] | None = None
     needs: ClassVar[Needs] = Needs(numbers=True, one_kind=True, unfiltered=True, samples=2)
-    rows: ClassVar[Rows] = {"distances": SliceRow, "means": MeanRow, "ledger": BudgetRow}
+    rows: ClassVar[Rows] = {"distances": SliceRow, "ledger": BudgetRow}
 
     def check(self, case: Case) -> None:
         """Refuse pixels and images that do not exist, and distributions out of reach."""
@@ -189,7 +178,7 @@ class Inpainting:
         num_states = (case.data.num_tokens + 1) ** self.num_free
         first = {_of(row) for row in most_changed(rows)}
         blocks = [
-            *_distances(rows),
+            _distances(rows),
             *(_pictures(case, s, {g: one for t, g, one in found if t is s}, first) for s in slices),
             _budgets(case, budgets),
         ]
@@ -221,17 +210,11 @@ def completions_of(law: Tensor) -> Tensor:
     return points_at(law.flatten().topk(min(SHOWN, law.numel())).indices, law.shape[0], law.ndim)
 
 
-def _distances(rows: Sequence[SliceRow]) -> list[Block]:
-    """Every image, and the means over them."""
+def _distances(rows: Sequence[SliceRow]) -> Block:
     values = ["guidance_effect", "tv_tilted", "ess", "conditionals_error"]
     table = Table(["image", "image_class", "target_class", "posterior", "w"], values, note="Distances in TV, exact.")
     group = "" if len({_of(row) for row in rows}) <= MOST_SHOWN else NUMBERS  # pictures come before a long table
-    names = measured(MeanRow)
-    means = [Table(["w"], names)]
-    return [
-        Block("distances", rows, "Hidden pixels", READING, views=[table], group=group, printed=True),
-        Block("means", mean_rows(rows, MeanRow), "Means over images", views=means, logged=names, group=NUMBERS),
-    ]
+    return Block("distances", rows, "Hidden pixels", READING, views=[table], logged=values, group=group, printed=True)
 
 
 def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Container[tuple[int, int]]) -> Block:

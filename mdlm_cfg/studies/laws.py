@@ -167,7 +167,7 @@ def _interactive(case: Case) -> list[Block]:
     panel = panel_of(case)
     if panel is None:
         return []
-    view = Interactive(panel.data(), panel.rows(), "")
+    view = Interactive(panel.data(), panel.rows())
     return [Block("panel", [], "Explore the distributions", PANEL, views=[view], group="")]
 
 

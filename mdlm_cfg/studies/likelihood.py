@@ -288,9 +288,7 @@ def verdict_of_table(rows: Listed) -> list[str]:
     entropies = {row.label: _known(row.entropy) for row in likelihoods}
     values += [(entropies[row.label], row.nats) for row in where(orders, denoiser=EXACT)]
     off = max(abs(_less(entropy, _known(value))) for entropy, value in values)
-    if off < SAME:
-        return [*said, "With exact conditionals NLL, NELBO and every order equal the entropy of the data."]
-    return [*said, f"With exact conditionals NLL, NELBO and orders differ from the entropy by up to {off:.1e} nats."]
+    return [*said, f"With exact conditionals NLL, NELBO and every order are within {off:.1g} nats of the entropy."]
 
 
 def _of_learned(row: LikelihoodRow) -> str:
@@ -300,14 +298,11 @@ def _of_learned(row: LikelihoodRow) -> str:
     head = f"{LABELS[row.label]}, the network"
     if math.isinf(nll):
         return f"{head} gives probability 0 to examples of the data: its NLL is infinite."
-    above = nll - entropy
-    said = f"{head} matches the data: its NLL equals the entropy, {entropy:.5f} nats"
-    if above >= SAME:
-        said = (
-            f"{head} is {above:.2g} nats above the entropy of the data: its NLL is {nll:.5f}, the entropy {entropy:.5f}"
-        )
-    agree = "its orders agree" if abs(gap) < SAME else f"its orders disagree by an order gap of {gap:.2g} nats"
-    return f"{said}, and {agree}."
+    above, gap = (value if abs(value) >= SAME else 0.0 for value in (nll - entropy, gap))
+    return (
+        f"{head} is {above:.2g} nats above the entropy of the data (NLL {nll:.5f}, entropy {entropy:.5f}), and its "
+        f"order gap is {gap:.2g} nats."
+    )
 
 
 def _known(value: float | None) -> float:
@@ -336,17 +331,14 @@ def verdict_of_bounds(rows: Listed, num_images: int) -> list[str]:
 def _of_fall(best: BoundRow, num_images: int) -> str:
     """How far the most orders lower the bound."""
     bits = f"{short(best.bits_per_dim)} bits per dimension"
-    fall = f"{short(best.fall)} ± {short(best.fall_se)}"
     if best.orders == 1:
         return f", {bits}"
-    if abs(best.fall) < SAME:
-        return f", {bits}; all orders agree"
-    if best.fall > student(CLEAR, num_images) * best.fall_se:
-        return (
-            f"; {best.orders} orders lower the bound by {fall}, so the order gap is at least that large. The bound is "
-            f"then {_nats(best.nats, best.nats_se)}, {bits}"
-        )
-    return f"; no disagreement between orders can be shown ({best.orders} orders: {fall} below it)"
+    end = "which shows no disagreement between orders"
+    if best.fall > student(CLEAR, num_images) * best.fall_se and best.fall >= SAME:
+        end = "so the order gap is at least that large"
+    fall = f"{short(best.fall)} ± {short(best.fall_se)}"
+    bound = _nats(best.nats, best.nats_se)
+    return f"; {best.orders} orders lower the bound by {fall} to {bound} ({bits}), {end}"
 
 
 def _nats(value: float, error: float | None) -> str:

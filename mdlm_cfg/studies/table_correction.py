@@ -30,6 +30,7 @@ from mdlm_cfg.support.numbers import apart, percent, short
 
 SMALLEST = 100  # samples of a set
 MOST_SETS = 20  # over which a mean is taken
+ORDERS = ("rate", "uniform", "fixed_order", "confidence")  # whose relative ESS is compared with that of the plan's own
 ORDER_OF = {"normalized": "uniform"}  # the order of a kind of guidance, where it has another name
 NOTHING = 1e-9  # a total variation that is rounding
 WEIGHTS = """\
@@ -75,8 +76,6 @@ class CostRow(OfDenoiser):
 class ResamplingRow(AtStrength):
     """Sequential Monte Carlo with the plan's number of samples."""
 
-    num_samples: int = col("n", "number of samples")
-    num_groups: int = col("groups", "number of independent groups")
     exact_log_normalizer: float = in_nats("ln E W", "exact logarithm of the normaliser")
     log_normalizer: float = in_nats("estimate", "estimate of ln E W")
     relative_error: float = col("error", "relative standard error of the estimate of E W")
@@ -88,12 +87,10 @@ class TableCorrection:
     """The cost of sampling the tilted distribution of a table, by importance weights and by resampling.
 
     Args:
-        policies: orders of unmasking whose effective sample sizes are compared with that of the plan's own order.
         threshold: relative effective sample size below which a group is resampled.
         num_groups: independent groups of sequential Monte Carlo: they give the error of the normaliser.
     """
 
-    policies: Sequence[str] = ("rate", "uniform", "fixed_order", "confidence")
     threshold: float = 0.5
     num_groups: int = 10
     name: ClassVar[str] = "correction"
@@ -106,8 +103,6 @@ class TableCorrection:
         plan = case.plan
         for guidance in plan.guidances:
             plan.sampler.check_weighted(guidance)
-        for policy in self.policies:
-            policy_of(policy).check(target.num_dims)
         partial_state_lattice(target.denoiser(), case.one_class, states_kept=2)
         if not case.is_enumerable:
             raise UserError(
@@ -129,7 +124,7 @@ class TableCorrection:
         """The columns of `CostRow` from `policy` on: the plan's own order first, then the others."""
         own = policy_or_own(case.plan.sampler.policy, guidance)
         own_name = ORDER_OF.get(str(own), str(own))
-        policies = {own_name: own} | {name: policy_of(name) for name in self.policies if name != own_name}
+        policies = {own_name: own} | {name: policy_of(name) for name in ORDERS if name != own_name}
         tilted = tilted_law(case.target, guidance.constant, case.one_class)
         found = []
         for name, policy in policies.items():
@@ -161,7 +156,7 @@ class TableCorrection:
         estimates = (weights.log_normalizer, again.log_normalizer, again.relative_error, again.ess)
         return {
             "rows": rows,
-            "resampling": (len(again.x), again.num_groups, *estimates),
+            "resampling": estimates,
             "laws": {"tilted": tilted, "guided": law, "weighted": weights.law},
         }
 
@@ -266,16 +261,12 @@ def _of_weights(cost: CostRow) -> str:
     if cost.tv_guided < NOTHING:
         return f"{head} the guided chain ends in the tilted distribution, so there is nothing to correct."
     guided, weighted = apart(cost.tv_guided, cost.tv_weighted)
-    head += (
-        f" guidance with {cost.denoiser} conditionals ends {guided} from the tilted distribution (total "
-        "variation); importance weights"
+    help_ = "help" if cost.tv_weighted < cost.tv_guided - NOTHING else "do not help"
+    return (
+        f"{head} importance weights {help_}: guidance with {cost.denoiser} conditionals ends {guided} from the tilted "
+        f"distribution (total variation), and with weights {weighted}. Their relative ESS is {percent(cost.ess, 1)}: "
+        f"{cost.cost:.4g} samples count as one."
     )
-    if cost.tv_weighted >= cost.tv_guided - NOTHING:
-        return f"{head} do not help: the weighted distribution is {weighted} from it."
-    does = "correct this" if cost.tv_weighted < NOTHING else f"reduce this to {weighted}"
-    if math.isinf(cost.cost):
-        return f"{head} {does}, at a relative ESS below 1e-308, which no number of samples makes up for."
-    return f"{head} {does}, at a relative ESS of {percent(cost.ess, 1)} ({cost.cost:.4g} samples per effective sample)."
 
 
 def closest(last: SampleRow, num_groups: int) -> list[str]:
@@ -295,13 +286,9 @@ def closest(last: SampleRow, num_groups: int) -> list[str]:
 
 def _of_samples(last: SampleRow, num_groups: int) -> str:
     best = closest(last, num_groups)
-    end = f"{' and '.join(best)} {'ends' if len(best) == 1 else 'end'} closest to the tilted distribution"
-    more = ""
-    if len(best) == 3:
-        end = "no set ends measurably closer to the tilted distribution than the others"
-        more = f" {draw_more(MORE * last.num_samples)}"
+    more = f" {draw_more(MORE * last.num_samples)}" if len(best) == 3 else ""
     return (
-        f"With {last.num_samples:,} samples, {end}: total variation {short(last.tv_guided)} without correction, "
-        f"{short(last.tv_weighted)} weighted, {short(last.tv_resampled)} resampled; the noise floor is "
-        f"{short(last.noise_floor)}.{more}"
+        f"With {last.num_samples:,} samples, the way that ends closest to the tilted distribution, beyond chance, is "
+        f"{' or '.join(best)}: total variation {short(last.tv_guided)} without correction, {short(last.tv_weighted)} "
+        f"weighted, {short(last.tv_resampled)} resampled; the noise floor is {short(last.noise_floor)}.{more}"
     )

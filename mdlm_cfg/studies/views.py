@@ -134,7 +134,6 @@ class Listing:
     """Lines of text of one letter width, such as sequences to read."""
 
     text: str
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,6 @@ class Interactive:
 
     data: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
-    caption: str = ""
 
 
 View = Table | Curve | Cloud | PanelGrid | Mosaic | Listing | Interactive | Callable[..., Any]

@@ -151,9 +151,7 @@ def test_ledgers_close_and_their_samples_are_of_the_whole_denoiser(blurred: Find
 
 def test_without_a_known_truth_nothing_is_said_of_the_conditionals_error(tmp_path: Path) -> None:
     findings = found(Blurred(mixture(), 0.4), known=False)
-    assert all(
-        row.conditionals_error is None for name in ("distances", "means", "ledger") for row in block_of(findings, name)
-    )
+    assert all(row.conditionals_error is None for name in ("distances", "ledger") for row in block_of(findings, name))
     assert all(row.gap_to_tilted is None and row.guidance_effect is None for row in block_of(findings, "ledger"))
     assert all(row.closes for row in block_of(findings, "ledger"))
     assert not any(name.startswith("conditionals_error") for name in findings.numbers())

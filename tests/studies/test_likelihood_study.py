@@ -134,7 +134,8 @@ def test_exact_conditionals_in_many_dimensions_need_one_order(target: Any) -> No
         own = -pmfs.log()
         assert row.denoiser == "exact" and row.entropy == pytest.approx(float(own.mean()))
         assert abs(row.nelbo - row.entropy) < 4 * row.nelbo_se
-    assert len(decimals(findings.verdict[0])) == 5  # NELBO, its error, bits and the truth: nothing that orders change
+    nelbo, error, *bound = decimals(findings.verdict[0])
+    assert bound[:2] == [nelbo, error]  # nothing that orders change
 
 
 def test_the_verdict_says_what_its_numbers_say() -> None:
@@ -150,7 +151,7 @@ def test_the_verdict_says_what_its_numbers_say() -> None:
     assert nats == [f"{row.nll:.5f}", f"{row.entropy:.5f}"]
     same = found_by(LikelihoodStudy(orders=2), data_of(target), target.denoiser(), PLAN)
     row = next(row for row in block_of(same, "likelihoods") if row.denoiser == "learned")
-    assert decimals(same.verdict[0]) == [f"{row.entropy:.5f}"]
+    assert decimals(same.verdict[0]) == [f"{row.entropy:.5f}"] * 2
 
 
 def test_data_that_nothing_is_known_of_need_a_network() -> None:
