@@ -34,14 +34,14 @@ class PixelPicture:
         change: of P(x_i = v), guided less class, (M,).
         correlation: Pearson's, of the two.
         groups: mean change of private, shared and foreign values.
-        errors: the standard errors of those, by the choice of the samples.
+        private_error: the standard error of that of private values, by the choice of the samples; NaN of none.
     """
 
     log_ratio: Tensor
     change: Tensor
     correlation: float
     groups: dict[str, float]
-    errors: dict[str, float]
+    private_error: float
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,20 @@ def pixel_picture(target: BernoulliMixture, classes: list[int], samples: Tensor)
         change,
         correlation(log_ratio, change),
         {name: float(change[inside].mean()) for name, inside in _groups(log_ratio).items()},
-        _group_errors(torch.stack(ratios), samples[..., open_pixels].double()),
+        _private_error(torch.stack(ratios), samples[..., open_pixels].double()),
     )
 
 
-def _group_errors(log_ratio: Tensor, samples: Tensor) -> dict[str, float]:
-    """The standard error of the mean change of every group, NaN of an empty one; of samples (K, n, M).
+def _private_error(log_ratio: Tensor, samples: Tensor) -> float:
+    """The standard error of the mean change of private values, NaN where there are none; of samples (K, n, M).
 
     Args:
         log_ratio: of both values of the pixels, (K, 2 M).
     """
-    found = {}
-    for name, inside in _groups(log_ratio.unflatten(1, (-1, 2))).items():
-        ones = inside[..., 1].double() - inside[..., 0].double()  # that a pixel is 1 adds to 1 and takes from 0
-        variances = (samples @ ones[..., None]).var(dim=1) / samples.shape[1]
-        found[name] = float(variances.sum().sqrt() / inside.sum()) if inside.any() else math.nan
-    return found
+    inside = log_ratio.unflatten(1, (-1, 2)) > PRIVATE
+    ones = inside[..., 1].double() - inside[..., 0].double()  # that a pixel is 1 adds to 1 and takes from 0
+    variances = (samples @ ones[..., None]).var(dim=1) / samples.shape[1]
+    return float(variances.sum().sqrt() / inside.sum()) if inside.any() else math.nan
 
 
 def _groups(log_ratio: Tensor) -> dict[str, Tensor]:

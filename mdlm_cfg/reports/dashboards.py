@@ -29,31 +29,27 @@ class Panel:
     axis: str = STEP
 
 
-TRAINING = (
-    Panel("NELBO, validation data (nats)", ("val/nelbo", "val/nelbo_null")),
-    Panel("loss (nats)", ("train/loss",)),
-    Panel("learning rate", ("train/lr",)),
-)
-TABLES_TRAINING = (
-    Panel("NELBO above the entropy (nats)", ("val/excess", "val/excess_null")),
-    Panel("TV of the learned to the exact distribution", ("val/tv_w0", "val/tv_w1", "val/tv_w2", "val/tv_w4")),
-)
-LAWS = (
-    Panel("guidance effect: TV, class to exact", ("eval/tv_class_exact",), AXIS),
-    Panel("gap to tilted: TV, tilted to exact", ("eval/tv_tilted_exact",), AXIS),
-    Panel("error of the network: TV, exact to learned", ("eval/tv_exact_learned",), AXIS),
-    Panel("samples to exact, and noise floor: TV", ("eval/tv_exact_samples", "eval/noise_floor_learned"), AXIS),
-)
-IMAGES = (
-    Panel("classifier's accuracy on samples", ("eval/accuracy",), AXIS),
-    Panel("precision and recall", ("eval/precision", "eval/recall"), AXIS),
-    Panel("energy distance to test images", ("eval/energy_pixels", "eval/energy_features"), AXIS),
-)
 SECTIONS = {
-    "Training": TRAINING,
-    "Training on a table": TABLES_TRAINING,
-    "Exact distributions over w": LAWS,
-    "Samples of images over w": IMAGES,
+    "Training": (
+        Panel("NELBO, validation data (nats)", ("val/nelbo", "val/nelbo_null")),
+        Panel("loss (nats)", ("train/loss",)),
+        Panel("learning rate", ("train/lr",)),
+    ),
+    "Training on a table": (
+        Panel("NELBO above the entropy (nats)", ("val/excess", "val/excess_null")),
+        Panel("TV of the learned to the exact distribution", ("val/tv_w0", "val/tv_w1", "val/tv_w2", "val/tv_w4")),
+    ),
+    "Exact distributions over w": (
+        Panel("guidance effect: TV, class to exact", ("eval/tv_class_exact",), AXIS),
+        Panel("gap to tilted: TV, tilted to exact", ("eval/tv_tilted_exact",), AXIS),
+        Panel("error of the network: TV, exact to learned", ("eval/tv_exact_learned",), AXIS),
+        Panel("samples to exact, and noise floor: TV", ("eval/tv_exact_samples", "eval/noise_floor_learned"), AXIS),
+    ),
+    "Samples of images over w": (
+        Panel("classifier's accuracy on samples", ("eval/accuracy",), AXIS),
+        Panel("precision and recall", ("eval/precision", "eval/recall"), AXIS),
+        Panel("energy distance to test images", ("eval/energy_pixels", "eval/energy_features"), AXIS),
+    ),
 }
 PICTURES = (
     "train_pictures/drawn",

@@ -156,7 +156,8 @@ class Images(Settings):
         blocks = [*first, _by_class(by_class), _means(case, samples, reference)]
         num = len(compared(case)) * case.plan.num_samples
         verdict = [*verdict_of(rows, nelbos, classifiers, num), *of_few(case)]
-        facts = _facts(case, self.num_draws)
+        fewest = min(len(x) for x in held_out(case))
+        facts = {"data": {"classes": list(case.classes), "num_held_out": fewest}, "num_draws": self.num_draws}
         arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
 
@@ -207,11 +208,6 @@ def compared(case: Case) -> list[int]:
 def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
     """Of all classes, uint8 (C, n, D)."""
     return torch.stack([samples_of(made, draw_pieces(case, LEARNED, guidance, k)) for k in case.classes])
-
-
-def _facts(case: Case, num_draws: int) -> dict[str, Any]:
-    data = {"classes": list(case.classes), "num_held_out": min(len(x) for x in held_out(case))}
-    return {"data": data, "num_draws": num_draws}
 
 
 def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:

@@ -232,10 +232,7 @@ def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Cont
     rows, columns = _window(as_images(case, known))
     cropped = {title: as_images(case, torch.stack(x))[:, None, rows, columns] for title, x in tiles.items()}
     lines = [f"w = {guidance.label}" for guidance in found]
-    text = (
-        f"Test image {s.image} of class {case.class_name(s.image_class)}, guided to class "
-        f"{case.class_name(s.target_class)}. Hidden pixels: {len(s.hidden)} of {len(s.x)}."
-    )
+    text = f"Its class is {case.class_name(s.image_class)}; {len(s.hidden)} of its {len(s.x)} pixels are hidden."
     views = [
         Mosaic({title: as_images(case, x)[None, None] for title, x in whole.items()}, caption="Light blue is hidden."),
         Mosaic(cropped, lines, "Around the hidden pixels: the mean of each, and the most probable completions."),

@@ -246,7 +246,8 @@ def verdict_of(
         f"class (energy distance {short(energy[CLASS])}; by chance {short(chance)})."
     )
     (pixel,) = where(pixels, w=top, set=EXACT)
-    said.append(_of_pixels(pixel, num))
+    if pixel.change_private is not None:
+        said.append(_of_pixels(pixel, num))
     (component,) = where(components, w=top, set=EXACT)
     if component.rank_correlation_partial is not None:
         said.append(_of_components(component.rank_correlation_partial, component.gain_in_errors or 0.0, num))
@@ -266,31 +267,17 @@ def _of_components(rank: float, in_errors: float, num: int) -> str:
 
 
 def amplifies(pixel: PixelRow, num: int) -> int:
-    """1 where private values surely gain and foreign ones lose, -1 where one of them surely does the opposite, else 0.
-
-    A kind of values that there is none of is left out. There are `num` samples of each class.
-    """
-    foreign = pixel.change_foreign and -pixel.change_foreign
-    changes = ((pixel.change_private, pixel.private_se), (foreign, pixel.foreign_se))
-    in_errors = min(change / (error or ROUNDING) for change, error in changes if change is not None)
-    return sign_beyond(in_errors, student(SURE, num))
+    """1 where private values surely gain by `num` samples of each class, -1 where they surely lose, else 0."""
+    return sign_beyond(pixel.change_private or 0.0, student(SURE, num) * (pixel.private_se or 0.0) + ROUNDING)
 
 
 def _of_pixels(pixel: PixelRow, num: int) -> str:
-    if pixel.change_private is None and pixel.change_foreign is None:
-        return "No pixel value is specific to a class, so guidance has none to amplify."
-    does = {1: "amplifies", 0: "cannot be shown to amplify", -1: "does not amplify"}[amplifies(pixel, num)]
+    does = {1: "amplifies", 0: "cannot be shown to amplify", -1: "weakens"}[amplifies(pixel, num)]
+    change, error = (short(value, 4) for value in (pixel.change_private, pixel.private_se))
     return (
-        f"There guidance {does} class-specific pixels: private values change by "
-        f"{_signed(pixel.change_private, pixel.private_se)}, foreign ones by "
-        f"{_signed(pixel.change_foreign, pixel.foreign_se)} in probability."
+        f"There guidance {does} the values of pixels that are private to a class: their probability changes by "
+        f"{change} ± {error} on average."
     )
-
-
-def _signed(change: float | None, error: float | None) -> str:
-    if change is None:
-        return "nothing (there are none)"
-    return f"{'-' if change < 0 else '+'}{short(abs(change))} ± {short(error or 0.0)}"
 
 
 def is_clear(energy: float, chance: float) -> bool:

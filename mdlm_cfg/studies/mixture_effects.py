@@ -45,7 +45,6 @@ class PixelRow(AtStrength):
     change_shared: float | None = col("shared", "the same for shared values")
     change_foreign: float | None = col("foreign", "the same for foreign values")
     private_se: float | None = col("error of private", "standard error of that mean change")
-    foreign_se: float | None = col("error of foreign", "the same for foreign values")
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,7 @@ def _known(value: float) -> float | None:
 def pixel_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> PixelRow:
     """A row of what `mdlm_cfg.compare.mixtures.pixel_picture` found."""
     changes = {f"change_{group}": _known(value) for group, value in found["groups"].items()}
-    errors = {f"{group}_se": _known(found["errors"][group]) for group in ("private", "foreign")}
-    return PixelRow(guidance, name, _known(found["correlation"]), **changes, **errors)
+    return PixelRow(guidance, name, _known(found["correlation"]), **changes, private_se=_known(found["private_error"]))
 
 
 def component_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> ComponentRow:

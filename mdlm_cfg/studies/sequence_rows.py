@@ -18,6 +18,7 @@ from mdlm_cfg.support.numbers import percent
 
 NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
+LIKELY = "likely under their class"
 CLASS = "class"
 
 
@@ -81,9 +82,10 @@ def verdict_of(
     said = [error_sentence(errors, "sequence")] if errors else []
     w = strongest(sets)
     own = {row.set: row for row in where(sets, w=w)}
-    said.append(_of_guidance(own[EXACT], own[CLASS], w, num))
+    head = f"At w = {w.label},"
+    said.append(_of_sets(own[EXACT], own[CLASS], num, f"{head} exact guided samples", "samples of the class itself"))
     if LEARNED in own:
-        said.append(_of_network(own[LEARNED], own[EXACT], w, num))
+        said.append(_of_sets(own[LEARNED], own[EXACT], num, f"{head} the network's samples", "exact guided ones"))
     return said + _of_orders(where(orders, w=w, denoiser=EXACT), w, num)
 
 
@@ -121,26 +123,15 @@ def _likelihoods(a: Measured, b: Measured) -> str:
     nats = f"{_show(a.log_prob, 1)} and {_show(b.log_prob, 1)} nats"
     if not a.impossible and not b.impossible:
         return nats
-    return f"{nats}; {percent(a.impossible, 1)} and {percent(b.impossible, 1)} of them are impossible under the class"
+    return f"{nats}; {percent(a.impossible, 1)} and {percent(b.impossible, 1)} of them are impossible"
 
 
-def _of_guidance(exact: SetRow, own: SetRow, w: Guidance, num: int) -> str:
-    """The effect of exact guidance on the class posterior and the likelihood."""
-    sure = student(SURE, num)
-    surer = _clear(exact.posterior, own.posterior, exact.posterior_se, own.posterior_se, sure=sure)
+def _of_sets(a: Measured, b: Measured, num: int, who: str, than: str) -> str:
+    """How a set differs from another one in likelihood and class posterior."""
+    surer = _clear(a.posterior, b.posterior, a.posterior_se, b.posterior_se, sure=student(SURE, num))
     return (
-        f"At w = {w.label}, exact guided samples identify their class {COMPARED[surer].format('clearly')} samples of "
-        f"the class itself (posterior {_show(exact.posterior, 3)} and {_show(own.posterior, 3)}), and under the class "
-        f"they are {COMPARED[_likelier(exact, own, num)].format('likely')} those ({_likelihoods(exact, own)})."
-    )
-
-
-def _of_network(learned: SetRow, exact: SetRow, w: Guidance, num: int) -> str:
-    """How the network's guided samples differ from exact guided ones."""
-    return (
-        f"At w = {w.label}, the network's sequences are {COMPARED[_likelier(learned, exact, num)].format('likely')} "
-        f"exact guided ones ({_likelihoods(learned, exact)}); their class posterior is {_show(learned.posterior, 3)}, "
-        f"that of exact ones {_show(exact.posterior, 3)}."
+        f"{who} are {COMPARED[_likelier(a, b, num)].format(LIKELY)} {than} ({_likelihoods(a, b)}), and identify it "
+        f"{COMPARED[surer].format('clearly')} those (posterior {_show(a.posterior, 3)} and {_show(b.posterior, 3)})."
     )
 
 

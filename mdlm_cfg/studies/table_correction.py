@@ -286,9 +286,13 @@ def closest(last: SampleRow, num_groups: int) -> list[str]:
 
 def _of_samples(last: SampleRow, num_groups: int) -> str:
     best = closest(last, num_groups)
-    more = f" {draw_more(MORE * last.num_samples)}" if len(best) == 3 else ""
+    end = f"closest to the tilted distribution: {' and '.join(best)}"
+    more = ""
+    if len(best) == 3:
+        end = "none measurably closer to the tilted distribution than the others"
+        more = f" {draw_more(MORE * last.num_samples)}"
     return (
-        f"With {last.num_samples:,} samples, the way that ends closest to the tilted distribution, beyond chance, is "
-        f"{' or '.join(best)}: total variation {short(last.tv_guided)} without correction, {short(last.tv_weighted)} "
-        f"weighted, {short(last.tv_resampled)} resampled; the noise floor is {short(last.noise_floor)}.{more}"
+        f"With {last.num_samples:,} samples, the total variation is {short(last.tv_guided)} without correction, "
+        f"{short(last.tv_weighted)} with weighting and {short(last.tv_resampled)} with resampling (noise floor "
+        f"{short(last.noise_floor)}), {end}.{more}"
     )

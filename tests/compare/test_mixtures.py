@@ -111,19 +111,17 @@ def test_errors_of_pixels_and_components_are_the_spread_over_sets_of_samples() -
     p = torch.tensor([[[0.9, 0.3, 0.5], [0.6, 0.1, 0.5]], [[0.2, 0.4, 0.8], [0.1, 0.7, 0.9]]], dtype=torch.float64)
     target = BernoulliMixture(p, torch.tensor([[0.5, 0.5], [0.2, 0.8]]), torch.tensor([0.5, 0.5]))
     partial = torch.tensor([[0.1, 0.4], [0.2, 0.3]], dtype=torch.float64)
-    changes: dict[str, list[float]] = {"private": [], "foreign": []}
-    errors: dict[str, list[float]] = {"private": [], "foreign": []}
+    changes = []
+    errors = []
     in_errors = []
     for seed in range(100):
         samples = torch.stack([target.sample(60, generator_for("set", seed, k), k)[0] for k in (1, 0)])
         picture = pixel_picture(target, [1, 0], samples)
-        for name in changes:
-            changes[name].append(picture.groups[name])
-            errors[name].append(picture.errors[name])
+        changes.append(picture.groups["private"])
+        errors.append(picture.private_error)
         in_errors.append(component_picture(target, [1, 0], samples, partial).gain_in_errors)
-    for name in changes:
-        assert np.mean(changes[name]) == pytest.approx(0, abs=4 * np.std(changes[name]) / 10)
-        assert np.std(changes[name]) == pytest.approx(np.mean(errors[name]), rel=0.3)  # 4 errors of a deviation of 100
+    assert np.mean(changes) == pytest.approx(0, abs=4 * np.std(changes) / 10)
+    assert np.std(changes) == pytest.approx(np.mean(errors), rel=0.3)  # 4 errors of a deviation of 100
     assert np.mean(in_errors) == pytest.approx(0, abs=0.4) and np.std(in_errors) == pytest.approx(1, rel=0.3)
 
 

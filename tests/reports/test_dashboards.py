@@ -13,7 +13,7 @@ from commands import TOY, run
 
 from mdlm_cfg.app.dashboards import main
 from mdlm_cfg.compare.image_judge import STATISTICS
-from mdlm_cfg.reports.dashboards import IMAGES, PICTURES, SECTIONS, TABLES
+from mdlm_cfg.reports.dashboards import PICTURES, SECTIONS, TABLES
 from mdlm_cfg.reports.wandb_log import AXIS
 
 pytest.importorskip("wandb_workspaces")
@@ -43,7 +43,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_panels_are_of_names_that_runs_log(logged: dict[str, Any]) -> None:
-    of_images = {name for panel in IMAGES for name in panel.metrics}
+    of_images = {name for panel in SECTIONS["Samples of images over w"] for name in panel.metrics}
     assert {name.removeprefix("eval/") for name in of_images} <= set(STATISTICS)
     # a table shows no samples as pictures; media are kept under longer names
     names = names_shown() - of_images - {"eval_pictures/samples"}

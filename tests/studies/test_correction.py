@@ -112,13 +112,6 @@ def test_samples_are_those_of_the_plans_generators(exact: Findings) -> None:
     assert abs(smc.log_normalizer - known) < 4 * smc.relative_error
 
 
-def test_at_w_0_every_weight_is_one(exact: Findings) -> None:
-    for row in block_of(exact, "distances")[:3]:
-        assert row.tv_guided == pytest.approx(row.tv_weighted, abs=1e-12)
-    costs = block_of(exact, "costs")[:4]
-    assert all(cost.ess == pytest.approx(1) for cost in costs)
-
-
 class Noisy(Inconsistent):
     """The exact conditionals of a target with 0.1% of random ones, which differ from class to class."""
 

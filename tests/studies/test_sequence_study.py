@@ -204,7 +204,7 @@ def test_a_network_that_leaves_the_support_of_the_class_is_said_to_be_less_likel
     assert learned.impossible == pytest.approx(float(outside.double().mean())) and bool(outside.any()) == (share > 0)
     said = findings.verdict[2]
     assert "nan" not in " ".join(findings.verdict)
-    assert (sequence_rows.COMPARED[-1].format("likely") in said) == (share > 0)
+    assert (sequence_rows.COMPARED[-1].format(sequence_rows.LIKELY) in said) == (share > 0)
     assert (f"{learned.impossible:.1%}" in said) == (share > 0)
 
 
