@@ -55,7 +55,9 @@ def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str
     has_experiment = experiment is not None and values_of(experiment) != [None]
     kept = []
     for argument in arguments:
-        group, options = _given(argument)
+        override = read_override(argument)
+        group = "" if override is None else override.key_or_group
+        options = [] if override is None else values_of(override)
         if group not in groups or all(isinstance(option, str | list | Glob) for option in options):
             kept.append(argument)
         elif options == [None] and groups[group] is None:
@@ -63,14 +65,6 @@ def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str
         else:
             raise UserError(f"{argument} names no file: choose one of {', '.join(options_of(group, configs))}")
     return kept
-
-
-def _given(argument: str) -> tuple[str, list[object]]:
-    """The key of an argument, and what is given for it, as hydra reads it: several where they are swept."""
-    override = read_override(argument)
-    if override is None or override.is_delete():
-        return "", []
-    return override.key_or_group, values_of(override)
 
 
 def recipe_of(data: str, configs: Path, saved: str | None = None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from commands import QUICK, TINY, TOY, findings_in, numbers, refusal, report_in,
 from idx_files import write_images
 
 from mdlm_cfg import load_run
+from mdlm_cfg.app.cli import help_as_text
 from mdlm_cfg.training.checkpoints import CONFIG, newest_run
 from mdlm_cfg.training.metrics import METRICS
 
@@ -191,3 +193,18 @@ def test_batches_of_an_evaluation_change_rounding_alone(runs: Path, tmp_path: Pa
         assert numbers(other) == pytest.approx(numbers(found[2]), abs=1e-5)
         drawn = [[row["tv_exact_samples"] for row in one["distances"]] for one in (other, found[2])]
         assert drawn[0] == drawn[1]
+
+
+class Lazy:
+    """What hydra gives in place of a help text."""
+
+
+def test_any_help_is_text_and_argparse_is_as_it_was() -> None:
+    original = ArgumentParser.add_argument
+    parser = ArgumentParser()
+    with help_as_text():
+        parser.add_argument("--shell-completion", help=Lazy())
+        parser.add_argument("--other", help="as it is")
+        parser.add_argument("--none")
+    assert "as it is" in parser.format_help()  # argparse formats, and on Python 3.14 checks, texts alone
+    assert ArgumentParser.add_argument is original

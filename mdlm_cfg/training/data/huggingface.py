@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mdlm_cfg.support.atomic import read_mapping
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.training.data.arrays import as_images, checked, with_values
 from mdlm_cfg.training.data.base import short_name
@@ -116,11 +117,10 @@ def features_of(folder: Path) -> dict[str, Any]:
         if not part.is_dir():
             held = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
             raise UserError(f"{folder} has no part train: it has {held}; save a DatasetDict with train (and test)")
-    try:
-        features = json.loads((part / "dataset_info.json").read_text(encoding="utf-8"))["features"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder} is not a data set that `datasets` saved (dataset_info.json): {HOW}") from error
-    return features if isinstance(features, dict) else {}
+    found = read_mapping(part / "dataset_info.json")
+    if "features" not in found:
+        raise UserError(f"{folder} is not a data set that `datasets` saved (dataset_info.json): {HOW}")
+    return found["features"] if isinstance(found["features"], dict) else {}
 
 
 def load_saved(folder: Path, column: str, label: str, relabel: bool = False) -> Examples:
