@@ -92,20 +92,13 @@ def _load(folder: Path, names: tuple[str, ...], relabel: bool, among: tuple[str,
         left_out += [str(path.relative_to(folder)) + "/" * path.is_dir() for path in entries if path not in paths]
         if not paths and not relabel:
             raise UserError(f"{folder / name} holds no images: {LAYOUT}; {inventory(folder / name)}")
-        images += [(str(path), _read_grey(path)) for path in paths]
+        images += [(str(path), grey_values(path.read_bytes(), str(path))) for path in paths]
         labels += [names.index(name)] * len(paths)
     if not images:
         raise UserError(f"{folder} has no images by class: {LAYOUT}; {inventory(folder)}")
     if left_out:
         say(f"{folder}: only images ({KINDS}) directly in the folder of a class are read; left out: {listed(left_out)}")
     return stacked(images), np.array(labels)
-
-
-def _read_grey(path: Path) -> np.ndarray:
-    try:
-        return grey_values(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def grey_values(content: bytes, where: str) -> np.ndarray:

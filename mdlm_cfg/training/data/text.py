@@ -59,8 +59,6 @@ def _lines(path: Path) -> tuple[list[int], list[str], list[str]]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start}); convert it") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     numbers = []
     labels = []
     texts = []
