@@ -53,7 +53,7 @@ class Loading:
     def __post_init__(self) -> None:
         check_positive(batch_size=self.batch_size, eval_batch_size=self.eval_batch_size, num_val=self.num_val)
         check_positive(num_test=1 if self.num_test is None else self.num_test)
-        whole_number("seed", self.seed, -(2**63))
+        whole_number("seed", self.seed, 0)
 
 
 def loading_of(settings: Mapping[str, Any]) -> Loading:
