@@ -25,14 +25,16 @@ class TabulatedDenoiser:
     """The same conditionals as `denoiser`, held in memory for all (N+1)^D partial states.
 
     A law of a network asks for every partial state under two labels; laws at several strengths and classes ask again
-    for the same. Every label is tabulated when it is first needed, and with it the null class, in the same calls;
-    no state is evaluated twice, and none without a mask.
+    for the same. Every label is tabulated when it is first needed, the null class in the same calls as one other; no
+    state is evaluated twice, and none without a mask. A network's last digits depend on what is in the same call.
 
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
         cache: has the answers of work that was interrupted. about: what tells this denoiser from others there.
         shown: a context that is entered while the denoiser is called; it gives a function of the share done, 0 to 1.
         device: where the table is, and with it its laws; the denoiser is called where it is itself.
+        beside: the class that is tabulated with the null class; None is the first one that is needed, which after an
+            interruption may be another one.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class TabulatedDenoiser:
         about: object = "",
         shown: Callable[[], AbstractContextManager[Callable[[float], object]]] = unseen,
         device: torch.device | str = "cpu",
+        beside: int | None = None,
     ) -> None:
         # of a table already made, share what it holds: nothing is computed or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
@@ -53,6 +56,7 @@ class TabulatedDenoiser:
         self._cache = cache
         self._about = about
         self._shown = shown
+        self._beside: int | None = denoiser._beside if isinstance(denoiser, TabulatedDenoiser) else beside
         self._tables: dict[int, Tensor] = denoiser._tables if isinstance(denoiser, TabulatedDenoiser) else {}
 
     @property
@@ -81,7 +85,11 @@ class TabulatedDenoiser:
     def _table(self, k: int) -> Tensor:
         """Log-probabilities of all states in C order under class k, ((N+1)^D, D, N)."""
         if k not in self._tables:
-            labels = tuple(label for label in dict.fromkeys((k, self.num_classes)) if label not in self._tables)
+            if self._beside is None:
+                self._beside = k
+            pair = (self._beside, self.num_classes)
+            asked = dict.fromkeys(pair if k in pair else (k,))
+            labels = tuple(label for label in asked if label not in self._tables)
             made = self._cache(("conditionals", self._about, *labels), lambda: self._ask(labels))
             self._tables |= zip(labels, made)
         return self._tables[k]

@@ -203,7 +203,10 @@ class Case:
         if not self.is_enumerable:
             return None
         return TabulatedDenoiser(
-            denoiser, self.cache, shown=lambda: share_shown("evaluating the network on all partial states")
+            denoiser,
+            self.cache,
+            shown=lambda: share_shown("evaluating the network on all partial states"),
+            beside=self.one_class,
         )
 
 

@@ -178,6 +178,8 @@ def read_entry(path: Path) -> Entry:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     except UserError:
         raise
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON, or is truncated: evaluate again") from error
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError) as error:
         raise UserError(
             f"{path} is not a report that can be compared: it has no distances by w, or no settings; evaluate again"

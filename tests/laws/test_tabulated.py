@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+import pytest
 import torch
-from helpers import Inconsistent
+from helpers import Inconsistent, data_of, random_target
 from torch import Tensor
 
 from mdlm_cfg import Guidance, terminal_law
 from mdlm_cfg.laws import tabulated
 from mdlm_cfg.laws.tabulated import TabulatedDenoiser
+from mdlm_cfg.sampling.sampler import Sampler
+from mdlm_cfg.studies.case import LEARNED, Case
+from mdlm_cfg.studies.plan import Plan
 
 
 class Counting(Inconsistent):
@@ -78,6 +82,20 @@ def test_what_is_kept_is_of_one_denoiser_and_its_labels() -> None:
             for z in (0, 1, None):
                 assert torch.equal(terminal_law(table, Guidance(1.0), z), terminal_law(denoiser, Guidance(1.0), z))
             assert bool(counted.calls) is not asked_before
+
+
+@pytest.mark.parametrize("done_before", [(), (0,), (1,), (2,), (0, 1), (2, 0)])
+def test_what_shares_a_call_does_not_depend_on_what_was_done_before_an_interruption(
+    done_before: tuple[int, ...],
+) -> None:
+    asked = Counting(2, 2, 3)
+    plan = Plan((Guidance(1.0),), Sampler(), num_samples=10, classes=(1,))
+    table = Case.of(data_of(random_target(2, 2, 3)), asked, plan).table(LEARNED)
+    for z in (z for z in (0, 1, 2) if z not in done_before):
+        terminal_law(table, Guidance(1.0), z)
+    together = {frozenset(row[-1] for row in call) for call in asked.calls}
+    assert together <= {frozenset({1, 3}), frozenset({0}), frozenset({2})}
+    assert sum(map(len, asked.calls)) == len({row for call in asked.calls for row in call})
 
 
 def test_labels_are_told_apart_where_nothing_waits_for_them(monkeypatch) -> None:
