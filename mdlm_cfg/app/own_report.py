@@ -126,7 +126,7 @@ def _name_of(denoiser: Any) -> str:
 
 def _guidances(w: Any, kind: Kind | str) -> tuple[Guidance, ...]:
     """One guidance for each strength, all of one kind: the tables of a report name the strength alone."""
-    read = [parse_strength(one) if isinstance(one, str) else one for one in (w if isinstance(w, list) else [w])]
+    read = [parse_strength(one) if isinstance(one, str) else one for one in (w if isinstance(w, list | tuple) else [w])]
     found = tuple(one if isinstance(one, Guidance) else Guidance(one, kind_of(kind)) for one in read)
     kinds = list(dict.fromkeys(str(one.kind) for one in found))
     if len(kinds) > 1:

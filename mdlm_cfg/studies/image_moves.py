@@ -23,7 +23,7 @@ from mdlm_cfg.studies.common import as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
 from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
-from mdlm_cfg.studies.moves import AfterMoves, MovedSets, Started, components_column, phrase
+from mdlm_cfg.studies.moves import WHAT_MOVES_ARE, AfterMoves, MovedSets, Started, components_column, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, mean_of, measured, strongest, where
 from mdlm_cfg.support.numbers import short
@@ -40,13 +40,11 @@ STARTS: tuple[Mapping[str, Any], ...] = (
     {"name": "event_leaping", "steps": 64},
     {"name": "sampled_confidence", "steps": 64},
 )
-READING = """\
-A move masks k coordinates of a finished sample and refills them by the same guided chain. Moves of one coordinate \
-are Gibbs sampling. Larger moves refill all their coordinates in a single call and leave no distribution invariant. \
-Calls are those of the sampler and of all moves, for each of the two conditionals: sets with equal calls need the \
-same number of network rows. Energy distances are to training images of the class, and 0 on average for images from \
-the same distribution. Usage refers to the components of a Bernoulli mixture that is fitted to the training images of \
-the class, if the images are binary."""
+READING = f"""\
+{WHAT_MOVES_ARE} Moves of one coordinate are Gibbs sampling. Larger moves refill all their coordinates in a single \
+call and leave no distribution invariant. Energy distances are to training images of the class, and 0 on average for \
+images from the same distribution. Usage refers to the components of a Bernoulli mixture that is fitted to the \
+training images of the class, if the images are binary."""
 
 
 @dataclass(frozen=True)

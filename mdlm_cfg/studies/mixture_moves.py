@@ -20,7 +20,7 @@ from mdlm_cfg.sampling.reference import check_reference, tilted_reference
 from mdlm_cfg.studies.common import BERNOULLI
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
 from mdlm_cfg.studies.mixture_correction import usage_noise
-from mdlm_cfg.studies.moves import AfterMoves, MovedSets, Started, components_column, phrase, verb_of
+from mdlm_cfg.studies.moves import WHAT_MOVES_ARE, AfterMoves, MovedSets, Started, components_column, phrase, verb_of
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, measured, strongest, where
 from mdlm_cfg.support.numbers import short
@@ -33,11 +33,9 @@ STARTS: tuple[Mapping[str, Any], ...] = (
     {"name": "sampled_confidence", "steps": 32},
     {"name": "remdm", "steps": 32, "remasking": "cap(0.2)"},
 )
-READING = """\
-A move masks k coordinates of a finished sample and refills them by the same guided chain. The sets are samples. The \
-mixture evaluates them: it gives the probability of every image, of its class and of its component. Calls are those \
-of the sampler and of all moves, for each of the two conditionals: sets with equal calls need the same number of \
-network rows."""
+READING = f"""\
+{WHAT_MOVES_ARE} The sets are samples. The mixture evaluates them: it gives the probability of every image, of its \
+class and of its component."""
 NOTE = """\
 Usage: of the class's components, by their exact posterior; total variation to that of the tilted distribution, whose \
 samples are weighted samples of the class. The noise floor is that of the same number of them. Accuracy: share of \

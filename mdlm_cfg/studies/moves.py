@@ -21,6 +21,9 @@ from mdlm_cfg.support.errors import UserError
 Started = Sampler | Mapping[str, Any]
 SetIndex = tuple[str, str, int, int]  # start, move, number of moves, calls
 MOVE = "number of coordinates that a move masks, and how they are chosen and refilled"
+WHAT_MOVES_ARE = """\
+A move masks k coordinates of a finished sample and refills them by the same guided chain. Calls are those of the \
+sampler and of all moves, for each of the two conditionals: equal calls need the same number of network rows."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_tv
-from mdlm_cfg.studies.moves import MOVE, Moves, Started, name_of_move, own_move, phrase, verb_of
+from mdlm_cfg.studies.moves import MOVE, WHAT_MOVES_ARE, Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, strongest, where
 from mdlm_cfg.support.numbers import apart, percent, short
@@ -39,14 +39,12 @@ NOTHING = 1e-9  # TV that is rounding
 CONNECTED = 1e-9  # a spectral gap below which moves do not reach every state
 WORTH = 0.5  # share of the distance that moves must remove to be recommended
 SHOWN = 0.005  # a smaller share is none in whole percent
-READING = """\
-A move masks k coordinates of a finished sample and refills them by the same guided chain. With exact conditionals \
-and k = 1 this is Gibbs sampling: it converges to the tilted distribution from any samples. With larger k it \
-converges to another distribution, unless moves are accepted or rejected by a Metropolis rule. Moves of k = D draw \
-new samples of the guided chain. Accepting or rejecting moves of one coordinate would change nothing.
+READING = f"""\
+{WHAT_MOVES_ARE} With exact conditionals and k = 1 this is Gibbs sampling: it converges to the tilted distribution \
+from any samples. With larger k it converges to another distribution, unless moves are accepted or rejected by a \
+Metropolis rule, which would change nothing for k = 1. Moves of k = D draw new samples of the guided chain.
 
-All distributions are exact: nothing is sampled. Calls are those of the sampler and of all moves, for each of the two \
-conditionals."""
+All distributions are exact: nothing is sampled."""
 
 
 @dataclass(frozen=True)
