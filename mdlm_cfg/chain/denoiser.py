@@ -174,15 +174,18 @@ def device_of(denoiser: Denoiser) -> torch.device:
 def rounding_of(denoiser: Denoiser) -> float:
     """The relative rounding of a denoiser's numbers: 2e-16 of float64, 1e-7 of float32.
 
-    It is the denoiser's attribute `rounding`, or else that of the type of its answers: of a function that computes in
-    float32 and answers in float64 it is not known.
+    It is the denoiser's attribute `rounding`, or else that of the type of its answers; float64 answers that are all
+    float32 numbers have been rounded to them. Of float32 logits that are normalised in float64 it is not known.
     """
     known: float | None = getattr(denoiser, "rounding", None)
     if known is not None:
         return known
     tokens = torch.full((1, denoiser.num_dims), denoiser.num_tokens, device=device_of(denoiser))
     with torch.no_grad():
-        return torch.finfo(denoiser(tokens, torch.full_like(tokens[:, 0], denoiser.num_classes)).dtype).eps
+        found = denoiser(tokens, torch.full_like(tokens[:, 0], denoiser.num_classes))
+    telling = found[found.isfinite() & (found != 0)]  # 0 and 1 are of every type
+    is_hidden = bool(telling.numel()) and torch.equal(telling.float().to(telling.dtype), telling)
+    return max(torch.finfo(found.dtype).eps, torch.finfo(torch.float32).eps if is_hidden else 0.0)
 
 
 def check_asked(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: Tensor | None) -> None:

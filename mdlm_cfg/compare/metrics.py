@@ -167,7 +167,7 @@ def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torc
     resampled = 0.5 * (counts / len(x) - law.flatten()[seen]).abs().sum(dim=1)
     centred = resampled - resampled.mean() + value
     low, high = torch.quantile(centred, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(value, max(low, 0.0), high)
+    return Estimate(value, max(low, 0.0), min(high, 1.0))
 
 
 def least_tv(law: Tensor, x: Tensor) -> float:

@@ -206,7 +206,26 @@ class BestScheduleStudy:
 
     def verdict_of(self, rows: Sequence[ScheduleRow], transfers: Sequence[TransferRow]) -> list[str]:
         """Whether a schedule helps, and whether the one for exact conditionals serves a network."""
-        return [*(self._gains(own, who) for who, own in by(rows, "denoiser")), *carried_over(transfers)]
+        said = [sentence for who, own in by(rows, "denoiser") for sentence in self._of_denoiser(own, who)]
+        return [*said, *carried_over(transfers)]
+
+    def _of_denoiser(self, rows: Sequence[ScheduleRow], who: str) -> list[str]:
+        infinite = [w for w, own in by(rows, "w") if min(row.objective for row in own) == math.inf]
+        rest = [row for row in rows if row.w not in infinite]
+        said = [self._gains(rest, who)] if rest else []
+        if infinite:
+            said.append(
+                f"With {who} conditionals, {self.aim} is infinite for every schedule at w = "
+                f"{named([w.label for w in infinite])}: they {self._lacking}."
+            )
+        return said
+
+    @property
+    def _lacking(self) -> str:
+        """What conditionals do where the objective is infinite."""
+        if self.objective == "kl":
+            return "give probability 0 to states of the tilted distribution"
+        return "give probability to states that are impossible under the class"
 
     def _gains(self, rows: Sequence[ScheduleRow], who: str) -> str:
         gains = {row.w: _gain(rows, row.w, who) for row in rows}

@@ -14,7 +14,7 @@ from mdlm_cfg.chain.kinds import Kind
 from mdlm_cfg.compare.decay import Decay, tv_decay
 from mdlm_cfg.studies.common import STRENGTH
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_probability
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows
 from mdlm_cfg.support.errors import UserError
@@ -65,8 +65,10 @@ class NeutralRow:
 
     kind: str = col("kind", "kind of guidance", index=True)
     state: str = col("partial state", "coordinates of the partial state", index=True)
-    probability: float = col("p(x_U | z)", "probability of its known coordinates in the class")
-    limit: float = col("visits at infinite w", "probability that the chain visits it as w grows without bound")
+    probability: float = in_probability("p(x_U | z)", "probability of its known coordinates in the class")
+    limit: float = in_probability(
+        "visits at infinite w", "probability that the chain visits it as w grows without bound"
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.path_kl import path_kl
 from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.common import TABLE
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_probability, in_tv
 from mdlm_cfg.studies.protocol import EXACT, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import OfDenoiser, by, least_and_most, where
 from mdlm_cfg.support.errors import UserError
@@ -72,7 +72,7 @@ class StateRow(OfRule):
     """One of the partial states where a rule departs most."""
 
     state: str = col("partial state", "coordinates of the partial state", index=True)
-    visits: float = col("visits", "probability that the ideal chain visits it")
+    visits: float = in_probability("visits", "probability that the ideal chain visits it")
     kl: float = in_nats("KL", "KL(ideal || rule) at that state")
     cost: float = in_nats("visits times KL", "contribution of the state to the path KL")
 

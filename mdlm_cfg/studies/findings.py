@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.views import Cloud, Curve, Interactive, Listing, Mosaic, Panel, PanelGrid, Table, View
+from mdlm_cfg.support.numbers import SAME
 
 __all__ = [  # what the findings of a study are written with
     "REPORT_VERSION",
@@ -36,6 +37,7 @@ __all__ = [  # what the findings of a study are written with
     "col",
     "columns_of",
     "in_nats",
+    "in_probability",
     "in_tv",
     "key_word",
     "listed",
@@ -44,6 +46,7 @@ __all__ = [  # what the findings of a study are written with
     "together",
     "word",
 ]
+SHARES = ("TV", "share", "probability")  # units of numbers from 0 to 1
 REPORT_VERSION = 3  # of report.json, for programs that read it
 COMMAND = "command"  # of "run" in report.json
 # the same, of a trained network
@@ -69,6 +72,7 @@ def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits
 
 
 in_tv = partial(col, unit="TV")  # a column of total variations
+in_probability = partial(col, unit="probability")
 in_nats = partial(col, unit="nats")
 
 
@@ -97,6 +101,9 @@ class Block:
     group: str = "Details"
     printed: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", [_without_rounding(row) for row in self.rows])
+
     def plain(self) -> list[dict[str, Any]]:
         """The rows in types that JSON has. A value that can `describe` itself (a guidance, a sampler) is spread out."""
         return [plain_row(row) for row in self.rows]
@@ -107,6 +114,17 @@ class Block:
         Those of all rows: a guidance or a sampler names only what it has.
         """
         return {name: about for row in self.rows for name, about in columns_of(row).items()}
+
+
+def _without_rounding(row: Any) -> Any:
+    """A row whose shares are not above 1 or below 0 by the rounding of sums of probabilities."""
+    own = {f.name: getattr(row, f.name) for f in fields(row) if f.metadata.get("unit") in SHARES}
+    changed = {name: float(round(v)) for name, v in own.items() if isinstance(v, float) and _is_beyond(v)}
+    return replace(row, **changed) if changed else row
+
+
+def _is_beyond(share: float) -> bool:
+    return -SAME < share < 0 or 1 < share < 1 + SAME
 
 
 def to_jsonable(value: Any) -> Any:

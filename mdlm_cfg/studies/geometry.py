@@ -15,7 +15,7 @@ from mdlm_cfg.compare.geometry import Region, limit_law, local_moments, overlap_
 from mdlm_cfg.compare.metrics import mean_and_covariance
 from mdlm_cfg.studies.decay import own_kinds
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, eigenvalues_of, evaluation_of, evaluation_pieces
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_probability
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.support.numbers import SAME, apart, largest, named
 
@@ -53,8 +53,10 @@ class RegionRow(OfLaw):
 
     region: str = col("region", "which coordinates overlap with other classes", index=True)
     states: int = col("states", "number of states in the region")
-    mass: float = col("mass", "probability of the region")
-    mean_probability: float = col("mean probability per state", "mass divided by the number of states", digits=5)
+    mass: float = in_probability("mass", "probability of the region")
+    mean_probability: float = in_probability(
+        "mean probability per state", "mass divided by the number of states", digits=5
+    )
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,10 @@ class OverlapRow:
     num_overlapping: int = col(
         "overlapping coordinates", "number of coordinates with a value that other classes take too", index=True
     )
-    mass: float = col("mass", "probability of all these states")
-    mean_probability: float = col("mean probability per state", "mass divided by the number of states", digits=5)
+    mass: float = in_probability("mass", "probability of all these states")
+    mean_probability: float = in_probability(
+        "mean probability per state", "mass divided by the number of states", digits=5
+    )
 
 
 @dataclass(frozen=True)

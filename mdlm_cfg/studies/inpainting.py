@@ -18,7 +18,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.rates import refuse_if_too_large
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.studies.common import LONGER, STRENGTH, as_images
-from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col, in_tv
+from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col, in_probability, in_tv
 from mdlm_cfg.studies.ledger import Budget, balance_of, columns_of
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import strongest, where
@@ -75,7 +75,9 @@ class SliceRow(OfSlice):
     """The hidden pixels of one image at one strength."""
 
     image_class: int = col("its class", "class of the image")
-    posterior: float = col("posterior", "p(z | known pixels); if unknown, computed from the network along one order")
+    posterior: float = in_probability(
+        "posterior", "p(z | known pixels); if unknown, computed from the network along one order"
+    )
     guidance_effect: float = in_tv("guidance effect", "TV to the distribution at w = 0")
     tv_tilted: float = in_tv(
         "TV to tilted", "TV to the tilted distribution; for a network, to the one averaged over orders"

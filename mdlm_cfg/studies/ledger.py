@@ -14,7 +14,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, FIRST_HITTING, Sampler
 from mdlm_cfg.studies.common import CALLS, SAMPLER
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS, TableEvaluation, evaluation_of, evaluation_pieces
-from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
+from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_probability, in_tv
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser
 from mdlm_cfg.studies.samplers import is_small
@@ -104,7 +104,7 @@ class StateRow(AtStrength):
     """A partial state where the network is most wrong."""
 
     state: str = col("partial state", "coordinates of the partial state", index=True)
-    visits: float = col("visits", "probability that the exact chain visits it")
+    visits: float = in_probability("visits", "probability that the exact chain visits it")
     kl_conditional: float = in_nats("KL, class", "KL(exact || learned) of the class's conditionals")
     kl_unconditional: float = in_nats("KL, null", "KL(exact || learned) of the null conditionals")
 

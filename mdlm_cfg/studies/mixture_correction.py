@@ -200,7 +200,7 @@ class MixtureCorrection:
                     arrays[f"{key}_{end}_log_weights"] = sets[what].log_weights.numpy()
         settings = {"threshold": self.threshold, "num_groups": self.num_groups, "num_reference": self.num_reference}
         facts = {"judged": case.judged, **settings, "data": {"classes": list(case.classes)}}
-        verdict = verdict_of(rows["distances"], case.plan.num_samples, self.num_groups)
+        verdict = verdict_of(rows["distances"], rows["normalizers"], case.plan.num_samples, self.num_groups)
         return Findings(case.plan, self._blocks(case, rows), verdict, facts, arrays)
 
     def _blocks(self, case: Case, rows: Mapping[str, Sequence[Any]]) -> list[Block]:
@@ -266,7 +266,9 @@ def _gain(rows: Sequence[SetRow], tv: Mapping[str, float], num_groups: int) -> i
     return sign_beyond(gained, added + student(SURE, num_groups) * math.hypot(*moved) * len(bias) / len(moved))
 
 
-def verdict_of(rows: Sequence[SetRow], num_samples: int, num_groups: int) -> list[str]:
+def verdict_of(
+    rows: Sequence[SetRow], weights: Sequence[NormalizerRow], num_samples: int, num_groups: int
+) -> list[str]:
     """Whether resampling brings guided samples closer to the tilted distribution at the strongest guidance."""
     g = strongest(rows)
     here = where(rows, w=g)
@@ -275,7 +277,10 @@ def verdict_of(rows: Sequence[SetRow], num_samples: int, num_groups: int) -> lis
         return [f"At w = {g.label} all sets use the components of the class equally."]
     gain = _gain(here, tv, num_groups)
     does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
-    more = f" {draw_more(MORE * num_samples)}" if gain == 0 else ""
+    # equal weights resample nothing, and sets that differ by nothing are told apart by no number of samples
+    differ = any(row.ess < 1 - NOTHING for row in where(weights, w=g, set="weighted"))
+    helps = gain == 0 and differ and abs(tv["resampled"] - tv["guided"]) > NOTHING
+    more = f" {draw_more(MORE * num_samples)}" if helps else ""
     resampled, guided = apart(tv["resampled"], tv["guided"], 3)
     return [
         f"At w = {g.label} resampling {does} the usage of the components closer to that of the tilted distribution "

@@ -11,7 +11,7 @@ from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, student,
 from mdlm_cfg.sampling.sampler import Sampler
 from mdlm_cfg.studies.common import CALLS, SAMPLER, SURE
 from mdlm_cfg.studies.conditionals_error import ConditionalsRow, error_sentence
-from mdlm_cfg.studies.findings import col, in_nats, in_tv
+from mdlm_cfg.studies.findings import col, in_nats, in_probability, in_tv
 from mdlm_cfg.studies.protocol import EXACT, LEARNED
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, strongest, where
 from mdlm_cfg.support.numbers import percent
@@ -26,7 +26,7 @@ CLASS = "class"
 class Measured:
     """Statistics of a set of sequences; absent if nothing is left to average over, or pairs are too many."""
 
-    posterior: float | None = col(
+    posterior: float | None = in_probability(
         "p(z | x)", "class posterior, mean over the sequences that the mixture allows", digits=3
     )
     posterior_se: float | None = col("p(z | x), ±", "standard error", digits=3)

@@ -252,7 +252,7 @@ def verdict_of(costs: Sequence[CostRow], samples: Sequence[SampleRow], judged: s
     """
     g = strongest(costs)
     (cost,) = where(costs, own=True, w=g, denoiser=judged)
-    of_samples = [] if cost.tv_guided < NOTHING else [_of_samples(where(samples, w=g)[-1], num_groups)]
+    of_samples = [] if cost.tv_guided < NOTHING else [_of_samples(where(samples, w=g)[-1], num_groups, cost)]
     return [_of_weights(cost), *of_samples]
 
 
@@ -284,13 +284,15 @@ def closest(last: SampleRow, num_groups: int) -> list[str]:
     return [name for name, found in ways.items() if not is_behind(*found)]
 
 
-def _of_samples(last: SampleRow, num_groups: int) -> str:
+def _of_samples(last: SampleRow, num_groups: int, cost: CostRow) -> str:
+    """What does best with these samples; more of them show what differs in its exact cost alone."""
     best = closest(last, num_groups)
     end = f"closest to the tilted distribution: {' and '.join(best)}"
     more = ""
     if len(best) == 3:
         end = "none measurably closer to the tilted distribution than the others"
-        more = f" {draw_more(MORE * last.num_samples)}"
+        if abs(cost.tv_guided - cost.tv_weighted) >= NOTHING:
+            more = f" {draw_more(MORE * last.num_samples)}"
     return (
         f"With {last.num_samples:,} samples, the total variation is {short(last.tv_guided)} without correction, "
         f"{short(last.tv_weighted)} with weighting and {short(last.tv_resampled)} with resampling (noise floor "

@@ -14,6 +14,7 @@ from torch import nn
 
 from mdlm_cfg import (
     Denoiser,
+    FunctionDenoiser,
     Guidance,
     TableMixture,
     UserError,
@@ -168,6 +169,14 @@ def test_the_rounding_of_a_network_is_that_of_its_numbers() -> None:
     found = NetDenoiser(net)
     assert rounding_of(TabulatedDenoiser(found)) == rounding_of(found) == torch.finfo(torch.float32).eps
     assert rounding_of(NetDenoiser(net, bf16=True)) == torch.finfo(torch.bfloat16).eps
+    double, single = (
+        FunctionDenoiser(
+            lambda x, k, t=t: torch.tensor([0.3, 0.7], dtype=t).log().double().expand(*x.shape, 2), 2, 3, 2
+        )
+        for t in (torch.float64, torch.float32)
+    )
+    certain = FunctionDenoiser(lambda x, k: torch.tensor([1.0, 0.0]).double().log().expand(*x.shape, 2), 2, 3, 2)
+    assert [rounding_of(one) for one in (double, single, certain)] == [2**-52, 2**-23, 2**-52]
 
 
 def weighted_samples(target: TableMixture, w: float, z: int, num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

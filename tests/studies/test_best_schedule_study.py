@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import Inconsistent, block_of, data_of, decimals, found_by, random_target, without_pixels
 
-from mdlm_cfg import Guidance, Sampler, UserError, terminal_law, tilted_law
+from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, UserError, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.studies.best_schedule import (
     BEST,
@@ -135,6 +135,21 @@ def test_strengths_that_gain_alike_are_named_together() -> None:
     assert set(re.findall(r"\d\.25", carried_over(shares)[0])) == {"2.25", "3.25"}
     worse = [replace(one, share_kept=share) for one, share in zip(shares, (-0.5, 0.2, -0.5, 0.3))]
     assert set(re.findall(r"\d\.25", carried_over(worse)[0])) == {"1.25", "3.25"}
+
+
+def test_strengths_at_which_no_schedule_is_finite_are_named() -> None:
+    target = random_target(2, 2, seed=4)
+    never = FunctionDenoiser(lambda tokens, classes: torch.tensor([0.0, -math.inf]).expand(*tokens.shape, 2), 2, 2, 2)
+    findings = found(target, never, plan_of(1.25, 2.25))
+    infinite = [row.objective == math.inf for row in block_of(findings, "schedules") if row.denoiser == "learned"]
+    assert infinite and all(infinite)
+    exact, said = findings.verdict
+    assert "infinite" in said and "infinite" not in exact
+    assert {"1.25", "2.25"} == set(re.findall(r"\d\.25", said))
+    rows = [row for row in block_of(findings, "schedules") if row.denoiser == "learned"]
+    known = [replace(row, w=Guidance(3.25), objective=0.5) for row in rows if row.w == Guidance(1.25)]
+    finite, infinite = BestScheduleStudy().verdict_of(rows + known, [])
+    assert infinite == said and "infinite" not in finite
 
 
 def test_what_carries_over_is_a_share_of_the_gain() -> None:

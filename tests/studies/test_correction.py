@@ -291,7 +291,7 @@ def test_no_small_number_of_a_mixture_is_written_as_zero(many: Findings) -> None
         replace(row, usage_tv=row.usage_tv / 1000, usage_floor=row.usage_floor / 1000)
         for row in block_of(many, "distances")
     ]
-    verdict = mixture_verdict(rows, 6000, 10)
+    verdict = mixture_verdict(rows, block_of(many, "normalizers"), 6000, 10)
     assert verdict and not [line for line in verdict if re.search(r"(?<![\w.])0\.0+(?![\d%])", line)]
 
 
@@ -300,8 +300,23 @@ def test_a_mixtures_verdict_follows_the_numbers(many: Findings) -> None:
     said = [many.verdict]
     for tv in (0.9, sets(many)["guided"].usage_tv):  # farther, and equally far
         changed = [replace(r, usage_tv=tv) if r.set == "resampled" else r for r in rows]
-        said.append(mixture_verdict(changed, 6000, 10))
+        said.append(mixture_verdict(changed, block_of(many, "normalizers"), 6000, 10))
     assert len({conclusion(one[0]) for one in said}) == 3
+
+
+def test_more_samples_are_advised_only_where_they_can_show_a_difference(many: Findings) -> None:
+    rows = block_of(many, "distances")
+    weights = block_of(many, "normalizers")
+    guided = sets(many)["guided"].usage_tv
+    near = [replace(row, usage_tv=guided + 1e-5) if row.set == "resampled" else row for row in rows]
+    same = [replace(row, usage_tv=1.0) if row.set in ("guided", "resampled") else row for row in rows]
+    even = [replace(row, ess=1.0) for row in weights]
+    said = [mixture_verdict(*given, 6000, 10)[0] for given in ((near, weights), (same, weights), (near, even))]
+    assert ["60000" in sentence for sentence in said] == [True, False, False]
+    cost = CostRow(STRENGTHS[1], "exact", "rate", True, 0.005, 200.0, 0.1, 0.2, 0.1)
+    samples = SampleRow(STRENGTHS[1], 1000, 1, 0.3, 0.3, 0.3, 0.0, 0.0, 0.0, 0.1)
+    costs = (cost, replace(cost, tv_weighted=0.2))
+    assert ["10000" in verdict_of([one], [samples], "exact", MANY)[1] for one in costs] == [True, False]
 
 
 @pytest.mark.parametrize(

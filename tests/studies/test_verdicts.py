@@ -73,6 +73,21 @@ def findings(study: str, target: TableMixture, learned: bool) -> Findings:
     return found_by(STUDIES[study], data_of(target), denoiser, plan)
 
 
+def shares_of(found: Findings) -> list[float]:
+    """Every probability, share and total variation of the tables; a sum of errors is none."""
+    tables = [
+        (rows, columns) for name, columns in found.to_dict()["columns"].items() for rows in (found.to_dict()[name],)
+    ]
+    return [
+        row[name]
+        for rows, columns in tables
+        for row in rows
+        for name, about in columns.items()
+        if about["unit"] in ("TV", "share", "probability") and name not in SUMS and isinstance(row.get(name), float)
+    ]
+
+
+SUMS = ("bound", "total_bound")
 SLOW = ("BestScheduleStudy", "TableCorrection", "TableMoves", "LikelihoodStudy")
 
 
@@ -88,6 +103,7 @@ def test_every_figure_of_a_sentence_is_one_of_the_rows(study: str, name: str, le
         for row in block.rows:
             values = [v for v in vars(row).values() if isinstance(v, float)]
             known |= {round(v, 4) for v in values if v == v and abs(v) != float("inf")}
+    assert all(0 <= share <= 1 for share in shares_of(found))
     sums = {round(a - b, 4) for a in known for b in known} if len(known) < 400 else set()
     for sentence in found.verdict:
         assert "nan" not in sentence.lower().split() and "None" not in sentence
@@ -106,6 +122,12 @@ def test_no_sentence_rounds_a_number_to_zero(study: str, learned: bool) -> None:
     plan = Plan((Guidance(1e-4),), Sampler(), 40, classes=None if study == "LikelihoodStudy" else (0,))
     verdict = found_by(STUDIES[study], data_of(target), denoiser, plan).verdict
     assert verdict and not [line for line in verdict if re.search(r"(?<![\w.])0\.0+(?![\d%])", line)]
+
+
+def test_no_mass_is_beyond_1_by_rounding() -> None:
+    for seed in range(12):
+        found = found_by(GeometryStudy(), data_of(random_target(3, 2, seed=seed, zeros=0.2)), None, PLAN)
+        assert all(0 <= share <= 1 for share in shares_of(found))
 
 
 @pytest.mark.parametrize("name", TARGETS)
