@@ -51,7 +51,7 @@ class Region:
         if len(self.overlapping) == self.mask.ndim:
             return "every coordinate has a value that another class takes, but the state belongs only to this class"
         names = ", ".join(f"x{i + 1}".translate(SUBSCRIPTS) for i in self.overlapping)
-        return f"{names} {'has' if len(self.overlapping) == 1 else 'have'} a value that another class takes"
+        return f"another class takes the values of {names}"
 
 
 @checked

@@ -148,11 +148,6 @@ class Ledger(SampledLedger):
         """Strength and kind."""
         return self.shared.guidance
 
-    @property
-    def bound(self) -> float:
-        """The triangle inequality's bound on the total: the sum of the three errors."""
-        return self.tv["error of the network"] + self.tv["discretisation error"] + self.tv["sampling noise"]
-
 
 @checked
 def ledger_laws(

@@ -19,7 +19,7 @@ from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.sampling.reference import check_positive_class
 from mdlm_cfg.studies.common import TABLE
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats, in_tv
-from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, check_guided_class
+from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, by, where
 from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.numbers import instead_of, largest, named
@@ -89,7 +89,7 @@ class BestScheduleStudy:
     objective: str = "kl"
     entropy_weight: float = 1.0
     name: ClassVar[str] = "best_schedule"
-    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, one_kind=True, unfiltered=True)
+    needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, numbers=True, one_kind=True, unfiltered=True, guided=True)
     rows: ClassVar[Rows] = {"schedules": ScheduleRow, "strengths": StrengthRow, "transfer": TransferRow}
 
     def __post_init__(self) -> None:
@@ -117,7 +117,6 @@ class BestScheduleStudy:
                 "differentiate its distributions: choose smaller data"
             )
         check_positive_class(case.target, case.one_class)
-        check_guided_class(case)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser. That of learned conditionals reads that of exact ones."""

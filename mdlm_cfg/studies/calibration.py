@@ -279,21 +279,17 @@ def verdict_of(means: Sequence[MeanRow], of_examples: bool, num: int, num_exampl
 def _gained(row: MeanRow, of_examples: bool, num_examples: int) -> str:
     head = f"With {row.denoiser} conditionals, calibrated strengths"
     if row.gain is None:
-        whose = f" of at least one of {row.classes} classes" if row.classes > 1 else ""
         return (
-            f"{head} cannot be compared with the constant w = {row.w.label}: the NELBO{whose} is infinite with both, "
-            "because the conditionals give probability 0 to values that are possible."
+            f"{head} cannot be compared with the constant w = {row.w.label}: the NELBO of a class is infinite with "
+            "both, because the conditionals give probability 0 to values that are possible."
         )
     over = f"over the constant w = {row.w.label}"
-    about = f" (mean of {row.classes} classes)" if row.classes > 1 else ""
-    size = f"{short(abs(row.gain))} ± {row.gain_se:.2g} nats" if row.gain_se else f"{short(abs(row.gain))} nats"
-    aim = "on held-out data of the class" if of_examples else "on the tilted distribution"
-    none = f": the gain is {'-' if row.gain < 0 else ''}{size}" if row.gain_se else ""
+    size = f"{short(row.gain)} ± {row.gain_se:.2g} nats" if row.gain_se else f"{short(row.gain)} nats"
     use = "w=calibrated" if of_examples else f"w=calibrated({row.w.label})"
     gains = {
-        1: f"{head} gain {size} {over}, {aim}{about}; {use} uses them.",
-        0: f"{head} show no gain {over}{about}{none}.",
-        -1: f"{head} lose {size} {over}{about}: they follow the noise of the fit. {FEWER}",
+        1: f"{head} gain {size} {over}; {use} uses them.",
+        0: f"{head} show no gain {over}: {size}.",
+        -1: f"{head} gain {size} {over}: they follow the noise of the fit. {FEWER}",
     }
     return gains[sign_beyond(row.gain, max(SAME, student(CLEAR, num_examples) * row.gain_se))]
 

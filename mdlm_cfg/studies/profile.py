@@ -259,19 +259,10 @@ def _saved(rows: Sequence[CostRow], sure: float) -> str | None:
         return None
     most = largest(saved, lambda one: one[0], SAME)
     _, row, cheapest = most[0]
-    other = cheapest[0]
-    calls = named([str(one.calls) for _, one, _ in most])
-    here = f"with {row.calls} " if len(most) > 1 else ""
     surely = " beyond chance" if row.cost_se else ""
-    cost, cheapest_cost = apart(row.cost, other.cost)
+    cost, cheapest_cost = apart(row.cost, cheapest[0].cost)
     return (
-        f"the best steps save most{surely} with {calls} calls: {here}they cost {cost} nats by prediction, and "
-        f"{named([one.schedule for one in cheapest])} steps, the cheapest of the others, {cheapest_cost}"
-        f"{_exactly(row, other)}."
+        f"the best steps save most{surely} with {named([str(one.calls) for _, one, _ in most])} calls; {row.calls} of "
+        f"them cost {cost} nats by prediction, and {named([one.schedule for one in cheapest])} steps, the cheapest of "
+        f"the others, {cheapest_cost}."
     )
-
-
-def _exactly(row: CostRow, other: CostRow) -> str:
-    if row.exact_kl is None or other.exact_kl is None:
-        return ""
-    return f"; the exact costs are {' and '.join(apart(row.exact_kl, other.exact_kl))}"

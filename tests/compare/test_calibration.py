@@ -234,6 +234,7 @@ SAMPLES = TARGET.sample(50, torch.Generator().manual_seed(0), 0)[0]
         lambda: calibrate(TARGET.denoiser(), 0, torch.full_like(SAMPLES, 3)),
         lambda: calibrate(TARGET.denoiser(), 0, SAMPLES, masks=0),
         lambda: calibrate(TARGET.denoiser(), 0, SAMPLES, masks=4),
+        lambda: calibrate(TARGET.denoiser(), 0, SAMPLES, groups=4),
         lambda: calibrate(TARGET.denoiser(), 0, SAMPLES, torch.zeros(3)),
         lambda: calibrate(TARGET.denoiser(), 0, SAMPLES, torch.full((50,), math.nan)),
         lambda: calibrate(TARGET.denoiser(), 0, SAMPLES, torch.full((50,), -math.inf)),

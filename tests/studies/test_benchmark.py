@@ -330,7 +330,7 @@ def test_ones_own_may_be_anything_that_samples() -> None:
     [
         (3, "^3 .*Entry"),
         (FixedOrder([0, 1]), r"\[0, 1\].* 0\.\.2 "),
-        (Entry("policy rate", Sampler()), r"'policy rate': .*Entry\(name"),
+        (Entry("policy rate", Sampler()), "entries have the name 'policy rate'"),
         (Confidence, "Confidence.*Entry"),
         (lambda steps=3: FOUR, "^<lambda> .* steps: "),
         (lambda a, b: FOUR, "^<lambda> .* a, b: "),

@@ -236,21 +236,6 @@ def test_groups_share_a_strength_that_minimises_their_sum() -> None:
         assert float(costs((a, a, b + step, b + step))[2:].sum()) > float(costs(one.strengths)[2:].sum())
 
 
-def test_cases_that_are_refused() -> None:
-    target = random_target(3, 4, 2, seed=4)
-    few = data_of(target)
-    few.target = None
-    few.test_examples = lambda: (torch.zeros(9, 4, dtype=torch.int64), torch.arange(9) % 2 * 0)
-    for data, denoiser, plan in (
-        (few, Blurred(target, 0.1), PLAN),  # class 1 has no examples
-        (few, None, PLAN),
-    ):
-        with pytest.raises(UserError):
-            check(CalibrationStudy(), Case.of(data, denoiser, plan))
-    with pytest.raises(UserError):
-        calibrate(target.denoiser(), 0, torch.zeros(50, 4, dtype=torch.int64), groups=5)
-
-
 def test_a_prior_decides_where_the_samples_do_not() -> None:
     target = random_target(3, 4, 2, seed=4)
     x, _ = target.sample(2000, torch.Generator().manual_seed(0), Z)

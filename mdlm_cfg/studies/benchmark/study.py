@@ -110,10 +110,7 @@ def entries_of(own: Sequence[Any]) -> list[Entry]:
         UserError: something that is not an entry, or two of one name.
     """
     entries = [*(entry_of(one) for one in own), *built_in()]
-    names = [entry.name for entry in entries]
-    twice = [name for k, name in enumerate(names) if name in names[:k]]
-    if twice:
-        raise UserError(f"two entries are called {twice[0]!r}: give Entry(name, ...) with another name")
+    refuse_namesakes("entries", {k: entry.name for k, entry in enumerate(entries)})
     return entries
 
 
@@ -131,7 +128,7 @@ class Benchmark(Settings):
     own: Any = None
     targets: list[Any] | None = None
     calls: Sequence[int] = wholes(CALLS)
-    needs: ClassVar[Needs] = Needs(numbers=True)
+    needs: ClassVar[Needs] = Needs(learned="never", numbers=True, unfiltered=True)
     rows: ClassVar[Rows] = {
         "rankings": RankingRow,
         "means": MeanRow,
@@ -145,13 +142,10 @@ class Benchmark(Settings):
         if not self._targets:
             raise UserError("no target was given: give names of targets, or leave targets out for all")
         refuse_namesakes("targets", {k: target.name for k, target in enumerate(self._targets)})
-        if case.has_learned:
-            raise UserError("study=benchmark has targets of its own, and uses no network: give denoiser=exact")
         plan = case.plan
         given = {
             "sampler, steps, schedule, policy and events": plan.sampler != Sampler(),
             "guidance": any(g.kind != KINDS["rate"] for g in plan.guidances),
-            "temperature and top_p": any(g.filters for g in plan.guidances),
             "target_class": plan.classes is not None,
         }
         if any(given.values()):
