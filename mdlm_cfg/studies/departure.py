@@ -79,46 +79,25 @@ class StateRow(OfRule):
 
 @dataclass(frozen=True)
 class Departures:
-    """KL between the paths of the ideal chain, which ends in the tilted distribution, and those of every rule.
+    """KL between the paths of the ideal chain, which ends in the tilted distribution, and those of every rule."""
 
-    Args:
-        w: of the tilted distribution that schedules are compared with; None is the largest number among w.
-
-    Raises:
-        UserError: a strength that is not allowed.
-    """
-
-    w: float | None = None
     name: ClassVar[str] = "departure"
     needs: ClassVar[Needs] = Needs(**TABLE, one_class=True, guided=True)
     rows: ClassVar[Rows] = {"departures": RuleRow, "levels": LevelRow, "states": StateRow}
 
-    def __post_init__(self) -> None:
-        if self.w is not None:
-            Guidance(self.w)
-
     def check(self, case: Case) -> None:
         """Refuse schedules without a number to compare them with."""
-        for guidance in case.plan.guidances:
-            self.tilted_w(guidance, case)
-
-    def tilted_w(self, guidance: Guidance, case: Case) -> float:
-        """The strength of the tilted distribution that a guidance is compared with."""
-        if not guidance.is_schedule:
-            return guidance.constant
-        numbers = [g.constant for g in case.plan.guidances if not g.is_schedule]
-        if self.w is None and not numbers:
+        if all(guidance.is_schedule for guidance in case.plan.guidances):
             raise UserError(
-                f"w = {guidance.label} is a schedule, which has no tilted distribution of its own: give study.w=2, the "
-                "strength of the one to compare it with, or a number among w"
+                f"w = {case.plan.guidances[0].label} is a schedule, which has no tilted distribution of its own: give "
+                "a number among w, whose tilted distribution it is compared with"
             )
-        return max(numbers) if self.w is None else self.w
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser."""
         for g, who in case.by_denoiser():
             label = f"path KL to the ideal, {who} conditionals, w = {g.label}"
-            yield case.piece(self._departures, g, who, self.tilted_w(g, case), label=label)
+            yield case.piece(self._departures, g, who, ideal_w(g, case), label=label)
 
     def _departures(self, case: Case, guidance: Guidance, name: str, w: float) -> list[tuple[Any, ...]]:
         """For every rule: path KL, KL, TV, KL by level, and the worst states; the ideal is of strength w."""
@@ -141,13 +120,19 @@ class Departures:
         levels: list[LevelRow] = []
         states: list[StateRow] = []
         for g, who in case.by_denoiser():
-            w = self.tilted_w(g, case)
+            w = ideal_w(g, case)
             for rule, total, kl, tv, by_level, worst in made.of(self._departures, g, who, w):
                 rules.append(RuleRow(g, who, rule, w, total, kl, tv))
                 levels += [LevelRow(g, who, rule, k, max(value, 0.0)) for k, value in enumerate(by_level)]
                 states += [StateRow(g, who, rule, state, v, value, v * value) for state, v, value in worst]
         blocks = blocks_of(rules, levels, states)
         return Findings(case.plan, blocks, verdict_of(rules, levels, states), {"target_class": case.one_class})
+
+
+def ideal_w(guidance: Guidance, case: Case) -> float:
+    """The strength of the tilted distribution that a guidance is compared with: a schedule with the largest number."""
+    given = case.plan.strongest if guidance.is_schedule else guidance
+    return given.constant
 
 
 def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[Block]:

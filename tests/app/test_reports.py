@@ -52,7 +52,7 @@ STUDIES: dict[str, tuple[Any, tuple[str, ...]]] = {  # with the settings of it t
     "correction": (Correction(threshold=0.7), ("study.threshold=0.7",)),
     "correction_moves": (CorrectionMoves(moves=[1, 3]), ("study.moves=[1,3]",)),
     "decay": (DecayStudy((0.0, 2.0)), ("study.strengths=[0,2]",)),
-    "departure": (Departures(1.5), ("study.w=1.5",)),
+    "departure": (Departures(), ()),
     "geometry": (GeometryStudy(), ()),
     "inpainting": (Inpainting(num_free=1), ("study.num_free=1",)),
     "laws": (Laws(), ()),

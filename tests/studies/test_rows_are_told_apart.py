@@ -40,7 +40,7 @@ STUDIES = {
     "samplers": (Samplers((2, 16)), NUMBERS + SCHEDULES + FILTERED + RULES),
     "geometry": (GeometryStudy(), NUMBERS + SCHEDULES + FILTERED + RULES),
     "policies": (Policies(), NUMBERS + SCHEDULES + FILTERED),
-    "departure": (Departures(3.0), NUMBERS + SCHEDULES),
+    "departure": (Departures(), NUMBERS + SCHEDULES),
 }
 SAMPLERS = {
     "chain": Sampler(),
