@@ -6,13 +6,12 @@ import math
 import re
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import Inconsistent, block_of, data_of, decimals, found_by, random_target, without_pixels
+from helpers import Inconsistent, block_of, data_of, decimals, found_by, random_target
 
 from mdlm_cfg import FunctionDenoiser, Guidance, Sampler, UserError, terminal_law, tilted_law
 from mdlm_cfg.compare.metrics import total_variation
@@ -174,13 +173,6 @@ def test_a_schedule_that_harms_learned_conditionals_is_said_to() -> None:
     assert "%" in carried_over(transfers_of(rows))[0]
     endless = [replace(row, objective=math.inf) if row.schedule != BEST else row for row in rows]
     assert transfers_of(endless)[0].share_kept is None
-
-
-def test_one_dimension_has_one_strength(tmp_path: Path) -> None:
-    findings = found(random_target(4, 1, seed=2), None, plan_of(2.5))
-    assert strengths(findings, 2.5) == pytest.approx([2.5])
-    assert schedules(findings, 2.5)["exact", BEST].tv_tilted < 1e-10
-    assert without_pixels(findings, tmp_path)
 
 
 def test_what_it_cannot_answer_is_refused() -> None:

@@ -76,14 +76,6 @@ def test_distances_are_the_librarys(both: Findings) -> None:
             assert row.tv_tilted == pytest.approx(tv(tilted, law), abs=EXACT)
 
 
-def test_the_verdict_names_the_nearest_and_the_farthest(both: Findings) -> None:
-    for denoiser in ("exact", "learned"):
-        values = {row.policy: row.tv_tilted for row in of(both, Guidance(2.0), denoiser, 1)}
-        ends = (min(values, key=values.__getitem__), max(values, key=values.__getitem__))
-        figures = [f"{values[policy]:.4f}" for policy in ends]
-        assert any(all(part in sentence for part in (*ends, *figures, denoiser)) for sentence in both.verdict)
-
-
 def test_the_plans_own_policy_comes_in() -> None:
     own = FixedOrder([2, 0, 1])
     rows = found(plan=plan_of(own, (2.0,)))

@@ -115,12 +115,6 @@ def test_the_nearest_profile_that_never_rises() -> None:
     assert exact.decreasing() is exact
 
 
-@pytest.mark.parametrize("settings", [{"calls": []}, {"calls": [0]}, {"calls": 3}, {"calls": [1.5]}])
-def test_settings_that_are_refused(settings: Any) -> None:
-    with pytest.raises(UserError):
-        ProfileStudy(**settings)
-
-
 @pytest.mark.parametrize("filtered", [{"temperature": 0.5}, {"top_p": 0.9}])
 def test_a_temperature_or_a_top_p_is_refused_before_any_work(filtered: dict[str, float]) -> None:
     target = random_target(2, 3, seed=5)
