@@ -21,10 +21,6 @@ from mdlm_cfg.support.numbers import SAME, apart, largest, named
 
 MAX_REGIONS = 8  # that are shown
 W = "guidance strength, or the name of a schedule; inf for the limit of infinite strength"
-REGIONS_2D = (
-    "R1: both projections are private to the class; R2,i: the i-th projection overlaps another class's; R3: both "
-    "projections overlap, but the point itself is private; R4: the point itself is shared."
-)
 
 
 @dataclass(frozen=True)
@@ -112,8 +108,9 @@ class GeometryStudy:
         masses = [row for one in found for row in _masses(*one, parts)]
         spread = [_spread(*one, parts) for one in found]
         overlap = overlap_of(e) if case.num_dims > 2 else []
-        blocks = [_regions_block(masses, e), _spread_block(spread), _overlap_block(overlap)]
-        return Findings(case.plan, blocks, verdict_of(masses, {part.name: part.meaning for part in parts}))
+        meaning = {part.name: part.meaning for part in parts}
+        blocks = [_regions_block(masses, meaning), _spread_block(spread), _overlap_block(overlap)]
+        return Findings(case.plan, blocks, verdict_of(masses, meaning))
 
 
 def _with_limit(case: Case) -> list[Kind]:
@@ -144,28 +141,23 @@ def _spread(w: Guidance | Limit, who: str, law: Tensor, parts: Sequence[Region])
     return SpreadRow(w, who, shown, mean.tolist(), float(covariance.trace()))
 
 
-def _regions_block(rows: Sequence[RegionRow], e: TableEvaluation) -> Block:
+def _regions_block(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> Block:
+    def change(region: str) -> float:
+        masses = [row.mass for row in rows if row.region == region]
+        return max(masses) - min(masses)
+
+    shown = sorted(sorted(meaning, key=lambda region: -change(region))[:MAX_REGIONS], key=list(meaning).index)
     text = "The support of the class is split by which coordinates take values that other classes take too. "
-    text += REGIONS_2D if e.case.num_dims == 2 else "A region is named by its overlapping coordinates, counted from 1."
-    views: list[View] = []
-    regions = list(dict.fromkeys(row.region for row in rows))
-    if len(regions) > 1:
-        shown = sorted(sorted(regions, key=lambda name: -_range(rows, name))[:MAX_REGIONS], key=regions.index)
-        if len(shown) < len(regions):
-            text += f" Of {len(regions)} regions, the {len(shown)} whose mass changes most are shown."
-        caption = "Mean probability per state of each region against w."
-        where = {"region": shown}
-        views.append(Curve("w", "mean_probability", ["region", "law"], caption, where=where))
-        views.append(Table(["law", "region", "states"], ["mass"], "w", "Mass of each region.", where=where))
-    else:
-        text += " All states are in one region, so every distribution has mass 1 in it."
+    text += "; ".join(f"{region}: {meaning[region]}" for region in shown) + "."
+    if len(shown) < len(meaning):
+        text += f" Of {len(meaning)} regions, the {len(shown)} whose mass changes most are shown."
+    where = {"region": shown}
+    caption = "Mean probability per state of each region against w."
+    views: list[View] = [
+        Curve("w", "mean_probability", ["region", "law"], caption, where=where),
+        Table(["law", "region", "states"], ["mass"], "w", "Mass of each region.", where=where),
+    ]
     return Block("geometry", rows, "Which regions guidance favours", text, views=views, group="Geometry")
-
-
-def _range(rows: Sequence[RegionRow], region: str) -> float:
-    """How far apart the masses of a region are."""
-    masses = [row.mass for row in rows if row.region == region]
-    return max(masses) - min(masses)
 
 
 def _spread_block(rows: Sequence[SpreadRow]) -> Block:
