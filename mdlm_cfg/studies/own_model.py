@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.policies import Confidence, Policy
-from mdlm_cfg.compare.metrics import expected_sampling_tv, histogram, total_variation
+from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.compare.sequences import mean_pairwise_difference
 from mdlm_cfg.studies.aligned import SHOWN_CLASSES, aligned_pieces, block_to_read, to_read
 from mdlm_cfg.studies.common import draw_pieces, law_made, law_piece, samples_of
@@ -40,8 +40,6 @@ class ModelRow(OfClass, AtStrength):
         "between two orders", "exact TV between the order of the guidance and highest confidence first"
     )
     entropy: float | None = in_nats("entropy", "entropy of the distribution")
-    tv_samples: float | None = in_tv("samples", "TV(distribution, histogram of samples)")
-    noise_floor: float | None = in_tv("noise floor", "mean TV of the same number of perfect samples")
     diversity: float = col(
         "differing positions",
         "mean share of positions in which two samples of the class differ",
@@ -132,8 +130,6 @@ def _row(case: Case, made: Made, guidance: Guidance, k: int) -> ModelRow:
         tv_unguided=None if law is None or unguided is None else total_variation(unguided, law),
         tv_orders=None if law is None or confident is None else total_variation(law, confident),
         entropy=None if law is None else entropy_of(law),
-        tv_samples=None if law is None else total_variation(law, histogram(x, n)),
-        noise_floor=None if law is None else expected_sampling_tv(law, len(x)),
         diversity=mean_pairwise_difference(x, n),
         values_changed=_values_changed(x, at_zero, n),
         values_noise=float(noise.mean()),
@@ -161,8 +157,7 @@ def _noise(x: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
 
 def _distances(case: Case, rows: Sequence[ModelRow]) -> Block:
     plan = case.plan
-    exact = ["tv_unguided", "tv_orders", "entropy", "tv_samples", "noise_floor"]
-    shown = [*exact, "diversity", "values_changed", "values_noise"]
+    shown = ["tv_unguided", "tv_orders", "entropy", "diversity", "values_changed", "values_noise"]
     first = "tv_unguided" if _is_exact(case) else "values_changed"
     note = f"{plan.num_samples:,} samples of each class by {plan.sampler.label}, seed {plan.seed}."
     views: list[View] = [
