@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import mdlm_cfg
 from mdlm_cfg import FunctionDenoiser, Guidance, HiddenMarkovMixture, Sampler, TableMixture, UserError, terminal_law
+from mdlm_cfg.app.own_report import STRENGTHS
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.nets.transformer import GridTransformer
@@ -168,8 +169,9 @@ def test_a_console_that_cannot_encode_shows_escapes(tmp_path: Path, monkeypatch:
     bytes_shown = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(bytes_shown, encoding="ascii"))
     names = ["\u65e5", "other"]
-    written = mdlm_cfg.report(as_function(TARGET), w=[1], out=tmp_path, num_samples=10, class_names=names)
+    written = mdlm_cfg.report(as_function(TARGET), out=tmp_path, num_samples=10, class_names=names)
     assert written.path.is_file() and b"\\u65e5" in bytes_shown.getvalue()
+    assert {row["w"] for row in read(written)["distances"]} == set(STRENGTHS)  # where none are given
 
 
 def test_a_report_is_in_its_place_before_its_tables_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
