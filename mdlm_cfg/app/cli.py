@@ -23,7 +23,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mdlm_cfg.app.errors import USER_ERROR, Account, Failure, exit_with, interrupted, no_exit_of_own_code
+from mdlm_cfg.app.errors import USER_ERROR, Account, Failure, as_command, exit_with, interrupted, no_exit_of_own_code
 from mdlm_cfg.app.groups import with_options, with_recipe
 from mdlm_cfg.app.help import help_text, suggestion
 from mdlm_cfg.app.jobs import Outcome
@@ -109,11 +109,12 @@ def _run(name: str) -> None:
 
     A job of a sweep that fails does not end the others; every failure is named at the end.
     """
-    with steady_streams(), interrupts_alike():
-        if {"--help", "-h"} & set(sys.argv[1:]):
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        with as_command():
             print(help_text(name, CONFIGS, sys.argv[0]), end="")
-        else:
-            _run_work(name)
+        return
+    with steady_streams(), interrupts_alike():
+        _run_work(name)
 
 
 def _run_work(name: str) -> None:

@@ -6,11 +6,12 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 GONE = (errno.EPIPE, errno.EIO)  # the reader has ended, such as `head`, or the terminal was closed
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, of a stream that goes to a file
 LEAST_COLUMNS = 40  # of a terminal that shows tables
 
 
@@ -19,16 +20,18 @@ class SteadyStream:
 
     Args:
         stream: a stream of this process. Everything but writing is left to it.
+        dropped: numbers of errors after which nothing more is written; any other one is raised, with the stream's name.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, dropped: Collection[int] = GONE) -> None:
         self._stream = stream
+        self._dropped = dropped
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text, or drop it when nobody reads any more."""
+        """Write text, or drop it."""
         try:
             return len(text) if self._stream.closed else self._stream.write(text)
         except OSError as error:
@@ -36,7 +39,7 @@ class SteadyStream:
             return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered, or drop it when nobody reads any more."""
+        """Write what is buffered, or drop it."""
         try:
             if not self._stream.closed:
                 self._stream.flush()
@@ -44,8 +47,9 @@ class SteadyStream:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Send everything to the null device from now on, what is buffered as well; raise any other error again."""
-        if error.errno not in GONE:
+        """Send everything to the null device from now on, what is buffered as well; raise any other error, named."""
+        if error.errno not in self._dropped:
+            error.filename = getattr(self._stream, "name", None)
             raise error
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
@@ -56,6 +60,7 @@ class SteadyStream:
 def steady_streams() -> Iterator[None]:
     """Standard output and error that show every text, line by line, and outlive their readers.
 
+    Standard error is not worth a run that trains either: of a full disk it has no more text, and nobody else to tell.
     A character that the terminal's encoding lacks is written as an escape such as \\xe9. COLUMNS=0, which some
     launchers set, and other widths that show no table do not count.
     """
@@ -63,7 +68,7 @@ def steady_streams() -> Iterator[None]:
     if columns.isdecimal() and int(columns) < LEAST_COLUMNS:
         del os.environ["COLUMNS"]
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_steady, before)
+    sys.stdout, sys.stderr = _steady(sys.stdout, GONE), _steady(sys.stderr, (*GONE, *FULL))
     try:
         yield
     finally:
@@ -73,7 +78,7 @@ def steady_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def _steady(stream: TextIO) -> TextIO:
+def _steady(stream: TextIO, dropped: Collection[int]) -> TextIO:
     if isinstance(stream, io.TextIOWrapper):  # neither None nor what a notebook has in its place
         stream.reconfigure(errors="backslashreplace", line_buffering=True)
-    return stream if stream is None else SteadyStream(stream)  # type: ignore[return-value]
+    return stream if stream is None else SteadyStream(stream, dropped)  # type: ignore[return-value]

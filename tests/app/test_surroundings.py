@@ -206,6 +206,17 @@ def test_a_command_goes_on_when_its_output_was_closed(monkeypatch: pytest.Monkey
         print("a line", flush=True)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+@pytest.mark.parametrize(("command", "code"), [(("eval", "--help"), 2), (("eval", *EXACT, "w=["), 2)])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_disk_behind_a_stream_is_no_fault(
+    stream: str, command: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, stream, full)
+        assert run(*command) == (0 if (command[1], stream) == ("--help", "stderr") else code)
+
+
 def test_any_other_fault_of_a_stream_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
