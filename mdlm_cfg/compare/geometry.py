@@ -50,8 +50,8 @@ class Region:
             return "no coordinate has a value that another class takes"
         if len(self.overlapping) == self.mask.ndim:
             return "every coordinate has a value that another class takes, but the state belongs only to this class"
-        names = ", ".join(f"x{i + 1}".translate(SUBSCRIPTS) for i in self.overlapping)
-        return f"another class takes the values of {names}"
+        names = " and ".join(f"x{i + 1}".translate(SUBSCRIPTS) for i in self.overlapping)
+        return f"{names} {'has a value' if len(self.overlapping) == 1 else 'have values'} that another class takes"
 
 
 @checked
