@@ -240,8 +240,8 @@ def _of_the_network(worst: float, at: str, e: TableEvaluation) -> str:
     if worst <= SMALL * effect:
         return f"The network is good enough to study guidance. {within}; guidance moves the class by {short(effect)}."
     return (
-        f"The error of the network is {percent(worst / effect)} of the effect of guidance at w = {top}, too much to "
-        f"study guidance with it. {within}. {LONGER}"
+        f"The largest error of the network is {percent(worst / effect)} of the effect of guidance at w = {top}, too "
+        f"much to study guidance with it. {within}. {LONGER}"
     )
 
 
