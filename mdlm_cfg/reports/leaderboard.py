@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.reports.tables import Table, check_page, markdown
-from mdlm_cfg.studies.benchmark.ranking import RankingRow, calls_of, ranked_of, shown_place
+from mdlm_cfg.studies.benchmark.ranking import RankingRow, ranked_of, shown_place
+from mdlm_cfg.studies.common import calls_of
 from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import is_path

@@ -52,6 +52,11 @@ def untrained(how: str, own: str, than: str) -> str:
     return f"The network is {how} trained: {own}, no better than {than}. {LONGER}"
 
 
+def calls_of(calls: float) -> str:
+    """A number of calls in words."""
+    return f"{calls:g} call{'s' if calls != 1 else ''}"
+
+
 def draw_more(num_samples: int) -> str:
     """The advice to draw so many samples, more than there are."""
     return f"Draw more: {EVALUATE_AGAIN} num_samples={num_samples}"

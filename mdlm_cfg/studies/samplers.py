@@ -12,7 +12,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.stepped import FrozenChain, freeze, kernel_entries
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import CALLS, SAMPLER
+from mdlm_cfg.studies.common import CALLS, SAMPLER, calls_of
 from mdlm_cfg.studies.evaluation import TABLE_NEEDS
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_tv
 from mdlm_cfg.studies.plan import Plan
@@ -127,7 +127,7 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     said = []
     for row in where(here, sampler=own):
         found = f"{short(row.tv)} from the chain in continuous time"
-        said.append(f"At w = {top.label}, {row.sampler.label} ends {found}, with {row.calls} calls.")
+        said.append(f"At w = {top.label}, {row.sampler.label} ends {found}, with {calls_of(row.calls)}.")
     afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs no more than there are coordinates
     nearest = {row.method: row for row in sorted(afforded, key=lambda row: row.tv, reverse=True)}.values()
     if not nearest:
@@ -138,7 +138,8 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
 
 def _with_calls(rows: Sequence[SamplerRow]) -> str:
     """The calls that some rows of one error make."""
-    return f" with {', '.join(map(str, dict.fromkeys(row.calls for row in rows)))} calls"
+    *others, last = dict.fromkeys(row.calls for row in rows)
+    return f" with {''.join(f'{calls}, ' for calls in others)}{calls_of(last)}"
 
 
 def method_of(sampler: Sampler) -> str:

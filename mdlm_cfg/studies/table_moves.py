@@ -18,7 +18,7 @@ from mdlm_cfg.laws.stationary import NotSettled, spectral_gap, stationary_law
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import FIRST_HITTING, Sampler
-from mdlm_cfg.studies.common import TABLE
+from mdlm_cfg.studies.common import TABLE, calls_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, col, in_tv
 from mdlm_cfg.studies.moves import MOVE, WHAT_MOVES_ARE, Moves, Started, name_of_move, own_move, phrase, verb_of
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, wholes
@@ -262,7 +262,7 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
         least = min(row.tv_tilted for row in able)
         best = min((row for row in able if row.tv_tilted - least < NOTHING), key=lambda row: row.calls)
         said.append(
-            f'After "{start}" and within {calls:g} calls, nothing ends nearer to the tilted distribution than '
+            f'After "{start}" and within {calls_of(calls)}, nothing ends nearer to the tilted distribution than '
             f"{phrase(best.moves, best.move)} ({short(best.tv_tilted)})."
         )
     slow = [row.move for row in ends if row.tv_tilted is None or (row.gap is not None and row.gap < CONNECTED)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from mdlm_cfg.studies.benchmark.entries import Entry
 from mdlm_cfg.studies.benchmark.judge import REFERENCES
+from mdlm_cfg.studies.common import calls_of
 from mdlm_cfg.studies.findings import Findings, col, in_nats, in_tv
 from mdlm_cfg.support.errors import UserError
 
@@ -150,11 +151,6 @@ class BenchmarkFindings(Findings):
 def ranked_of(calls: Sequence[int]) -> list[int]:
     """The numbers of calls that verdicts and tables report, in order."""
     return [most for most in RANKED if most in calls] or [calls[-1]]
-
-
-def calls_of(calls: int) -> str:
-    """A number of calls in words."""
-    return f"{calls} call{'s'[: calls > 1]}"
 
 
 def shown_place(row: RankingRow) -> str:

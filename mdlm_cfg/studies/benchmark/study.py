@@ -19,12 +19,12 @@ from mdlm_cfg.studies.benchmark.ranking import (
     MeanRow,
     RankingRow,
     ResultRow,
-    calls_of,
     means_of,
     ranked_of,
     rankings_of,
 )
 from mdlm_cfg.studies.benchmark.targets import TARGETS, VERSION, Target, TargetRow, target_of
+from mdlm_cfg.studies.common import calls_of
 from mdlm_cfg.studies.findings import Block, Curve, Table, View
 from mdlm_cfg.studies.plan import Plan, refuse_namesakes
 from mdlm_cfg.studies.protocol import Case, Key, Made, Needs, Piece, Rows, Settings, run, wholes
