@@ -190,6 +190,15 @@ def test_one_strength_is_said_once_and_a_bad_judge_is_named(
     assert conclusion(said[2]) == conclusion(changes[0]) and len(set(map(conclusion, changes))) == 3
 
 
+def test_two_sequences_that_are_recognised_do_not_show_that_a_network_can_classify(findings: Findings) -> None:
+    """Guessing recognises two of two in 1 of 4 reports."""
+    weak, strong, held = (row_of(findings, of) for of in (0.0, 2.0, "data"))
+    said = {
+        num: len(verdict_of([weak, strong, replace(held, accuracy=1.0, num_classified=num)], 2)) for num in (2, 200)
+    }
+    assert said[2] == said[200] + 1
+
+
 @pytest.mark.parametrize(("share", "copied"), [(0.4, True), (0.6, False)])
 def test_samples_far_nearer_to_the_training_sequences_than_held_out_ones_are_copies(
     findings: Findings, share: float, copied: bool
