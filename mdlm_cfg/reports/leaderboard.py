@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.reports.tables import Table, check_page, markdown
-from mdlm_cfg.studies.benchmark.ranking import RankingRow, ranked_of, shown_place
+from mdlm_cfg.studies.benchmark.ranking import MeanRow, RankingRow, ranked_of, shown_place
 from mdlm_cfg.studies.common import calls_of
+from mdlm_cfg.studies.findings import REPORT_VERSION
 from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import is_path
 from mdlm_cfg.support.numbers import format_column
+from mdlm_cfg.support.numeric import is_number
 
 MANY = 64  # calls with which corrections come to their end
 HEAD = """\
@@ -34,7 +38,8 @@ Version {version} of the benchmark, mdlm_cfg {package}.{scope}
 
 
 def leaderboard(report: Mapping[str, Any]) -> str:
-    """The page, in Markdown, of a report.json of the benchmark."""
+    """The page, in Markdown, of a report.json of the benchmark; raises ValueError as `_check`."""
+    _check(report)
     plan = report["plan"]
     rows = [RankingRow(**row) for row in report["rankings"]]
     calls = ranked_of(plan["calls"])
@@ -52,6 +57,21 @@ def leaderboard(report: Mapping[str, Any]) -> str:
     parts += _by_strength(report, rows, calls[-1])
     parts += ["## In sentences\n", *(f"- {sentence}" for sentence in report["verdict"])]
     return "\n".join(parts) + "\n"
+
+
+def _check(report: Mapping[str, Any]) -> None:
+    """Raise ValueError for a report of another version, or with rows that are missing, repeated or without numbers."""
+    if report["version"] != REPORT_VERSION:
+        raise ValueError(f"version {report['version']}, not {REPORT_VERSION}")
+    for name, kind in (("rankings", RankingRow), ("means", MeanRow)):
+        index = [column.name for column in fields(kind) if column.metadata["index"]]
+        rows = [tuple(row[key] for key in index) for row in report[name]]
+        if not rows or len(set(rows)) < len(rows):
+            raise ValueError(f"{name} are missing or repeated")
+    numbers = [row[key] for row in report["means"] for key in ("tv", "used")]
+    numbers += [row[key] for row in report["rankings"] if row["rank"] is not None for key in ("rank", "error")]
+    if not all(is_number(value) and math.isfinite(value) for value in numbers):
+        raise ValueError("a rank or a mean is no finite number")
 
 
 def _ranking(rows: Sequence[RankingRow], asked: Sequence[tuple[str, int]]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,16 @@ def test_the_page_of_the_paper_replaces_nothing_else(tmp_path: Path) -> None:
 def test_the_page_is_written_whole_or_not_at_all(report: dict[str, Any], tmp_path: Path) -> None:
     page = tmp_path / "leaderboard.md"
     part = {key: report[key] for key in ("benchmark_version", "plan")}
-    for number, content in enumerate((None, "{}", json.dumps(part))):
+    first = report["means"][0]
+    damaged = [
+        {"version": 99},
+        {"rankings": []},
+        {"means": []},
+        {"rankings": [*report["rankings"], report["rankings"][0]]},
+    ]
+    damaged += [{"means": [first | {"tv": value}, *report["means"][1:]]} for value in (math.nan, math.inf, "a", None)]
+    contents = [None, "{}", json.dumps(part), *(json.dumps(report | change) for change in damaged)]
+    for number, content in enumerate(contents):
         path = tmp_path / f"{number}.json"
         if content is not None:
             path.write_text(content)
