@@ -221,8 +221,8 @@ def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
     fewest = min(sizes[at] for at in compared(case))
     if fewest < case.plan.num_samples:
         text += (
-            f" A class has only {fewest} test images, fewer than the {case.plan.num_samples} samples. The numbers of "
-            'the row "data" then overstate differences, and their recall is less certain.'
+            f" The smallest class has {fewest} for {case.plan.num_samples} samples. The numbers "
+            'of the row "data" then overstate differences, and their recall is less certain.'
         )
     curves = {
         ("accuracy",): "Share of samples that the classifier assigns to the intended class.",

@@ -22,7 +22,9 @@ class UserError(ValueError):
 
 def not_ours(path: Path) -> UserError:
     """The error of a command that would replace a file which mdlm_cfg did not write."""
-    return UserError(f"{path} is not a file that mdlm_cfg wrote there: move it, or give another folder")
+    return UserError(
+        f"{path} is there, and no record beside it says that mdlm_cfg wrote it: move it, or give another folder"
+    )
 
 
 def text_of(error: BaseException) -> str:
