@@ -118,6 +118,8 @@ class Block:
 
 def _without_rounding(row: Any) -> Any:
     """A row whose shares are not above 1 or below 0 by the rounding of sums of probabilities."""
+    if not is_dataclass(row) or isinstance(row, type):  # of a study of one's own: refused where it is written
+        return row
     own = {f.name: getattr(row, f.name) for f in fields(row) if f.metadata.get("unit") in SHARES}
     changed = {name: float(round(v)) for name, v in own.items() if isinstance(v, float) and _is_beyond(v)}
     return replace(row, **changed) if changed else row

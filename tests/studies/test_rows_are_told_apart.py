@@ -110,5 +110,8 @@ def test_the_file_of_every_table_has_its_rows_and_no_file_is_written_twice(tmp_p
             written = list(csv.DictReader(file))
         values = [{key: "" if value is None else str(value) for key, value in row.items()} for row in block.plain()]
         assert [{key: row[key] for key in own} for row, own in zip(written, values, strict=True)] == values, block.name
-    names = [*(f"{block.name}.csv" for block in tables), *(name for section in sections for name in section.files)]
+    pictures = [picture for section in sections for picture in section.pictures]
+    names = [*(f"{block.name}.csv" for block in tables), *(picture.path.name for picture in pictures)]
+    names += [picture.numbers.name for picture in pictures]
+    names += [section.panel_numbers.name for section in sections if section.panel_numbers]
     assert len(set(names)) == len(names) > 20

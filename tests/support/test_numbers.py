@@ -46,7 +46,8 @@ def test_two_numbers_of_a_sentence_look_alike_only_where_they_are(first: float, 
     assert (shown == other) <= math.isclose(first, second, rel_tol=1e-12, abs_tol=1e-12)
     assert instead_of(first, second).split(" instead of ") == list(dict.fromkeys(apart(first, second)))
     for text, value in ((shown, first), (other, second)):
-        assert math.isclose(float(text), value, rel_tol=0, abs_tol=max(0.0006 * value, 0.5 * 10.0**-digits, 1e-12))
+        half = 0.5 * 10.0**-digits + 1e-12  # of the last digit: 0.875 is 0.88
+        assert math.isclose(float(text), value, rel_tol=0, abs_tol=max(0.0006 * value, half))
 
 
 def test_infinite_numbers_are_alike() -> None:

@@ -102,6 +102,7 @@ def a_mixture(patch: Patch, error: Exception, checkpoint: Path, folder: Path) ->
 
 def a_saved_data_set(patch: Patch, error: Exception, checkpoint: Path, folder: Path) -> None:
     datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"image": [[0, 1]], "label": [0]}).save_to_disk(str(folder))
     patch.setattr(datasets, "load_from_disk", Mock(side_effect=error))
     load_saved(folder, "image", "label")
 
