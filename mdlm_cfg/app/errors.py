@@ -203,7 +203,9 @@ def _of_the_machine(error: BaseException) -> str | None:
         return "there are too many open files: raise the limit (ulimit -n), or end other programs"
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         where = error.filename or "the disk"
-        return f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"
+        said = f"{where} cannot be used: {error.strerror or error}; choose another place, or repair this one"
+        place = _place_in_own_code(error)
+        return said if place is None else f"{said} (raised by your own code: {place})"
     if isinstance(error, RuntimeError) and text_of(error).startswith("Symlink loop from "):  # of Path.resolve
         return f"{text_of(error).removeprefix('Symlink loop from ')} cannot be used: this link leads back to itself"
     if _is_of_another_process(error):
@@ -233,6 +235,17 @@ def in_own_code(error: BaseException) -> str | None:
         if call is not None and getattr(found, "__name__", None) == call[1].split(".")[0]:
             line = inspect.getsourcelines(found)[1]
             return f"{said}; {name} is your own code: {inspect.getsourcefile(found)}, line {line}"
+    place = _place_in_own_code(error)
+    if place is not None:
+        return f"{said}; it was raised by your own code: {place}"
+    called = called_in(error)
+    if called is not None:
+        return f"{said}; it was raised by {called}, which a setting names"
+    return _device_of_own_code()
+
+
+def _place_in_own_code(error: BaseException) -> str | None:
+    """The file and the line of the user's own code where an error was raised; None if it came from elsewhere."""
     places = own_places()
     libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -240,13 +253,10 @@ def in_own_code(error: BaseException) -> str | None:
             continue
         path = Path(frame.filename).resolve()
         if any(path.is_relative_to(place) for place in places):
-            return f"{said}; it was raised by your own code: {path}, line {frame.lineno} ({frame.name})"
+            return f"{path}, line {frame.lineno} ({frame.name})"
         if path.is_relative_to(PACKAGE) or not any(path.is_relative_to(folder) for folder in libraries):
-            break
-    called = called_in(error)
-    if called is not None:
-        return f"{said}; it was raised by {called}, which a setting names"
-    return _device_of_own_code()
+            return None
+    return None
 
 
 def _device_of_own_code() -> str | None:

@@ -442,10 +442,12 @@ CANCELLED = "raise __import__('asyncio').CancelledError"
 ENDINGS = ("raise SystemExit", CANCELLED, "exit(0)", "next(iter([]))", "1 +", "exec('exit(3)')")
 MUTE = "raise type('Mute', (ValueError,), {'__str__': lambda self: 1 / 0})"
 LONG = "raise ValueError('x' * 10_000)"
+UNREADABLE = "open('no/such/file')"
 
 
 @pytest.mark.parametrize(
-    ("ending", "place"), every_pair([*ENDINGS, MUTE, LONG], list(product(("call", "import"), (False, True))))
+    ("ending", "place"),
+    every_pair([*ENDINGS, MUTE, LONG, UNREADABLE], list(product(("call", "import"), (False, True)))),
 )
 def test_own_code_that_ends_the_process_is_no_success(
     ending: str, place: tuple[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
