@@ -24,7 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, Vali
 from mdlm_cfg.app.overrides import comma_outside_brackets, why_unreadable
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.annotations import in_words
-from mdlm_cfg.support.errors import UserError, named, on_one_line, text_of
+from mdlm_cfg.support.errors import UserError, on_one_line, said_by, text_of
 from mdlm_cfg.support.instantiate import OWN, called_in, ends_quietly
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
@@ -158,7 +158,7 @@ def sentence(error: BaseException) -> str | None:
         )
     if isinstance(error, Warning):
         how = "by PYTHONWARNINGS, an option of Python or your own code"
-        return f"a warning was turned into an error, {how} ({named(error)})"
+        return f"a warning was turned into an error, {how} ({said_by(error)})"
     return _of_the_machine(error) or _of_the_environment(error) or _of_a_launcher(error)
 
 
@@ -170,7 +170,7 @@ def _of_a_launcher(error: BaseException) -> str | None:
             return None
         if PLUGINS in path.parts:
             which = path.parts[path.parts.index(PLUGINS) + 1].removeprefix("hydra_").replace("_", " ")
-            said = named(error) if text_of(error) else f"{type(error).__name__}: {frame.line}"  # of an assertion
+            said = said_by(error) if text_of(error) else f"{type(error).__name__}: {frame.line}"  # of an assertion
             return f"the {which} of this sweep has failed: {said}"
     return None
 
@@ -229,7 +229,7 @@ def in_own_code(error: BaseException) -> str | None:
     cause = error.__cause__
     if cause is not None and ends_quietly(cause):
         error = cause
-    said = named(error)
+    said = said_by(error)
     call = re.match(r"([\w.]+)\(\) (?:takes|missing|got) ", text_of(error)) if isinstance(error, TypeError) else None
     for name, found in OWN.items():
         if call is not None and getattr(found, "__name__", None) == call[1].split(".")[0]:
@@ -315,7 +315,7 @@ def _instantiation(error: InstantiationException) -> str:
     """An object of hydra's own, such as a launcher, that could not be made: its key, and what was raised."""
     where = re.search(r"full_key: (\S+)", text_of(error))
     cause = error.__cause__
-    said = _hydra_line(text_of(error)) if cause is None else named(cause)
+    said = _hydra_line(text_of(error)) if cause is None else said_by(cause)
     return f"{where[1] if where else 'the configuration'}: {said}"
 
 

@@ -41,7 +41,7 @@ def on_one_line(text: str) -> str:
     return "".join(repr(one)[1:-1] if unicodedata.category(one) == "Cc" else one for one in words)
 
 
-def named(error: BaseException) -> str:
+def said_by(error: BaseException) -> str:
     """The type of an error of other code and its text, on one line; a long one is cut."""
     text = on_one_line(text_of(error))
     return f"{type(error).__name__}: {text[:MOST]}{'...' * (len(text) > MOST)}"

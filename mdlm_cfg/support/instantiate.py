@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_cfg.support.annotations import annotations_of, parameters_of
-from mdlm_cfg.support.errors import UserError, named
+from mdlm_cfg.support.errors import UserError, said_by
 
 OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
 CODE: dict[str, str] = {}  # digests of the modules that came with what a user named, as they were then, by name
@@ -159,7 +159,7 @@ def _imported(name: str, what: str) -> Any:
             raise UserError(f"{what} cannot be made by {name}: {error}; is its folder on PYTHONPATH?") from error
         if name.split(".")[0] == PACKAGE:
             raise
-        raise UserError(f"{what} cannot be made by {name}: {named(error)}; see {_place_of(error)}") from error
+        raise UserError(f"{what} cannot be made by {name}: {said_by(error)}; see {_place_of(error)}") from error
     if torch is not None:  # a job of a sweep finds it as if it had imported the module itself
         if torch.get_default_dtype() is not dtype:
             DEFAULTS[module_name] = torch.get_default_dtype()
