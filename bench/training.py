@@ -7,13 +7,14 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from statistics import median
 from tempfile import TemporaryDirectory
+from threading import Semaphore
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 
 from bench.ratio import REPEATS, Figure, in_turns, seconds, wait_for
 from mdlm_cfg.nets import GridTransformer
@@ -24,7 +25,7 @@ from mdlm_cfg.targets.toys import toy_2d_overlap
 from mdlm_cfg.training.build import build_module
 from mdlm_cfg.training.callbacks import AveragedWeights
 from mdlm_cfg.training.data import ImageData, TableData
-from mdlm_cfg.training.data.base import DiffusionData
+from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.elbo import masked, nelbo
 from mdlm_cfg.training.lean import LeanTrainer, Unprofiled
 from mdlm_cfg.training.metrics import MetricsLog
@@ -37,6 +38,7 @@ TOY_THREADS = 1  # as train.py has it: conf/train.yaml
 IMAGE_STEPS = {"cpu": 12, "cuda": 60}
 BATCH = {"cpu": 64, "cuda": 128}  # of images, in a step
 LOGGED_EVERY = 25
+BLOCKS = 8  # of the steps, in turns with another loop
 DECAY = 0.995  # of the averaged weights
 TOY = TrainSchema(
     net={"_target_": "mdlm_cfg.nets.GridTransformer", "width": 64, "depth": 2, "num_heads": 4},
@@ -81,11 +83,69 @@ def training_figures(flops: float, device: torch.device) -> Iterator[Figure]:
 
 def _lightning_figures(what: str, steps: int, make: Work, device: torch.device) -> Iterator[Figure]:
     """Steps through Lightning, and their data alone, against a bare loop."""
-    rounds = [[run(make, steps, device) for run in (_through_lightning, _bare, _data)] for _ in range(REPEATS + 1)]
-    ours, bare, data = (median(times) for times in zip(*rounds[1:]))
+    rounds = [_in_turns(make, steps, device) for _ in range(REPEATS)]
+    bare, ours = (steps * median(chain.from_iterable(times)) for times in zip(*rounds))
+    data = median(_data(make, steps, device) for _ in range(REPEATS))
     steps_run = f"{what}, {steps} steps through Lightning"
     yield Figure(steps_run, "a bare loop of the same module and data", ours, bare, "lower", 1.05)
     yield Figure(f"{what}, data and masks of {steps} steps", "the bare loop", data, bare, "lower", 0.05)
+
+
+class Turn:
+    """Batches of one of two loops that run in turns, a block of steps each, and the time that its blocks take.
+
+    A machine is slower in one second than in the next by more than the difference that is measured, so each loop has
+    its part of every second.
+
+    Attributes:
+        seconds: of a step, for every block but the first, which warms up, and the last, whose end is not seen.
+        mine, others: who may run.
+    """
+
+    def __init__(self, device: torch.device, steps: int, mine: Semaphore, others: Semaphore) -> None:
+        self.device = device
+        self.block = max(steps // BLOCKS, 1)
+        self.mine = mine
+        self.others = others
+        self.seconds: list[float] = []
+
+    def run(self, loop: Callable[[Work, int, torch.device], None], make: Work, steps: int) -> list[float]:
+        """Run a loop whose data are taken in turns, and return the seconds of its steps."""
+        try:
+            loop(partial(self._with_turns, make), steps, self.device)
+        finally:
+            self.others.release()
+        return self.seconds[1:]
+
+    def _with_turns(self, make: Work, steps: int, device: torch.device) -> tuple[MaskedDiffusion, DiffusionData]:
+        module, data = make(steps, device)
+        loader = data.train_dataloader()
+        loader.batches = partial(self._by_blocks, loader.batches)
+        data.train_dataloader = lambda: loader  # type: ignore[method-assign]
+        return module, data
+
+    def _by_blocks(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+        """Wait for the loop's turn before each block of batches."""
+        begun = 0.0
+        for step, batch in enumerate(batches()):
+            if step % self.block == 0:
+                if step:
+                    wait_for(self.device)
+                    self.seconds.append((time.perf_counter() - begun) / self.block)
+                    self.others.release()
+                self.mine.acquire()
+                begun = time.perf_counter()
+            yield batch
+
+
+def _in_turns(make: Work, steps: int, device: torch.device) -> tuple[list[float], list[float]]:
+    """Seconds of a step, of every block: of the bare loop and through Lightning."""
+    gates = (Semaphore(1), Semaphore(0))
+    turns = (Turn(device, steps, *gates), Turn(device, steps, *reversed(gates)))
+    with ThreadPoolExecutor(len(turns)) as pool:
+        jobs = [pool.submit(turn.run, loop, make, steps) for turn, loop in zip(turns, (_bare, _through_lightning))]
+    bare, ours = (job.result() for job in jobs)
+    return bare, ours
 
 
 def experiment(device: torch.device) -> str:
@@ -147,23 +207,11 @@ class Noise(ImageData):
         """Nothing to read."""
 
 
-class Stopwatch(Callback):
-    """Seconds from the first batch that is asked for to the end of the last step."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.begun = time.perf_counter()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        wait_for(pl_module.device)
-        self.seconds = time.perf_counter() - self.begun
-
-
-def _through_lightning(make: Work, steps: int, device: torch.device) -> float:
-    """Seconds of the steps, with what a run has: averaged weights, clipped gradients, numbers logged every 25 steps."""
+def _through_lightning(make: Work, steps: int, device: torch.device) -> None:
+    """Train, with what a run has: averaged weights, clipped gradients, numbers logged every 25 steps."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     (module, data) = make(steps, device)
-    watch = Stopwatch()
     data.place_on(device)
     with TemporaryDirectory() as folder:
         trainer = LeanTrainer(
@@ -179,15 +227,14 @@ def _through_lightning(make: Work, steps: int, device: torch.device) -> float:
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
             log_every_n_steps=LOGGED_EVERY,
-            callbacks=[AveragedWeights(DECAY), watch],
+            callbacks=[AveragedWeights(DECAY)],
             profiler=Unprofiled(),
         )
         trainer.fit(module, datamodule=data)
-    return watch.seconds
 
 
-def _bare(make: Work, steps: int, device: torch.device) -> float:
-    """Seconds of the same steps in a loop by hand, which does in the simplest way what a run does in every step."""
+def _bare(make: Work, steps: int, device: torch.device) -> None:
+    """Train by the same steps in a loop by hand, which does in the simplest way what a run does in every step."""
     module, data = make(steps, device)
     module.net.to(device)
     data.place_on(device)
@@ -198,7 +245,6 @@ def _bare(make: Work, steps: int, device: torch.device) -> float:
     averaged = [p.clone() for p in weights]
     with TemporaryDirectory() as folder:
         log = MetricsLog(folder)
-        begun = time.perf_counter()
         for step, (x, classes) in enumerate(data.train_dataloader()):
             factor = module.annealing.factor(step, step / steps)
             for group, rate in zip(optimizer.param_groups, rates):
@@ -215,8 +261,6 @@ def _bare(make: Work, steps: int, device: torch.device) -> float:
             torch._foreach_lerp_(averaged, weights, 1 - DECAY)
             if (step + 1) % LOGGED_EVERY == 0:
                 log.log_metrics({name: value.item() for name, value in losses.items()}, step)
-        wait_for(device)
-        return time.perf_counter() - begun
 
 
 def _data(make: Work, steps: int, device: torch.device) -> float:
