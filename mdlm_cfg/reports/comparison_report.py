@@ -60,7 +60,7 @@ def _measured(found: Comparison, folder: Path) -> Section:
     heads = [
         [found.labels[row[SETTING]], *(_text(row[key]) for key in about)] for row in found.means.to_dict("records")
     ]
-    rows = [[*head, *line] for head, line in zip(heads, _lines_of(found.means, shown))]
+    rows = [[*head, *line] for head, line in zip(heads, _lines_of(found, found.means, shown))]
     note = (
         "Means over seeds ± one standard error; reports with the same seed, and classes, are averaged first. Different "
         "sets of samples, denoisers and policies are never averaged. The noise floor is the mean distance of the same "
@@ -84,7 +84,7 @@ def _test_names(found: Comparison) -> Sequence[str]:
 def _tests(found: Comparison) -> Section:
     names = _test_names(found)
     labels = [found.labels[setting] for setting in found.test[SETTING]]
-    rows = [[label, *line] for label, line in zip(labels, _lines_of(found.test, names))]
+    rows = [[label, *line] for label, line in zip(labels, _lines_of(found, found.test, names))]
     return Section("Test sets", "", Table([SETTING, *(name.removeprefix("test/") for name in names)], rows))
 
 
@@ -117,12 +117,18 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def _lines_of(frame: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Means and their standard errors, line by line; a column and its errors have one format."""
+def _lines_of(found: Comparison, frame: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Means and their standard errors, line by line, and how many seeds have the number where some lack it.
+
+    A column and its errors have one format.
+    """
+    of_setting = [found.num_seeds[setting] for setting in frame[SETTING]]
     columns = []
     for name in names:
         numbers = [None if math.isnan(v) else v for v in [*frame[name], *frame[f"{name}_se"]]]
         texts = ["" if v is None else text for v, text in zip(numbers, format_column(numbers))]
         halves = zip(texts[: len(frame)], texts[len(frame) :])
-        columns.append([f"{mean} ± {error}" if error else mean for mean, error in halves])
+        lines = [f"{mean} ± {error}" if error else mean for mean, error in halves]
+        counts = zip(lines, frame[f"{name}_seeds"], of_setting)
+        columns.append([f"{line} ({few} of {many} seeds)" if 0 < few < many else line for line, few, many in counts])
     return list(zip(*columns)) if columns else [()] * len(frame)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mdlm_cfg.reports.tables import Table, check_page, markdown
 from mdlm_cfg.studies.benchmark.ranking import MeanRow, RankingRow, ranked_of, shown_place
+from mdlm_cfg.studies.benchmark.targets import VERSION
 from mdlm_cfg.studies.common import calls_of
 from mdlm_cfg.studies.findings import REPORT_VERSION
 from mdlm_cfg.support.atomic import write_text
@@ -60,9 +61,10 @@ def leaderboard(report: Mapping[str, Any]) -> str:
 
 
 def _check(report: Mapping[str, Any]) -> None:
-    """Raise ValueError for a report of another version, or with rows that are missing, repeated or without numbers."""
-    if report["version"] != REPORT_VERSION:
-        raise ValueError(f"version {report['version']}, not {REPORT_VERSION}")
+    """Raise ValueError for another version, or for rows that are missing, repeated or without numbers."""
+    for name, version in (("version", REPORT_VERSION), ("benchmark_version", VERSION)):
+        if report[name] != version:
+            raise ValueError(f"{name} {report[name]}, not {version}")
     for name, kind in (("rankings", RankingRow), ("means", MeanRow)):
         index = [column.name for column in fields(kind) if column.metadata["index"]]
         rows = [tuple(row[key] for key in index) for row in report[name]]
@@ -108,7 +110,7 @@ def write_page(report: Path, page: Path) -> None:
         text = leaderboard(json.loads(report.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
-            f"{report} is no complete report of the benchmark: give the report.json of python eval.py "
+            f"{report} is no complete report of this version of the benchmark: give the report.json of python eval.py "
             "experiment=benchmark"
         ) from error
     write_text(page.resolve(), text)

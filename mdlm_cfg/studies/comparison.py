@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from mdlm_cfg.studies.findings import BEGUN, CHECKPOINT, DONE, REPORT_VERSION, STEPS, TRAINING_SEED
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.errors import UserError, shown
 from mdlm_cfg.support.folders import files_below
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.support.schema import flattened, role_of
@@ -43,8 +44,8 @@ class Entry:
         path: of its report.json.
         settings: flat, "net.width" and so on: those that decide the result.
         seeds: of the training (None where nothing was trained), and of the evaluation.
-        rows: one per strength, class and set of samples, without uncertainties and nested values.
-        index: the columns that say what a row is about; the others are numbers that were measured.
+        rows: one per strength, class and set of samples, without uncertainties and absent values.
+        index: the columns that say what a row is about; the others were measured, if they are numbers.
         test: results on the test set, by name.
     """
 
@@ -83,6 +84,11 @@ class Comparison:
         """For people: "net.width=64, data.batch_size=128"; "all" where nothing differs."""
         return [", ".join(f"{key}={value}" for key, value in one.items()) or "all" for one in self.settings]
 
+    @property
+    def num_seeds(self) -> list[int]:
+        """How many different seeds each setting has."""
+        return [len(set(map(repr, seeds))) for seeds in self.seeds]
+
     def rows(self) -> list[dict[str, Any]]:
         """One flat row for every setting and kind of row; what is absent is None.
 
@@ -91,8 +97,7 @@ class Comparison:
         found = []
         for row in self.means.to_dict("records"):
             place = row.pop(SETTING)
-            num_seeds = len(set(map(repr, self.seeds[place])))
-            few = {f"{name}_seeds" for name in self.measured if 0 < row[f"{name}_seeds"] < num_seeds}
+            few = {f"{name}_seeds" for name in self.measured if 0 < row[f"{name}_seeds"] < self.num_seeds[place]}
             plain = {
                 key: None if _is_absent(value) else value
                 for key, value in row.items()
@@ -109,9 +114,9 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
         paths: report.json files, or folders that are searched for them.
 
     Raises:
-        UserError: as `find_reports` and `read_entry`.
+        UserError: as `find_reports` and `read_entry`, or a column that has numbers in some rows and words in others.
     """
-    entries = _without_needless([read_entry(path) for path in find_reports(paths)])
+    entries = _without_needless(_with_numbers([read_entry(path) for path in find_reports(paths)]))
     settings, places = _settings_of(entries)
     if odd := _contradicting(entries, places):
         named = [replace(e, settings=e.settings | {"report": str(e.path.parent)}) for e in entries]
@@ -169,10 +174,11 @@ def read_entry(path: Path) -> Entry:
         flat |= {"data": report["data"].get("name"), FINGERPRINT: report["data"].get("fingerprint")}
         flat |= {"denoiser": report["run"].get("denoiser", "learned"), CHECKPOINT: _checkpoint_of(report["run"])}
         flat |= {f"{CODE_OF}{name}": digest[:8] for name, digest in (report.get("code") or {}).items()}
+        flat |= {key: report[key] for key in ("benchmark_version",) if key in report}
         flat[BEGUN] = report["run"].get(BEGUN)  # a run that went on with other settings repeats none that did not
         settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
         seeds = (report["run"].get(TRAINING_SEED), plan.get(SEED))
-        test = {key: v for key, v in _without_nested(report.get("test") or {}).items() if is_number(v)}
+        test = _plain(report.get("test") or {})
         return Entry(path, settings, seeds, rows, index, test)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
@@ -184,6 +190,29 @@ def read_entry(path: Path) -> Entry:
         raise UserError(
             f"{path} is not a report that can be compared: it has no distances by w, or no settings; evaluate again"
         ) from error
+
+
+def _with_numbers(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, each with the columns that have numbers, as floats; words, truth values and lists were not measured.
+
+    Raises:
+        UserError: a column of one table, or a result on the test set, is a number here and something else there.
+    """
+    measured = {(e.index, name) for e in entries for row in e.rows for name in row if is_number(row[name])}
+    found = []
+    for entry in entries:
+        names = {name for index, name in measured if index == entry.index} - set(entry.index)
+        rows = [{k: _number(entry, k, v) if k in names else v for k, v in row.items()} for row in entry.rows]
+        rows = [{k: v for k, v in row.items() if k in names or k in entry.index} for row in rows]
+        found.append(replace(entry, rows=rows, test={k: _number(entry, k, v) for k, v in entry.test.items()}))
+    return found
+
+
+def _number(entry: Entry, name: str, value: Any) -> float:
+    with suppress(OverflowError):
+        if is_number(value):
+            return float(value)
+    raise UserError(f"{entry.path} has {name} = {shown(value)}, which must be a number or null: evaluate again")
 
 
 def _without_path(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,8 +281,7 @@ def _main_table(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[
     """The main table of a report: the rows, and the columns of the index."""
     name, columns = next(iter(report["columns"].items()))
     index = tuple(key for key, about in columns.items() if about["index"])
-    rows = [_without_nested(row | {key: _as_text(row[key]) for key in index if key in row}) for row in report[name]]
-    return [{k: v for k, v in row.items() if k in index or is_number(v)} for row in rows], index
+    return [_plain(row | {key: _as_text(row[key]) for key in index if key in row}) for row in report[name]], index
 
 
 def _as_text(value: Any) -> Any:
@@ -306,10 +334,9 @@ def _mean_of(group: Sequence[Mapping[str, Any]], index: Sequence[str]) -> dict[s
     return found
 
 
-def _without_nested(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of report.json without lists, absent values and uncertainties; infinities are floats again."""
-    plain = {key: value for key, value in row.items() if not isinstance(value, Mapping | list)}
-    kept = {key: float(value) if value in ("inf", "-inf", "nan") else value for key, value in plain.items()}
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of report.json without absent values and uncertainties; infinities are floats again."""
+    kept = {key: float(value) if value in ("inf", "-inf", "nan") else value for key, value in row.items()}
     floors = [floor for who in ("learned", "exact") if (floor := kept.get(f"{FLOOR}_{who}")) is not None]
     if floors:
         kept[FLOOR] = floors[0]  # of the distribution that the samples follow, as in a report

@@ -63,6 +63,7 @@ def test_the_page_is_written_whole_or_not_at_all(report: dict[str, Any], tmp_pat
     first = report["means"][0]
     damaged = [
         {"version": 99},
+        {"benchmark_version": report["benchmark_version"] - 1},
         {"rankings": []},
         {"means": []},
         {"rankings": [*report["rankings"], report["rankings"][0]]},

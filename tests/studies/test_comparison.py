@@ -18,6 +18,7 @@ from commands import run
 from hypothesis import given, settings, strategies as st
 
 from mdlm_cfg.app.comparing import main
+from mdlm_cfg.reports.comparison_report import comparison_sections
 from mdlm_cfg.studies.comparison import Comparison, compare
 from mdlm_cfg.studies.findings import REPORT_VERSION
 from mdlm_cfg.support.atomic import PART
@@ -102,6 +103,7 @@ APART: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of two re
     "denoisers": ({"run": {"denoiser": "mine"}}, {"run": {"denoiser": "other"}}),
     "samplers": ({"plan": {"sampler": "euler"}}, {"plan": {"sampler": "first_hitting"}}),
     "classes": ({"plan": {"classes": [0]}}, {"plan": {"classes": [1]}}),
+    "versions of the benchmark": ({"benchmark_version": 1}, {"benchmark_version": 2}),
     "code of the user's own": ({"code": {"mine": "1" * 64}}, {"code": {"mine": "2" * 64, "other": "3" * 64}}),
 }
 
@@ -109,7 +111,7 @@ APART: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of two re
 def changed(path: Path, changes: dict[str, Any]) -> None:
     report = json.loads(path.read_text())
     for key, value in changes.items():
-        report[key] = report.get(key, {}) | value
+        report[key] = report.get(key, {}) | value if isinstance(value, dict) else value
     path.write_text(json.dumps(report))
 
 
@@ -231,6 +233,25 @@ def test_what_is_not_finite_is_not_dropped(tmp_path: Path) -> None:
     (row,) = found.rows()
     assert row["kl_b"] == math.inf and row["kl_b_se"] is None and row["kl_d"] is None
     assert row["kl_c"] == 3.0 and row["kl_c_seeds"] == 1  # one seed of three has it, and the row says so
+
+
+@pytest.mark.parametrize("value", ["0.5", [0.5], True, {"a": 1}, 10**400])
+def test_what_is_no_number_among_numbers_is_refused(value: Any, tmp_path: Path) -> None:
+    """It counted as missing: the mean was that of the other seeds."""
+    for seed in (0, 1):
+        written(tmp_path / str(seed), {}, seed, more=[{"kl_b": value if seed else 3.0}])
+    with pytest.raises(UserError, match=r"1/report/report\.json has kl_b"):
+        compare([tmp_path])
+    changed(tmp_path / "0" / "report" / "report.json", {"test": {"test/nelbo": value}})
+    with pytest.raises(UserError, match=r"0/report/report\.json has test/nelbo"):
+        compare([tmp_path / "0"])
+
+
+def test_a_mean_says_how_many_seeds_lack_it(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        written(tmp_path / str(seed), {}, seed, more=[{"recall": 0.5 if seed else None}])
+    _, over_w, _ = comparison_sections(compare([tmp_path]), tmp_path)
+    assert over_w.table is not None and "2 of 3" in over_w.table.rows[0][-1]
 
 
 def test_a_report_that_declares_its_columns_is_compared_by_them(tmp_path: Path) -> None:
