@@ -19,22 +19,36 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 NEED_EXTRAS = ("own_models.md",)  # which `make test-slow` installs
 PAGES = [path for path in DOCUMENTS if "```python" in path.read_text(encoding="utf-8")]
 
-
 RUN = [pytest.param(page, marks=[pytest.mark.slow] * (page.name in NEED_EXTRAS), id=page.name) for page in PAGES]
+BLOCK = re.compile(r"^```python\n(?:# (?P<file>my_\w+\.py)\n)?(?P<code>.*?)^```", flags=re.DOTALL | re.MULTILINE)
+
+
+def saved(page: Path, folder: Path) -> list[str]:
+    """Save the blocks of a page that begin with the name of a file, as a reader does, and return the others."""
+    found = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
+    for block in found:
+        if block["file"]:
+            (folder / block["file"]).write_text(block["code"], encoding="utf-8")
+    return [block["code"] for block in found if not block["file"]]
 
 
 @pytest.mark.parametrize("page", RUN)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.syspath_prepend(tmp_path)
+    blocks = saved(page, tmp_path)
     assert blocks
     module = ModuleType(page.stem)  # a dataclass looks its module up
     monkeypatch.setitem(sys.modules, page.stem, module)
+    for path in tmp_path.glob("my_*.py"):
+        monkeypatch.setitem(sys.modules, path.stem, ModuleType(path.stem))  # undone at the end
+        del sys.modules[path.stem]
+        import_module(path.stem)
     exec(compile("\n".join(blocks), page.name, "exec"), vars(module))
 
 
-EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-OWN = re.compile(r"^    python (.*my_package.*)$|`python ([^`]*my_package[^`]*)`", flags=re.MULTILINE)
+EXTENDING = ROOT / "docs" / "extending.md"
+OWN = re.compile(r"^    python (.*\bmy_.*)$", flags=re.MULTILINE)
 SMALL = {
     "train.py": ("trainer.max_steps=4", "trainer.enable_progress_bar=false", "num_samples=200"),
     "eval.py": ("num_samples=200",),
@@ -43,13 +57,12 @@ SMALL = {
 
 
 @pytest.mark.slow
-def test_commands_with_a_module_of_ones_own_run(tmp_path: Path) -> None:
+def test_commands_with_files_of_ones_own_run(tmp_path: Path) -> None:
     """In the order of the page; those of eval.py without a run or denoiser evaluate the run before."""
-    blocks = re.findall(r"```python\n(.*?)```", EXTENDING, flags=re.DOTALL)
-    used = [block for block in blocks if "benchmark(" not in block and "render_page" not in block]
-    (tmp_path / "my_package.py").write_text("\n".join(used))
-    commands = [shlex.split(block or inline) for block, inline in OWN.findall(EXTENDING)]
-    assert len(commands) > 8
+    saved(EXTENDING, tmp_path)
+    commands = [shlex.split(command) for command in OWN.findall(EXTENDING.read_text(encoding="utf-8"))]
+    for path in tmp_path.glob("my_*.py"):
+        assert any(f"{path.stem}." in option for command in commands for option in command), path.name
     for script, *options in [["train.py"], *commands]:
         small = SMALL["experiment=benchmark" if "experiment=benchmark" in options else script]
         done = subprocess.run(
