@@ -1,1 +1,1 @@
-"""Speed as ratios against stated yardsticks, all measured in one run: `make bench` (python -m bench)."""
+"""Speed as ratios to stated bounds and to other code, all measured in one run: `make bench` (python -m bench)."""

@@ -15,7 +15,7 @@ from mdlm_cfg.laws.corrections import correction_kernel
 from mdlm_cfg.laws.stepped import freeze
 
 SIZE = "N = 2, D = 9"
-ALLOWED = "the seconds that it may take"
+ALLOWED = "the time allowed"
 LAWS = {
     Sampler("sampled_confidence", events=1): 2.0,
     Sampler("threshold"): 2.0,

@@ -75,8 +75,8 @@ def law_figures(bandwidth: float, device: torch.device) -> Iterator[Figure]:
         law = partial(terminal_law, random_table(n, d, device).denoiser(), GUIDANCE, 0)
         took = seconds(law, 3)
         what = f"terminal law, N = {n}, D = {d} ({(n + 1) ** d:.2g} partial states)"
-        yield Figure(what, "moving what belongs to states", took, state_bytes(n, d) / bandwidth, "lower", 3.0)
-        yield Figure(what, "moving every edge twice", took, edge_bytes(n, d) / bandwidth, "lower")
+        yield Figure(what, "memory traffic per state", took, state_bytes(n, d) / bandwidth, "lower", 3.0)
+        yield Figure(what, "memory traffic per edge", took, edge_bytes(n, d) / bandwidth, "lower")
         if device != CPU and (n, d) in LARGE:
             there = partial(terminal_law, random_table(n, d).denoiser(), GUIDANCE, 0)
             yield Figure(what, f"the same on {torch.get_num_threads()} cores", *in_turns(law, there, 3), "higher")
@@ -108,7 +108,7 @@ def _against_scipy(n: int, d: int, goal: float) -> Iterator[Figure]:
     end = f"{theirs_is}, tau = {END:g}: TV {_left(generator, start, n, d, terminal()):.0e}"
     yield Figure(f"terminal law, {size}", end, *in_turns(terminal, partial(theirs, [END])), "higher", goal)
     pair = in_turns(terminal, partial(theirs, [1.0]))
-    yield Figure(f"terminal law, {size}", f"{theirs_is}, tau = 1: not the end", *pair, "higher")
+    yield Figure(f"terminal law, {size}", f"{theirs_is}, to tau = 1 only", *pair, "higher")
     pair = in_turns(partial(law_at, denoiser, GUIDANCE, 0, 1.0), partial(theirs, [1.0]))
     yield Figure(f"law at one time, {size}", f"{theirs_is}, tau = 1", *pair, "higher", 1.0)
     pair = in_turns(partial(law_at, denoiser, GUIDANCE, 0, TIMES), partial(theirs, TIMES.tolist()), 3)
@@ -139,8 +139,8 @@ def _learned(device: torch.device) -> Figure:
                 net(tokens[: rows - begun], classes[: rows - begun])
 
     pair = in_turns(lambda: terminal_law(TabulatedDenoiser(denoiser), GUIDANCE, 0), alone)
-    what = f"law of a network, {table.num_states} partial states, asked and pushed"
-    return Figure(what, "its bare calls on as many rows", *pair, "lower", 1.25)
+    what = f"law of a network, {table.num_states} partial states: its calls and the push"
+    return Figure(what, "its calls alone on as many rows", *pair, "lower", 1.25)
 
 
 def small_laws() -> None:
