@@ -176,7 +176,7 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
             mark_calls(thing, Callback if isinstance(thing, Callback) else Logger, str(one[TARGET]))
         for kind, instead in ELSEWHERE.items():
             if any(isinstance(one, kind) for one in made):
-                raise UserError(f"trainer.{key} holds a {kind.__name__}, which runs here cannot have: give {instead}")
+                raise UserError(f"trainer.{key} holds a {kind.__name__}, which is not supported here: give {instead}")
         filled[key] += made
     settings = {key: value for key, value in settings.items() if key not in filled}
     if settings.get("profiler") is None:

@@ -224,7 +224,7 @@ def _check_order(thing: Any, name: str, wanted: tuple[str, ...], what: str) -> N
     required = [key for key, one in parameters_of(thing).items() if one.default is inspect.Parameter.empty]
     if inspect.isfunction(thing) and len(required) == len(wanted) and tuple(required) != wanted:
         raise UserError(
-            f"{name} needs the arguments ({', '.join(required)}): as {what} it must take ({', '.join(wanted)}), by "
+            f"{name} needs the arguments ({', '.join(required)}): as {what} it must take ({', '.join(wanted)}), with "
             "these names and in this order"
         )
 

@@ -52,7 +52,7 @@ def check_path(key: str, value: object) -> None:
     if isinstance(value, str) and not value.strip():
         raise UserError(f"{key}= is empty: give a value, or leave {key} out")
     if isinstance(value, str | Path) and not is_path(str(value)):
-        raise UserError(f"{key} = {str(value)!r} has a control character or a letter that no path has: use others")
+        raise UserError(f"{key} = {str(value)!r} has a character that paths cannot contain: use others")
     if isinstance(value, str) and value.split("/")[0].startswith("~"):
         raise UserError(f"{key}={value}: ~ is not expanded here; write the whole path (or ./{value} if it is a name)")
 

@@ -166,7 +166,7 @@ class Correction:
         able = torch.ones_like(x, dtype=torch.bool) if free is None else free
         if able.dtype != torch.bool or able.shape != x.shape:
             raise UserError(
-                f"free has shape {tuple(able.shape)} and type {able.dtype}, and must say true or false of every "
+                f"free has shape {tuple(able.shape)} and type {able.dtype}, and must hold true or false for every "
                 f"coordinate: give a tensor of shape {tuple(x.shape)} and type torch.bool"
             )
         first = whole_number("made", made, 0)

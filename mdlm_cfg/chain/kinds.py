@@ -117,8 +117,8 @@ def log_rate_of(kind: Kind, log_z: Tensor) -> Tensor:
 
     def explain(row: int, z: Tensor, rate: Tensor) -> str:
         return (
-            f"the log_rate of the kind {kind.name!r} is {float(rate):g} at log Z = {float(z):g}: it must be a number "
-            "where log Z is, and -inf where it is"
+            f"the log_rate of the kind {kind.name!r} is {float(rate):g} at log Z = {float(z):g}: it must be finite "
+            "where log Z is finite, and -inf where log Z is -inf"
         )
 
     wrong = (found.isnan() | found.isposinf() | ((found == NEG_INF) != (log_z == NEG_INF))) & ~log_z.isnan()
@@ -147,14 +147,16 @@ def _check_rate(kind: Kind) -> None:
     with calling(f"{type(kind).__name__}.log_rate"):
         rates = [kind.log_rate(z.clone()) for z in (log_z, torch.full_like(log_z, NEG_INF), *log_z.view(-1, 1))]
     if not all(isinstance(rate, Tensor) and rate.dtype == torch.float64 for rate in rates):
-        raise UserError(f"the log_rate of the kind {kind.name!r} must return a float64 tensor, as it is given")
+        raise UserError(f"the log_rate of the kind {kind.name!r} must return a float64 tensor, like its argument")
     rate, nowhere, *alone = rates
     if not bool(rate.isfinite().all()) or not bool((nowhere == NEG_INF).all()):
-        raise UserError(f"the log_rate of the kind {kind.name!r} must be a number where log Z is, and -inf where it is")
+        raise UserError(
+            f"the log_rate of the kind {kind.name!r} must be finite where log Z is, and -inf where log Z is"
+        )
     if not torch.allclose(rate.flatten(), torch.cat(alone), rtol=0, atol=ROUNDING):
         raise UserError(
-            f"the log_rate of the kind {kind.name!r} must be a function of every log Z by itself: it changes with the "
-            "other coordinates or states that are given beside it"
+            f"the log_rate of the kind {kind.name!r} must compute each rate from its own log Z: it changes with the "
+            "other coordinates or states of the call"
         )
     if kind.is_rho and not torch.allclose(rate, log_z, rtol=0, atol=ROUNDING):
         raise UserError(f"the kind {kind.name!r} says that its rate is rho (is_rho), and its log_rate is not log Z")

@@ -33,7 +33,7 @@ NEG_INF = float("-inf")
 Preference = tuple[Tensor | None, Tensor]  # scores, None where all are equal; and the logs of weights
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
 
-EXAMINED: WeakSet[Policy] = WeakSet()  # policies of one's own that answer every state by itself, and the same again
+EXAMINED: WeakSet[Policy] = WeakSet()  # policies of one's own that passed the checks of `_check_preference`
 MANY = 50  # times that states are given together, to see whether they are answered as they are alone
 ROUNDING = 1e-6  # of a probability, of a policy that is short of digits
 
@@ -76,7 +76,7 @@ class Policy(ByValue, ABC):
         return tiers(score.to(log_z.dtype).expand_as(log_z).masked_fill(nowhere, NEG_INF)), log_weight
 
     def _check_preference(self, found: Any, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> None:
-        """Raise UserError where a policy of one's own gives no score and weights, or others when asked otherwise."""
+        """Raise UserError if a policy of one's own returns no scores and weights, or if they change between calls."""
         is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Tensor)
         if not (is_pair and isinstance(found[0], Tensor | None)):
             raise UserError(f"{self}.preference must return two tensors, the scores (or None) and the logs of weights")
@@ -103,14 +103,14 @@ class Policy(ByValue, ABC):
         again = self.preference(log_z.clone(), log_r, coordinates)
         if not all(map(_is_same, found, again)) or value_key(self) != before:
             raise UserError(
-                f"{self}.preference returns other values when it is asked again, or changes its fields: it must depend "
-                "on its arguments alone, as laws sum over it; equal scores are drawn at random, by their weights"
+                f"{self}.preference returns different values when it is called again, or changes its fields: it must "
+                "depend on its arguments alone, because laws sum over it; equal scores are drawn at random, by weight"
             )
         if not self._answers_each_state(log_z, log_r(), coordinates.expand_as(log_z)):
             raise UserError(
-                f"{self}.preference must order the coordinates of every state by themselves: its answer changes with "
-                "the other states of the call, with the places of coordinates in it, or with coordinates that have "
-                "nowhere to go (log Z = -inf); `coordinates` says which ones they are"
+                f"{self}.preference must depend on one state at a time: it changes with the other states of the call, "
+                "with the places of coordinates in the tensor, or with coordinates that have no possible value "
+                "(log Z = -inf); `coordinates` has the numbers of the coordinates"
             )
         EXAMINED.add(self)
 

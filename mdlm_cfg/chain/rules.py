@@ -183,7 +183,7 @@ class ProductRule(Rule):
             )
         if [(a.power, a.target_class) for a in terms] != [(b.power, b.target_class) for b in again]:
             raise UserError(
-                f"{self}.terms returns others when it is asked again: it must depend on w and the class alone"
+                f"{self}.terms returns different terms when it is called again: it must depend on w and the class alone"
             )
         powers = [term.power for term in terms if not abs(term.power) <= MOST_POWER]
         if powers:

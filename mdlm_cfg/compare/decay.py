@@ -214,7 +214,7 @@ class Decay:
         if growth is None:
             return f"How TV decays with w is not known for the kind {self.kind}: its rate is not a power of Z."
         if not self.kind.power():
-            return f"TV does not depend on w: guidance of the kind {self.kind} changes no rate of unmasking."
+            return f"TV does not depend on w: guidance of the kind {self.kind} changes no unmasking rate."
         if growth == "exponential":
             return (
                 "TV decays double-exponentially in w: no reachable partial state is neutral, so every exit rate grows "
@@ -223,13 +223,13 @@ class Decay:
         if growth == "linear":
             return (
                 "-ln TV grows linearly in w: the probability that the chain visits a neutral partial state, where "
-                f"guidance changes nothing, falls exponentially in w. Of {len(self.neutral)} such states the largest "
-                f"p(x_U | z) is {self._largest(lambda one: one.probability)}."
+                f"guidance changes nothing, falls exponentially in w. The largest p(x_U | z) of the "
+                f"{len(self.neutral)} such states is {self._largest(lambda one: one.probability)}."
             )
         visited = sum(one.limit > 0 for one in self.neutral)
         return (
             f"The decay saturates: in the limit of infinite w the chain still visits {visited} of {len(self.neutral)} "
-            "neutral partial states, where guidance changes nothing. The largest probability is "
+            "neutral partial states, where guidance changes nothing. The largest of their probabilities is "
             f"{self._largest(lambda one: one.limit)}."
         )
 

@@ -142,7 +142,7 @@ class GenerateSampler:
         w = guidance.constant
         if w < 0 or guidance.filters:
             raise UserError(
-                f"the loop guides by its cfg_scale alone, and w = {guidance.label} was asked for: give one w of at "
+                f"the loop guides by its cfg_scale alone, and w = {guidance.label} was given: give one w of at "
                 "least 0, and the temperature as an argument of the loop"
             )
         block_length = d if self.block_length is None else self.block_length

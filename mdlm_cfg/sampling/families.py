@@ -260,15 +260,17 @@ def _check_jump(name: str, jump: JumpRule) -> None:
             f"of shape {tuple(log_z.shape)}"
         )
     if not torch.equal(found, again):
-        raise UserError(f"the jump rule of {name} returns other values when it is called again: it must draw nothing")
+        raise UserError(
+            f"the jump rule of {name} returns different values when it is called again: it must not be random"
+        )
     found = found.expand_as(log_z).double()
     with calling(name):
         pairs = zip(log_z.reshape(-1, 1), u.reshape(-1, 1))
         alone = torch.cat([jump(z.clone(), at[0].clone()).expand(1).double() for z, at in pairs])
     if not torch.allclose(found.flatten(), alone, rtol=0, atol=1e-6, equal_nan=True):
         raise UserError(
-            f"the jump rule of {name} must give every log Z its probability by itself: it changes with the other "
-            "coordinates or states that are given beside it"
+            f"the jump rule of {name} must compute each probability from its own log Z: it changes with the other "
+            "coordinates or states of the call"
         )
     for wrong, must in (
         (~((found >= 0) & (found <= 1)), "be a probability, from 0 to 1"),

@@ -48,14 +48,15 @@ FEWEST = 2  # sequences of a class, or nothing is measured
 W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
 SEQUENCE = Words("sequence", "positions", "held-out sequences")
 READING = """\
-{plan.num_samples:,} samples per class and strength, {plan.drawn}. The row "data" is of held-out sequences in the \
-samples' place: the noise floor. The network itself is the only classifier: it assigns a sequence to the class of the \
-smallest NELBO, with {draws} masks that all classes share. The row of held-out sequences shows how well it classifies.
+{plan.num_samples:,} samples per class and strength, {plan.drawn}. In the row "data", held-out \
+sequences take the place of samples: it is the noise floor. The network itself is the only classifier: it assigns a \
+sequence to the class of the smallest NELBO, with {draws} masks that all classes share. The row of held-out sequences \
+shows how well it classifies.
 
 Two columns are shares of positions: the positions in which two sequences of a class differ, and those in which a \
 sequence differs from the nearest training sequence of its class (near 0 for a copy). The others are the total \
-variation between the distribution of n neighbouring values, at any place, and that of the training \
-sequences of the class."""
+variation between the distribution of n neighbouring values, at any position, and that of the training sequences of \
+the class."""
 
 
 @dataclass(frozen=True)

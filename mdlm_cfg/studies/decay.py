@@ -33,7 +33,7 @@ READING = """\
 tau is the time scale on which every masked coordinate is unmasked at rate 1 without guidance. The total variation to \
 the terminal distribution at time tau is the probability that some coordinate is still masked. A partial state is \
 neutral if its masked coordinates carry no further information about the class: p(. | x_U, z) = p(. | x_U). From \
-neutral states on, guidance cannot speed anything up."""
+a neutral state on, guidance cannot speed up the chain."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DecayCurveRow:
 
 @dataclass(frozen=True)
 class NeutralRow:
-    """A partial state from which guidance cannot speed anything up."""
+    """A partial state from which guidance cannot speed up the chain."""
 
     kind: str = col("kind", "kind of guidance", index=True)
     state: str = col("partial state", "coordinates of the partial state", index=True)

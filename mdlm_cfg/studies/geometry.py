@@ -199,7 +199,7 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     one = next(iter(at), None)
     followed = sorted((g for g in at if one and replace(g, w=one.w) == one), key=lambda g: g.one_strength)
     if len(followed) < 2:
-        return ["Which region guidance favours shows only between two strengths that are numbers: give w=[0,4], say."]
+        return ["To see which region guidance favours, give two strengths that are numbers, such as w=[0,4]."]
     weakest, *_, strongest = followed
     first = at[weakest]
     last = at[strongest]
@@ -210,4 +210,4 @@ def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[st
     about = {r: f"{r} ({meaning[r]}), from {' to '.join(apart(first[r], last[r]))}" for r in changes}
     gains = named([about[region] for region in largest(list(changes), lambda region: changes[region])])
     loses = named([about[region] for region in largest(list(changes), lambda region: -changes[region])])
-    return [f"By region, from {span} mass grows most in {gains}, and falls most in {loses}."]
+    return [f"From {span}, mass grows most in region {gains}, and falls most in {loses}."]

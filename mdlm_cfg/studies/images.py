@@ -46,8 +46,8 @@ SUMS = "Means over classes, except that precision and recall are computed for al
 READING = """\
 In the row "data" test images take the place of samples. For differences it is \
 the noise floor. Pixel means and covariances are compared with those of training images of the class. Diversity is the \
-mean number of pixels in which two samples of a class differ; for grey levels, pixels count with the square of the \
-difference between their shades, where black and white differ by 1. Samples that copy the training set would be much \
+mean number of pixels in which two samples of a class differ; for grey levels, a pixel counts as the square of the \
+difference between its two shades, where black and white differ by 1. Samples that copy the training set would be much \
 nearer to it than test images are."""
 BY_FEATURES = """\
 Precision is the share of samples inside the data's manifold and recall the share of data inside the samples' \

@@ -52,8 +52,8 @@ All other pixels of the image are known. The denoiser is evaluated at all partia
 the class and without, so their distribution is exact at every strength. A completion is one set of values of all \
 hidden pixels. The effect of guidance is the total variation between the distribution and that at w = 0.
 
-The posterior is the probability of the class, given the known pixels; before them, classes are as frequent as among \
-the training data. Where it is near 1, the class adds nothing to the known pixels: both conditionals are the same, and \
+The posterior is the probability of the class, given the known pixels; its prior is the frequency of the class in the \
+training data. Where it is near 1, the class adds nothing to the known pixels: both conditionals are the same, and \
 guidance changes nothing."""
 BUDGETS = """\
 The plan's own sampler draws from the denoiser of the whole image, the other sampler from the denoiser of the hidden \

@@ -233,15 +233,17 @@ def _of_the_network(worst: float, at: str, e: TableEvaluation) -> str:
     top = e.strongest.guidance.label
     name = e.case.class_name(e.target_class)
     within = (
-        f"For class {name}: the learned distribution is within {short(worst)} of the exact one (largest at w = {at})"
+        f"For class {name}, the learned distribution is within {short(worst)} of the exact one (largest distance at "
+        f"w = {at})"
     )
     if effect < NOTHING:
-        return f"{within}; guidance does not change this class at w = {top}."
+        return f"{within}; guidance does not move the distribution at w = {top}."
     if worst <= SMALL * effect:
-        return f"The network is good enough to study guidance. {within}; guidance moves the class by {short(effect)}."
+        moved = f"guidance moves the distribution by {short(effect)}"
+        return f"The network is good enough to study guidance. {within}; {moved}."
     return (
         f"The largest error of the network is {percent(worst / effect)} of the effect of guidance at w = {top}, too "
-        f"much to study guidance with it. {within}. {LONGER}"
+        f"large to study guidance with it. {within}. {LONGER}"
     )
 
 
@@ -250,14 +252,12 @@ def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
     gap = result.tv("tilted", "exact")
     effect = result.guidance_effect
     order = e.case.plan.sampler.policy or guidance.kind
-    head = f"At w = {guidance.label} ({order})"
+    head = f"At w = {guidance.label} ({order}),"
     if effect < NOTHING:
-        return f"{head} guidance does not change the class."
-    moved = f"{head} guidance changes the class by {short(effect)} (total variation)"
+        return f"{head} the guided distribution is the class itself."
+    moved = f"{head} the guided distribution is {short(effect)} from the class (total variation)"
     if gap is None:
         return f"{moved}; its tilted distribution is not known."
     if gap < NOTHING:
-        return f"{moved}; the result is the tilted distribution."
-    return (
-        f"{moved}; the result is {short(gap)} from the tilted distribution, which guidance is often believed to sample."
-    )
+        return f"{moved}, and it is the tilted distribution."
+    return f"{moved} and {short(gap)} from the tilted distribution, which guidance is often believed to sample."

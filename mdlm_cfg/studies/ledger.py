@@ -282,7 +282,7 @@ def _of_the_sampler(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
 
 def balance_of(missed: Sequence[str], total: int) -> str:
     """How many of `total` error budgets balance; `missed` names the others."""
-    others = f" The others: {'; '.join(missed)}; one in a hundred is expected." if missed else ""
+    others = f" The others: {'; '.join(missed)}; one in a hundred is expected to miss." if missed else ""
     return (
         f"{total - len(missed)} of {total} error budgets balance: the sampled total lies in its predicted 99% interval."
         f"{others}"

@@ -39,9 +39,9 @@ class, weighted by (p(x|z) / p(x))^w, represent it. Where almost every image ide
 nearly equal, and the tilted distribution hardly differs from the class: any further change is an error of guidance."""
 NOTE = """\
 Reference: samples of the class with the weights of the tilted distribution. Class: samples of the class, unguided. \
-Guided samples as they are, weighted at the end, and resampled on the way. Usage: of the class's components, by their \
-exact posterior; total variation to that of the reference. The noise floor is that of the same number of samples of \
-the tilted distribution."""
+Guided samples as they are, weighted at the end, and resampled on the way. Usage: the \
+frequencies of the class's components, by their exact posterior, as total variation to those of the reference. The \
+noise floor is that of the same number of samples of the tilted distribution."""
 NORMALIZERS = """\
 ln E W, estimated in three ways. The error is the relative standard error of E W, from the spread of independent \
 groups. Where few samples carry most of the weight, both the error and the estimate are too small."""

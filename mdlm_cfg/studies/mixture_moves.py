@@ -37,9 +37,10 @@ READING = f"""\
 {WHAT_MOVES_ARE} The sets are samples. The mixture evaluates them: it gives the probability of every image, of its \
 class and of its component."""
 NOTE = """\
-Usage: of the class's components, by their exact posterior; total variation to that of the tilted distribution, whose \
-samples are weighted samples of the class. The noise floor is that of the same number of them. Accuracy: share of \
-samples whose most probable class is the intended one. Log-likelihood: mean of ln p(x | class) in nats."""
+Usage: the frequencies of the class's components, by their exact posterior, as total variation to those of the tilted \
+distribution, whose samples are weighted samples of the class. The noise floor is that of the same number of them. \
+Accuracy: share of samples whose most probable class is the intended one. Log-likelihood: mean of ln p(x | class) in \
+nats."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,6 @@ def check_guided_class(case: Case) -> None:
     strongest = max(w for guidance in case.plan.guidances for w in guidance.table(target.num_dims))
     if target.class_weights[z] == 0 and strongest > 0:
         raise UserError(
-            f"class {case.class_name(z)} of {case.data.name} has weight 0 in the mixture, so guidance of strength w = "
-            f"{strongest:g} to it would be infinite: give it a weight, or choose another target_class"
+            f"class {case.class_name(z)} of {case.data.name} has weight 0 in the mixture, so guidance towards it "
+            f"with w = {strongest:g} would need infinite rates: give it a weight, or choose another target_class"
         )

@@ -138,8 +138,8 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
 
 def _with_calls(rows: Sequence[SamplerRow]) -> str:
     """The calls that some rows of one error make."""
-    *others, last = dict.fromkeys(row.calls for row in rows)
-    return f" with {''.join(f'{calls}, ' for calls in others)}{calls_of(last)}"
+    *others, last = sorted({row.calls for row in rows})
+    return f" with {', '.join(map(str, others))}{' or ' if others else ''}{calls_of(last)}"
 
 
 def method_of(sampler: Sampler) -> str:

@@ -131,7 +131,7 @@ def _key_of_object(value: Any, within: tuple[int, ...]) -> str:
         kept = copyreg.dispatch_table[kind](value) if kind in copyreg.dispatch_table else value.__reduce_ex__(2)
     except TypeError as error:
         raise UserError(
-            f"the value of an object of type {kind.__name__} is unknown: leave it out of the fields of what you use"
+            f"objects of type {kind.__name__} cannot be compared by value: leave them out of the fields of your objects"
         ) from error
     if isinstance(kept, str):
         return f"{kind.__module__}.{kept}"

@@ -23,7 +23,7 @@ class UserError(ValueError):
 def not_ours(path: Path) -> UserError:
     """The error of a command that would replace a file which mdlm_cfg did not write."""
     return UserError(
-        f"{path} is there, and no record beside it says that mdlm_cfg wrote it: move it, or give another folder"
+        f"{path} exists, and no record beside it says that mdlm_cfg wrote it: move it, or give another folder"
     )
 
 

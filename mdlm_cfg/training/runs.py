@@ -128,7 +128,7 @@ def check_same_data(path: str | Path, saved: Mapping[str, Any], here: Mapping[st
         num = before["num_held_out"]
         held_out = f"data.hold_out=true data.num_val={num}" if num else "data.hold_out=false"
         is_split = before["name"] == now["name"] and num != now["num_held_out"]
-        way = f"set {held_out}" if is_split and not is_alike else "give the data of then, or train again"
+        way = f"set {held_out}" if is_split and not is_alike else "give the data it was trained on, or train again"
         raise UserError(f"the checkpoint {path} was trained on other data ({', '.join(changed)}): {way}")
 
 

@@ -61,8 +61,8 @@ class WholeFiles(TorchCheckpointIO):
             store(checkpoint | {OUTLINE: outline_of(checkpoint)}, path)
         except Unreadable as error:
             raise UserError(
-                f"{error}: give that of your own callbacks, network and optimiser tensors, numbers, text, lists and "
-                "dictionaries as their state"
+                f"{error}: the state of your own callbacks, network and optimiser may hold only tensors, numbers, "
+                "text, lists and dictionaries"
             ) from error
 
 
