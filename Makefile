@@ -66,7 +66,7 @@ PAPER := 1d_disjoint 1d_overlap 1d_tv_vs_w 2d_projection 2d_overlap 2d_tv_vs_w 5
 
 paper: $(STAMP)
 	for name in $(PAPER); do $(BIN)/python train.py experiment=paper/$$name logger=csv || exit 1; done
-	$(BIN)/python -m mdlm_cfg.reports.paper_report runs docs/paper.md
+	$(BIN)/python -m mdlm_cfg.app.pages paper runs docs/paper.md
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """Several reports side by side: see `python compare.py --help`."""
 
-from mdlm_cfg.app.comparing import main
+from mdlm_cfg.app.commands import compare
 
 if __name__ == "__main__":
-    main()
+    compare()

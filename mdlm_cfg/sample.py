@@ -6,7 +6,7 @@
 import sys
 
 if __name__ == "__main__":
-    from mdlm_cfg.app.cli import sample as command
+    from mdlm_cfg.app.commands import sample as command
 
     command()
 else:

@@ -6,8 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from mdlm_cfg.app.errors import as_command
-from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.app.commands import process
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,12 +15,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("where", metavar="ENTITY/PROJECT", help="entity of the runs; the default project is mdlm_cfg")
     parser.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON")
     given = parser.parse_args(arguments)
+    from mdlm_cfg.app.errors import as_command
+
     with as_command():
         _save(given.where, given.dry_run)
 
 
 def _save(where: str, is_dry: bool) -> None:
     from mdlm_cfg.reports.dashboards import dashboards
+    from mdlm_cfg.support.errors import UserError
 
     entity, _, project = where.partition("/")
     if not entity or not project or "/" in project:
@@ -42,4 +44,4 @@ def _save(where: str, is_dry: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    process("mdlm_cfg.app.dashboards")

@@ -21,10 +21,11 @@ import yaml
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from mdlm_cfg.app.commands import INTERRUPTED
 from mdlm_cfg.app.overrides import comma_outside_brackets, why_unreadable
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.annotations import in_words
-from mdlm_cfg.support.errors import UserError, on_one_line, said_by, text_of
+from mdlm_cfg.support.errors import UserError, cut, on_one_line, said_by, text_of
 from mdlm_cfg.support.instantiate import OWN, called_in, ends_quietly
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
@@ -33,11 +34,12 @@ from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
 # exit codes
 USER_ERROR = 2
 FAULT = 1
-INTERRUPTED = 130
 PACKAGE = Path(__file__).resolve().parent.parent
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # which a write finds without a name at hand
 PLUGINS = "hydra_plugins"  # the package of hydra's launchers and sweepers
+MOST_SAID = 2_000  # letters of a message: other code may raise a text of any length
+MOST_TRACED = 20_000  # of a traceback, which ends in that text
 OPEN = (errno.EMFILE, errno.ENFILE)  # whatever file is to be opened next
 
 
@@ -77,8 +79,9 @@ def account_of(failure: Failure, full: bool = False) -> Account:
     """
     said = sentence(failure.error)
     where = f" in job {failure.job!r}" if failure.job else ""
-    trace = "".join(traceback.format_exception(failure.error)) if said is None or full else ""
+    trace = cut("".join(traceback.format_exception(failure.error)), MOST_TRACED) if said is None or full else ""
     said = said or in_own_code(failure.error)
+    said = said and cut(said, MOST_SAID)
     code = FAULT if said is None else USER_ERROR
     if said is None:
         said = f"{type(failure.error).__name__}; this is a fault of mdlm_cfg, please report it with the lines above"

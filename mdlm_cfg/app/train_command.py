@@ -19,7 +19,8 @@ from mdlm_cfg.app.build import (
     for_own_targets,
     say_precision,
 )
-from mdlm_cfg.app.errors import INTERRUPTED, in_own_code, sentence
+from mdlm_cfg.app.commands import INTERRUPTED
+from mdlm_cfg.app.errors import in_own_code, sentence
 from mdlm_cfg.app.evaluation import Report, evaluate, title_of
 from mdlm_cfg.app.folders import checkpoint_of, run_folder
 from mdlm_cfg.app.guides import Guides

@@ -1,10 +1,9 @@
-"""The benchmark's leaderboard as a page: python -m mdlm_cfg.reports.leaderboard REPORT.json docs/leaderboard.md."""
+"""The benchmark's leaderboard as a page: see `mdlm_cfg.app.pages`."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from mdlm_cfg.studies.common import calls_of
 from mdlm_cfg.studies.findings import REPORT_VERSION
 from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import is_path
+from mdlm_cfg.support.folders import check_is_file, is_path
 from mdlm_cfg.support.numbers import format_column
 from mdlm_cfg.support.numeric import is_number
 
@@ -32,7 +31,7 @@ more calls on some target. What entries and targets are, and how to enter your o
 [benchmark](benchmark.md).
 
     python eval.py experiment=benchmark
-    python -m mdlm_cfg.reports.leaderboard REPORT.json docs/leaderboard.md
+    python -m mdlm_cfg.app.pages leaderboard REPORT.json docs/leaderboard.md
 
 Version {version} of the benchmark, mdlm_cfg {package}.{scope}
 """
@@ -106,6 +105,7 @@ def write_page(report: Path, page: Path) -> None:
     if not page.name or page.parts[0].startswith("~") or not is_path(str(page)):
         raise UserError(f"{str(page)!r} is not the path of a page: give one such as docs/leaderboard.md")
     check_page(page, HEAD.partition("{")[0])
+    check_is_file(report, "give the report.json of python eval.py experiment=benchmark")
     try:
         text = leaderboard(json.loads(report.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -114,18 +114,3 @@ def write_page(report: Path, page: Path) -> None:
             "experiment=benchmark"
         ) from error
     write_text(page.resolve(), text)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Run the command: `python -m mdlm_cfg.reports.leaderboard REPORT.json PAGE.md`."""
-    try:
-        if len(arguments) != 2:
-            raise UserError("give two paths: REPORT.json of a benchmark, and PAGE.md to write")
-        write_page(*map(Path, arguments))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

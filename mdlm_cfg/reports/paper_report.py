@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,8 @@ def collect(runs: Path, path: Path) -> None:
         found = sorted(runs.glob(f"paper_{name}/*/report/report.json"))
         if not found:
             raise UserError(f"no run of experiment=paper/{name} under {runs}: run it first")
-        parts.append(to_markdown(json.loads(found[-1].read_text(encoding="utf-8"))))
+        try:
+            parts.append(to_markdown(json.loads(found[-1].read_text(encoding="utf-8"))))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{found[-1]} is no report of experiment=paper/{name}: run it again") from error
     write_text(path.resolve(), "\n".join(parts))
-
-
-if __name__ == "__main__":
-    collect(Path(sys.argv[1]), Path(sys.argv[2]))

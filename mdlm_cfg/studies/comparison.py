@@ -19,7 +19,7 @@ import pandas as pd
 
 from mdlm_cfg.studies.findings import BEGUN, CHECKPOINT, DONE, REPORT_VERSION, STEPS, TRAINING_SEED
 from mdlm_cfg.support.errors import UserError, shown
-from mdlm_cfg.support.folders import files_below
+from mdlm_cfg.support.folders import files_below, found_at
 from mdlm_cfg.support.numeric import is_number
 from mdlm_cfg.support.schema import flattened, role_of
 from mdlm_cfg.training.checkpoints import BEST
@@ -145,8 +145,8 @@ def find_reports(paths: Sequence[str | Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
-        if not path.exists():
-            raise UserError(f"there is no {path}: give folders of runs, or report.json files")
+        if not (path.is_file() or path.is_dir()):
+            raise UserError(f"{found_at(path)}: give folders of runs, or report.json files")
         for one in [path] if path.is_file() else sorted(files_below(path, NUMBERS, everywhere=True)):
             found.setdefault(one.resolve(), one)
     if not found:

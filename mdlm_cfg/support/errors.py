@@ -43,8 +43,12 @@ def on_one_line(text: str) -> str:
 
 def said_by(error: BaseException) -> str:
     """The type of an error of other code and its text, on one line; a long one is cut."""
-    text = on_one_line(text_of(error))
-    return f"{type(error).__name__}: {text[:MOST]}{'...' * (len(text) > MOST)}"
+    return f"{type(error).__name__}: {cut(on_one_line(text_of(error)), MOST)}"
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many letters; of a longer one the beginning, and "..."."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def shown(value: Any) -> str:

@@ -156,6 +156,27 @@ def new_run_folder(
     raise UserError(f"there are too many runs in {above} with the time {stamp}")
 
 
+def check_is_file(path: Path, needed: str) -> None:
+    """Raise UserError, which says what is there instead, unless a path leads to a file; a pipe would be waited for.
+
+    Args:
+        needed: what to do, for the message: "give the path of a text".
+    """
+    if not path.is_file():
+        raise UserError(f"{found_at(path)}: {needed}")
+
+
+def found_at(path: Path) -> str:
+    """What is at a path, where something else is needed, for a message."""
+    if path.is_dir():
+        return f"{path} is a folder"
+    if path.is_file():
+        return f"{path} is a file"
+    if path.exists():
+        return f"{path} is a pipe or a device"
+    return f"{path} is a link to {path.readlink()}, which is not there" if path.is_symlink() else f"there is no {path}"
+
+
 def is_path(text: str) -> bool:
     """Whether a command takes this path: it has no control character, which a line that names it would not show.
 

@@ -71,8 +71,13 @@ def interrupts_alike() -> Iterator[None]:
         _HEARD.append(number)
         raise KeyboardInterrupt
 
-    with interrupts_to(come, lambda handler: handler in (signal.SIG_DFL, signal.default_int_handler)):
+    with interrupts_to(come, is_default):
         yield
+
+
+def is_default(handler: Any) -> bool:
+    """Whether a handler is what every process has, or what Python has put in its place."""
+    return handler in (signal.SIG_DFL, signal.default_int_handler)
 
 
 @contextmanager

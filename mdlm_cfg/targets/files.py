@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import check_is_file
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
@@ -105,10 +106,7 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
     Raises:
         UserError: a file that is missing, no .npz, or lacks an array.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the path of a .npz with arrays {' and '.join(required)}")
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: give the path of a .npz with arrays {' and '.join(required)}")
+    check_is_file(path, f"give the path of a .npz with arrays {' and '.join(required)}")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty: give a .npz with arrays {' and '.join(required)}")
     try:

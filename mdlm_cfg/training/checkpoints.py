@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_cfg.support.checked_io import Damaged, load
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import files_below
+from mdlm_cfg.support.folders import check_is_file, files_below
 from mdlm_cfg.support.instantiate import TARGET
 
 LAST = "last.ckpt"
@@ -126,8 +126,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     best = path.with_name(BEST)
     instead = f"; {best} is beside it" if path.name == LAST and best.is_file() and _is_whole(best) else ""
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint at {path}{instead}")
+    check_is_file(path, f"give the folder of a run, or a checkpoint{instead}")
     try:
         checkpoint = load(path, "cpu")
     except Damaged as error:

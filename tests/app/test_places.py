@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,21 @@ from commands import EXACT, TINY, TOY, refusal, run
 from helpers import every_pair, random_target
 
 import mdlm_cfg
-from mdlm_cfg.app import comparing
+from mdlm_cfg.app import comparing, pages
 from mdlm_cfg.app.overrides import last_of_each
 from mdlm_cfg.app.places import moved, with_absolute_paths
 from mdlm_cfg.reports import leaderboard
+from mdlm_cfg.studies.comparison import compare
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.schema import TrainSchema, WeakSchema
-from mdlm_cfg.training.checkpoints import CONFIG, newest_run
+from mdlm_cfg.targets.files import read_npz
+from mdlm_cfg.training.checkpoints import CONFIG, newest_run, read_checkpoint
 from mdlm_cfg.training.data.base import short_name
+from mdlm_cfg.training.data.huggingface import features_of
+from mdlm_cfg.training.data.images import load_images
+from mdlm_cfg.training.data.text import load_text
 from mdlm_cfg.training.runs import load_run
-from mdlm_cfg.verify import __main__ as verify
+from mdlm_cfg.verify import command as verify
 
 EMPTY = [
     *(("train", *TOY, key) for key in ("runs=", "ckpt_path=", "name=", "runs='  '")),
@@ -58,7 +64,11 @@ def test_an_empty_path_is_refused_and_nothing_is_written(
     [
         *((comparing.main, arguments) for arguments in (["x", "out="], [""], ["x", "out=~/y"], ["~/x"], ["out=x"])),
         (comparing.main, ["x", "out=y", "out=z"]),
-        *((leaderboard.main, arguments) for arguments in (["x.json", ""], ["x.json", "~/y.md"], ["", "y.md"])),
+        *(
+            (pages.main, ["leaderboard", *paths])
+            for paths in (["x.json", ""], ["x.json", "~/y.md"], ["", "y.md"], [], ["x"])
+        ),
+        (pages.main, ["leaderbord", "x.json", "y.md"]),
         (verify.main, ["out=~/x"]),
         (verify.main, ["out=a\nb"]),
         (comparing.main, ["x", "out=a\nb"]),
@@ -207,3 +217,30 @@ def test_names_that_are_too_long_are_refused_before_any_work(
         asked = {"eval": exact, "eval of a run": (f"runs={runs}",), "sample": (f"runs={runs}",)}[command]
         refusal(capsys, command.split()[0], *asked, f"out={out}")
     assert not list(tmp_path.iterdir()) and sorted(runs.rglob("*")) == files
+
+
+READERS = {
+    "table": partial(read_npz, required=["class_pmfs"]),
+    "text": load_text,
+    "images": partial(load_images, root=""),
+    "saved data set": features_of,
+    "checkpoint": read_checkpoint,
+    "compared": lambda path: compare([path]),
+    "leaderboard": lambda path: leaderboard.write_page(path, path.with_name("page.md")),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_in_the_place_of_a_file_is_said(name: str, tmp_path: Path) -> None:
+    """Nothing, a folder, a file of something else, a pipe and a link that leads nowhere are not said to be the same."""
+    path = tmp_path / "given"
+    makes = (lambda: None, path.mkdir, path.touch, partial(os.mkfifo, path), lambda: path.symlink_to("nowhere"))
+    said = []
+    for make in makes:
+        make()
+        with pytest.raises(UserError) as error:
+            READERS[name](path)
+        said.append(str(error.value))
+        if os.path.lexists(path):
+            path.rmdir() if path.is_dir() else path.unlink()
+    assert len(set(said)) == len(said), said

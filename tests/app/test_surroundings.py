@@ -24,15 +24,16 @@ from hypothesis import given, strategies as st
 from lightning.pytorch.utilities import rank_zero_only
 
 from mdlm_cfg import UserError
-from mdlm_cfg.app import cli, comparing, dashboards
+from mdlm_cfg.app import cli, comparing, dashboards, pages
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm, rank_without_launcher
-from mdlm_cfg.app.errors import FAULT, INTERRUPTED, USER_ERROR, Failure, account_of, exit_with, sentence
+from mdlm_cfg.app.commands import INTERRUPTED
+from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, exit_with, sentence
 from mdlm_cfg.app.session import _name_the_user
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.checkpoints import CONFIG
-from mdlm_cfg.verify import __main__ as verify
+from mdlm_cfg.verify import command as verify
 
 
 def failed(settings: dict) -> InstantiationException:
@@ -61,6 +62,15 @@ def test_an_error_whose_text_fails_is_said_all_the_same(kind: type[Exception]) -
     assert "Mute" in account.text and "LookupError" not in account.said
 
 
+@pytest.mark.parametrize("kind", [UserError, ValueError, RuntimeError, OSError, Warning, KeyError])
+@pytest.mark.parametrize("letter", ["x", "x\n"])
+def test_a_huge_text_of_an_error_is_cut(kind: type[Exception], letter: str) -> None:
+    """A sweep keeps it in the record of a job, and a terminal shows it."""
+    for full in (False, True):
+        account = account_of(Failure("", kind(letter * 10**6)), full)
+        assert len(account.said) < 5_000 and len(account.text) < 50_000
+
+
 def test_users_errors_are_one_line_each_and_name_their_job(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         exit_with([Failure("w=[1] seed=0", UserError("w is\nbad")), Failure("w=[2] seed=1", UserError("worse"))])
@@ -75,6 +85,7 @@ def test_users_errors_are_one_line_each_and_name_their_job(capsys: pytest.Captur
         (partial(comparing.main, ["x"]), comparing, "_compare"),
         (partial(verify.main, ["out=x"]), verify, "_verify"),
         (partial(dashboards.main, ["x/y"]), dashboards, "_save"),
+        (partial(pages.main, ["paper", "x", "y"]), pages, "_write"),
         (partial(run, "eval", *EXACT), cli, "_main"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from commands import run
 
 from mdlm_cfg.app import cli, comparing
-from mdlm_cfg.app.errors import INTERRUPTED
+from mdlm_cfg.app.commands import INTERRUPTED
 from mdlm_cfg.support.signals import INTERRUPTS, errors_of_interrupts, interrupts_alike, interrupts_given_back
 
 

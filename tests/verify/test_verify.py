@@ -16,8 +16,8 @@ from mdlm_cfg import Guidance, UserError
 from mdlm_cfg.sampling.sampler import SAMPLERS, Sampler
 from mdlm_cfg.support.atomic import part_name
 from mdlm_cfg.verify import interval_checks, law_checks, page, resume_checks, run, sample_checks, training_checks
-from mdlm_cfg.verify.__main__ import main
 from mdlm_cfg.verify.checks import Check, chi_square_p, coverage, difference, p_value, uniformity
+from mdlm_cfg.verify.command import main
 from mdlm_cfg.verify.run import GROUPS, pieces_of, todays_seed, verify
 from mdlm_cfg.verify.samplers import registered_samplers
 from mdlm_cfg.verify.worlds import SORTS, world_of

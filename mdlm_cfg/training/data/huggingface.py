@@ -13,6 +13,7 @@ import numpy as np
 
 from mdlm_cfg.support.atomic import read_mapping
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import found_at
 from mdlm_cfg.training.data.arrays import as_images, checked, with_values
 from mdlm_cfg.training.data.base import short_name
 from mdlm_cfg.training.data.example_data import ExampleData
@@ -110,7 +111,7 @@ def features_of(folder: Path) -> dict[str, Any]:
         UserError: no saved data set, or one without a training part.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: {HOW}")
+        raise UserError(f"{found_at(folder)}: {HOW}")
     part = folder
     if (folder / "dataset_dict.json").is_file():
         part = folder / "train"

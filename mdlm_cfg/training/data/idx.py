@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import found_at
 from mdlm_cfg.training.data.arrays import WHITE, as_images, checked
 from mdlm_cfg.training.data.examples import Examples, assembled
 
@@ -122,7 +123,7 @@ def find_file(folder: Path, name: str) -> Path | None:
 def inventory(folder: Path) -> str:
     """The contents of a folder in a few words, for a message."""
     if not folder.is_dir():
-        return "there is no such folder"
+        return found_at(folder)
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"it holds {', '.join(names[:LISTED])}{more}" if names else "it is empty"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError, one_of
+from mdlm_cfg.support.folders import found_at
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.training.data.arrays import as_images, load_arrays
@@ -134,8 +135,8 @@ def _load(dataset: str, root: str | Path, relabel: bool) -> Examples:
         return as_images(str(path), load_arrays(path, "images", relabel))
     if not path.is_dir():
         raise UserError(
-            f"data set {dataset!r} is neither {' nor '.join(NAMED)} nor a folder of IDX files or of images by class, "
-            "nor a .npz of images"
+            f"{found_at(path)}: give {', '.join(NAMED)}, a folder of IDX files or of images by class, or a .npz of "
+            "images"
         )
     if any(find_file(path, name) for name in FILES):
         return load_idx_dataset(path, relabel)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.folders import check_is_file
 from mdlm_cfg.training.data.arrays import with_values
 from mdlm_cfg.training.data.examples import Examples, assembled, say
 
@@ -53,8 +54,7 @@ def load_text(path: Path, relabel: bool = False) -> Examples:
 
 def _lines(path: Path) -> tuple[list[int], list[str], list[str]]:
     """The numbers, labels and texts of a file's lines; empty lines are left out."""
-    if not path.is_file():  # a pipe would be waited for
-        raise UserError(f"there is no file {path}: give a text with lines LABEL, a tab, TEXT")
+    check_is_file(path, "give a text with lines LABEL, a tab, TEXT")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
