@@ -105,6 +105,13 @@ def test_names_and_files_that_are_mentioned_exist(page: Path) -> None:
         assert any((root / path).exists() for root in (ROOT, ROOT / "mdlm_cfg")), f"{page.name} names {path}"
 
 
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_no_sentence_is_broken_where_its_number_would_begin_a_list(page: Path) -> None:
+    """A line "64. With ..." is the 64th point of a list to Markdown, wherever it stands."""
+    numbers = [int(number) for number in re.findall(r"^ *(\d+)[.)] ", page.read_text(encoding="utf-8"), re.MULTILINE)]
+    assert all(one == 1 or one == before + 1 for before, one in zip([0, *numbers], numbers))
+
+
 def test_every_equation_links_to_its_function() -> None:
     """The linked file defines the name that the link shows, and no other module of the mathematics defines it too."""
     text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
