@@ -1,5 +1,19 @@
 """mdlm_cfg: masked discrete diffusion with classifier-free guidance, compared with exact solutions.
 
+The packages, each of which imports only those before it (docs/design.md):
+
+    support    errors, seeds, progress, files, the configuration's schema
+    chain      the reverse chain, one step at a time: denoiser, guidance, policies, schedules, steps
+    targets    distributions that are known exactly, and their denoisers
+    laws       exact distributions of the guided chain
+    sampling   samplers, which draw samples and have an exact distribution
+    compare    distances, error budgets, calibration; nets: networks as denoisers (neither imports the other)
+    training   objectives, runs, checkpoints, data loaders
+    studies    the questions that a report answers, one file each
+    reports    pages, pictures, tables, wandb
+    app        the commands
+    verify     checks against an independent enumeration
+
 The names that `__init__.pyi` lists are imported when they are first used: a command that only prints its help needs
 none of them.
 """

@@ -1,1 +1,1 @@
-"""The commands: the only package that uses hydra."""
+"""The commands: configuration, objects of the user's own, error messages. The only package that uses hydra."""

@@ -1,1 +1,1 @@
-"""The reverse chain, one step at a time: the denoiser's contract, guidance, schedules, steps."""
+"""The reverse chain, one step at a time: the denoiser's contract, guidance, policies, schedules, steps, corrections."""

@@ -139,7 +139,7 @@ class CFG(Rule):
 
     def of_infinite_rate(self, state: str, target_class: int | None, table: Sequence[float]) -> str:
         """See `Rule.of_infinite_rate`."""
-        return _infinite_strength(",".join(map(exact_number, dict.fromkeys(table))), state, target_class)
+        return of_infinite_strength(f"w = {','.join(map(exact_number, dict.fromkeys(table)))}", state, target_class)
 
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
         """See `Rule.log_tilted`."""
@@ -298,15 +298,16 @@ def refuse_infinite(log_rho: Tensor, tokens: Tensor, mask_id: int, target_class:
     """
 
     def explain(row: int, state: Tensor) -> str:
-        return _infinite_strength(label, name_state(state.tolist(), mask_id), target_class)
+        return of_infinite_strength(f"w = {label}", name_state(state.tolist(), mask_id), target_class)
 
     if not known_within(log_rho, NEG_INF, LARGEST):
         raise_where(torch.isposinf(log_rho), explain, tokens)
 
 
-def _infinite_strength(label: str, state: str, target_class: int | None) -> str:
+def of_infinite_strength(strength: str, state: str, target_class: int | None) -> str:
+    """Why a rate of classifier-free guidance is infinite; `strength` and `state` in words: "w = 2", "(1, mask)"."""
     return (
-        f"w = {label} gives an infinite rate in the partial state {state}: {name_class(target_class)} has probability "
+        f"{strength} gives an infinite rate in the partial state {state}: {name_class(target_class)} has probability "
         "where the mixture has none; give every class that is guided a positive weight"
     )
 

@@ -1,1 +1,1 @@
-"""How laws, and samples, compare."""
+"""Distances between laws and samples, and their uses: error budgets, geometry, decay, calibration, likelihoods."""

@@ -23,6 +23,7 @@ from mdlm_cfg.chain.guidance_schedules import PerCount
 from mdlm_cfg.chain.kinds import KINDS, Kind, kind_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, strides
 from mdlm_cfg.chain.policies import FixedOrder, KindPolicy, Policy, RatePolicy, Uniform, policy_of
+from mdlm_cfg.chain.rules import of_infinite_strength
 from mdlm_cfg.compare.calibration import calibrated_strengths
 from mdlm_cfg.compare.divergence import divergence_from_chain
 from mdlm_cfg.laws.policy_transitions import masked_coordinates
@@ -115,10 +116,7 @@ def _level(denoiser: Denoiser, target_class: int, lattice: Lattice, level: int) 
     ratio = torch.where((log_cond > NEG_INF) & ~infinite, log_cond - log_uncond, 0.0)
 
     def explain(row: int, state: Tensor) -> str:
-        return (
-            f"class {target_class} has probability where the mixture has none, in the partial state "
-            f"{name_state(state.tolist(), n)}: rates would be infinite"
-        )
+        return of_infinite_strength("w > 0", name_state(state.tolist(), n), target_class)
 
     refused = Refused(infinite.flatten(1).any(dim=1), tokens, explain) if bool(infinite.any()) else None
     states = flat_index(tokens, n + 1)

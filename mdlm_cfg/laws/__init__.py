@@ -1,4 +1,4 @@
-"""Exact laws of the guided chain over all (partial) states."""
+"""Exact laws of the guided chain over all partial states: terminal, at a time, after steps, of slices, of weights."""
 
 from mdlm_cfg.laws.in_time import law_at
 from mdlm_cfg.laws.push import visit_law

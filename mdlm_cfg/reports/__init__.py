@@ -1,1 +1,1 @@
-"""Pictures, tables, pages and wandb: the only place that knows matplotlib, rich, jinja2 and wandb."""
+"""Findings as tables, pictures, pages and wandb logs; it computes no numbers of its own."""

@@ -1,1 +1,1 @@
-"""The computations of a report: one file for each study."""
+"""The questions that a report answers, one file each: what a study needs, the pieces of its work, its findings."""

@@ -1,1 +1,1 @@
-"""Shared by all packages: errors, seeds, progress, files written whole, the speed of the machine."""
+"""What all packages share: errors, seeds, progress, memory, files written whole, the configuration's schema."""

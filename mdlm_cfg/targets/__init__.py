@@ -1,0 +1,1 @@
+"""Distributions that are known exactly, with their denoisers: tables, Bernoulli mixtures, hidden Markov mixtures."""

@@ -1,1 +1,1 @@
-"""Training a denoiser: the only package that uses Lightning."""
+"""Training a denoiser with Lightning: objectives, runs, checkpoints, data loaders."""

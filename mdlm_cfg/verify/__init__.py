@@ -1,1 +1,1 @@
-"""Verification: every law, sampler, interval and estimator against an independent enumeration, on fresh targets."""
+"""Verification of every law, sampler, interval and estimator against an independent enumeration, on new targets."""

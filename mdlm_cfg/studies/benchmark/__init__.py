@@ -1,4 +1,4 @@
-"""A benchmark for whoever invents the next sampler (docs/benchmark.md)."""
+"""The benchmark: samplers ranked by their exact distributions on fixed targets (docs/benchmark.md)."""
 
 from mdlm_cfg.studies.benchmark.entries import Entry
 from mdlm_cfg.studies.benchmark.study import Benchmark, benchmark

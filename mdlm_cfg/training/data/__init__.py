@@ -1,4 +1,4 @@
-"""Lightning data modules: examples from files, samples of exactly known targets, and where the files come from."""
+"""Lightning data modules: examples from files, samples of exactly known targets, and the download of data sets."""
 
 from mdlm_cfg.training.data.base import DiffusionData
 from mdlm_cfg.training.data.bernoulli_data import BernoulliData
