@@ -64,7 +64,7 @@ def report(
         class_names, value_names: for people, where there is no target, which has its own.
 
     Raises:
-        UserError: anything that is not what it must be, or that the study of such data refuses.
+        UserError: an argument that is not allowed, or data that their study refuses.
     """
     check_path("out", out)
     data = _data_of(denoiser, target, name, class_names, value_names)

@@ -22,10 +22,10 @@ ROUNDING = 1e-9  # of a share of coordinates: 0.42 of 150 are 63
 class AdaptiveCFG(Rule):
     """A-CFG (arXiv 2505.20199): the -w term sees x with its least confident known coordinates masked again.
 
-    The confidence of a known coordinate is p(x_i | x without i, z), so a state needs D + 2 rows; ties are broken by
-    position, and are what policies take for ties. The published code reads confidences off the logits of the known
-    tokens themselves, which denoisers here do not have (a known coordinate's row is a copy), and masks the prompt in
-    the same term; here that term has no class. There is no T.
+    The confidence of a known coordinate is p(x_i | x without i, z), so a state needs D + 2 rows; ties, which are those
+    of policies, are broken by position. The published code reads confidences off the logits of the known tokens
+    themselves, which denoisers here do not have (a known coordinate's row is a copy), and masks the prompt in the same
+    term; here that term has no class. There is no T.
 
     Args:
         k: how many known coordinates are masked again, at most all; or

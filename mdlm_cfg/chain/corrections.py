@@ -45,8 +45,8 @@ class Correction:
         accept: whether a refill is accepted or rejected, so that the tilted law is stationary for every size.
         scan: which coordinates a move masks. "random": k of them, uniformly. "sequential": k after k, in order, and
             from the start again. "lowest_confidence": the k with the lowest probability rho_i(x_i) / Z_i of their own
-            value given all others, equals in random order (after informed correctors, arXiv 2407.21243; there the
-            network gives these probabilities in one call, here D rows are asked for).
+            value given all others, ties in random order (after informed correctors, arXiv 2407.21243; there the
+            network gives these probabilities in one call, here they take D rows).
         policy: the order in which they are refilled, one at a time; None is that of the kind of guidance.
         parallel: refill all k from one call, independently.
 

@@ -157,7 +157,7 @@ def parse_strength(value: str | float | Sequence[float] | Tensor | Callable[[flo
     """A strength as a user writes it: 2, "2", "ramp(0,4)", "interval(4,0.3,0.9)", "[0.58,2.0]", or [0.58, 2.0].
 
     Returns:
-        a number, or a schedule; what is one already is handed back.
+        a number, or a schedule; either is returned unchanged if it was given.
 
     Raises:
         UserError: anything else.

@@ -124,7 +124,7 @@ class Auto(ProductRule):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tempered(ProductRule):
-    """A temperature of everything: every power of another product rule is divided by it, so T becomes T^(1/t).
+    """A temperature for the whole product: every power of another product rule is divided by it, so T becomes T^(1/t).
 
     The `temperature` of `Guidance` changes what a coordinate becomes and not when; this one changes both.
 

@@ -127,8 +127,8 @@ def local_moments(law: Tensor, region: Region) -> tuple[Tensor, Tensor]:
 def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> Tensor:
     """The terminal law of the guided chain as w goes to infinity, float64 (N,)*D, summing to 1; see `limit_visits`.
 
-    Log-ratios within 1e-9 of each other count as equal, for rounding cannot tell some of them apart: where they differ
-    by less, this is the law of a w far above 1 and far below 1e9.
+    Log-ratios within 1e-9 of each other count as equal, because rounding makes some of them indistinguishable: where
+    they differ by less, this is the law of a w far above 1 and far below 1e9.
 
     Raises:
         UserError: a kind of one's own whose rate is no power of Z_i with an exponent of at least 0.

@@ -108,7 +108,7 @@ def likelihood(
         target_class: z of all, or int64 (n,) of each; None is the whole mixture.
         orders: k.
         policy: whose orders, at w = 0: prod p_theta along an order that it draws has the mean q(x) of its law, and is
-            q(x) itself where it leaves nothing to chance (arXiv 2603.01367). None is random orders: `uniform`.
+            q(x) itself if the policy is deterministic (arXiv 2603.01367). None is random orders: `uniform`.
         generator: draws the orders; on the denoiser's device.
         progress: called with the share done, now and then.
 

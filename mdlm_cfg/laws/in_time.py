@@ -53,7 +53,7 @@ def law_at(
         float64 (N+1,)*D, index N of an axis being the mask; with a leading axis if tau has one.
 
     Raises:
-        UserError: a negative tau, a class that does not exist, a denoiser that leaves a state nowhere to go, or more
+        UserError: a negative tau, a class that does not exist, a denoiser that gives a state no possible value, or more
             partial states than memory holds.
     """
     numbers("clock time tau", tau, 0, math.inf)

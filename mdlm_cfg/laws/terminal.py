@@ -29,7 +29,7 @@ def terminal_law(
     """The exact law of fully unmasked states at the end of the guided chain (theory, section 4).
 
     For the exact denoiser of a mixture this is the exact solution (arXiv 2506.10971, Thms 3.1 and 3.2, and their
-    continuation to any dimension); for a trained network it is the network's own exact law: no sampling, no steps.
+    generalisation to any dimension); for a trained network it is the network's own exact law: no sampling, no steps.
 
     Args:
         denoiser: conditionals on {0..N-1}^D; (N+1)^D partial states must fit into memory.
@@ -37,7 +37,7 @@ def terminal_law(
         target_class: z in 0..K-1; None is no class: the whole mixture, whatever w is.
         policy: which coordinate comes next, one at a time (theory, section 10): "rate", "uniform", "fixed_order",
             "confidence", "margin", "entropy", or an object such as `FixedOrder(order)`. None is the kind's own; a
-            policy takes the place of what the kind says of time. Several at a time: `Sampler(...).law`.
+            policy replaces the order of the kind. Several at a time: `Sampler(...).law`.
 
     Returns:
         float64 (N,)*D, summing to 1.

@@ -58,8 +58,8 @@ def tilted_weights(
 
     Raises:
         UserError: a class or a policy that does not exist, or more partial states than memory holds; a w that is a
-            schedule; values with a temperature or a top-p; or a chain that never ends without masks. One that ends so
-            at times has the weighted law of those ends: W = 0 belongs to the others.
+            schedule; values with a temperature or a top-p; or a chain that always ends with masks. If it ends without
+            masks only sometimes, the law is that of those ends, and the others have W = 0.
     """
     check_weights(guidance)
     lattice = partial_state_lattice(denoiser, target_class, states_kept=2)

@@ -1,4 +1,4 @@
-"""Samplers: they draw samples, and the law of what they draw is exact."""
+"""Samplers: they draw samples, and compute the exact law of what they draw."""
 
 from mdlm_cfg.sampling.sampler import SAMPLERS, WITH_STEPS, Sampler, as_sampler
 from mdlm_cfg.sampling.samples import sample, stepped_law

@@ -37,7 +37,7 @@ class SchedulerSampler:
     is -1e4. `set_timesteps` and `step` are given `device`, `block_length` (D), `mask_token_id` (N) and `generator`,
     where they have a parameter of that name.
 
-    Schedulers of uniform noise (`EntropyBoundScheduler`), which know no mask, are not meant.
+    Schedulers of uniform noise (`EntropyBoundScheduler`), which have no mask, are not supported.
 
     Args:
         make: makes a scheduler from the mask's id, such as the class `AmusedScheduler`: it is called for every draw.
@@ -105,8 +105,8 @@ class GenerateSampler:
         name: the name in rankings; None is that of `generate`.
         block_length: block length of semi-autoregressive decoding, a divisor of D; None is D, one block.
         batch_size: samples per call of the loop, 1 for a loop that takes one prompt; None is all.
-        arguments: further ones, such as {"remasking": "random"}; the temperature is 1 where none is given, since
-            LLaDA's default of 0 draws nothing.
+        arguments: further ones, such as {"remasking": "random"}; the temperature is 1 where none is given, because
+            nothing is random at LLaDA's default of 0.
     """
 
     generate: Callable[..., Any]

@@ -55,22 +55,22 @@ class Sampler(Options):
     Choose a coordinate, then draw its value:
 
     - "first_hitting": one event at a time, exact in time; D denoiser calls per conditional.
-    - "tau_leaping", "euler", "d_cfg": K steps of a length.
-    - "event_leaping": K steps of a number of events.
+    - "tau_leaping", "euler", "d_cfg": K steps in time.
+    - "event_leaping": K steps, each with a given number of events.
     - "entropy_bound": in every step coordinates by rising entropy, the longest prefix with sum H - max H <= gamma
       (EB-Sampler, arXiv 2505.24857, in its order by entropy).
 
-    Draw values for all coordinates, then choose which to keep, by the probability of what was drawn; equals in random
-    order, where the published codes take the first (theory, sections 16 and 17):
+    Draw values for all coordinates, then choose which to keep, by the probability of what was drawn; ties are broken at
+    random, and by position in the published codes (theory, sections 16 and 17):
 
     - "sampled_confidence": the `events` most probable, or as many as K steps on a schedule say. This is LLaDA's
-      `low_confidence` remasking at temperature 1 (arXiv 2502.09992; its published code also has temperature 0, which
-      draws nothing) and, with a choice temperature, MaskGIT (arXiv 2202.04200).
+      `low_confidence` remasking at temperature 1 (arXiv 2502.09992; its published code also has temperature 0, at which
+      nothing is random) and, with a choice temperature, MaskGIT (arXiv 2202.04200).
     - "threshold": all with a probability of at least `threshold`, and the most probable in any case; "factor": the n
       most probable, n the largest with (n + 1)(1 - c_(n)) < factor (Fast-dLLM, arXiv 2505.22618, without its caches;
       its code has <= in place of <, and keeps one more where only the last candidate fails).
 
-    Mask again what was unmasked (theory, section 18):
+    Mask unmasked coordinates again (theory, section 18):
 
     - "remdm": K steps of ReMDM (arXiv 2503.00307), with a remasking that is "cap(0.2)", "rescale(0.5)", "loop(0.02)"
       or "forward_backward"; what differs from its code: `mdlm_cfg.chain.remasking`.

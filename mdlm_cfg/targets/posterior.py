@@ -63,7 +63,7 @@ class Posterior(ABC):
 
 
 class TablePosterior(Posterior):
-    """The posterior of a table, which must be small: every state asks for all N^D numbers."""
+    """The posterior of a table, which must be small: every state needs all N^D numbers."""
 
     def log_likelihoods(self, one_hot: Tensor) -> Tensor:
         """See `Posterior.log_likelihoods`."""

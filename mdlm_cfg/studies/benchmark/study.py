@@ -85,8 +85,8 @@ def benchmark(
             function of w that makes a `Guidance`: judged by exact distributions; or a function (denoiser, guidance,
             target_class, num_samples, generator) that draws int64 (num_samples, D): judged by its samples, and its
             calls are counted. If it has an argument `calls`, it gets how many it may make; `SchedulerSampler` and
-            `GenerateSampler` are such functions. An `Entry` gives any of them another name or guidance. None at all
-            judges what is built in.
+            `GenerateSampler` are such functions. An `Entry` gives any of them another name or guidance. Without any,
+            the built-in entries alone are judged.
         targets: names in `TARGETS`, or `Target`s of your own; None is all.
         strengths: w. calls: of the denoiser, per conditional, that an entry may make.
         num_samples: drawn of a function, on every target at every strength.
