@@ -119,8 +119,7 @@ def _run(name: str) -> None:
 
 def _run_work(name: str) -> None:
     """As `_run`, once streams are set up, unless help is requested."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    full = before not in (None, "", "0")
+    full = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
     failures: list[Failure | Account] = []
     sweep = None
     code = 0
@@ -136,7 +135,6 @@ def _run_work(name: str) -> None:
         sweep = sweep_of(given)
         asked = arguments if sweep is None else [*arguments, *sweep.arguments]
         sys.argv[1:] = options_apart(asked)
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # or hydra would print errors itself, and exit
         recipe = set(arguments) - set(given) if name == "train" else set()
         failures += _main(name, sweep, full, recipe, typed)
         if sweep is not None:
@@ -148,8 +146,6 @@ def _run_work(name: str) -> None:
     except Exception as error:
         found = unreadable(error, sys.argv[1:], CONFIGS)
         failures.append(Failure("", found, suggestion(text_of(error), CONFIGS, name) if found is error else ""))
-    finally:
-        os.environ["HYDRA_FULL_ERROR"] = before or "0"
     if sweep is not None:
         failures += ended(sweep, code == USER_ERROR or (bool(failures) and not sweep.has_begun))
     exit_with(failures, full)

@@ -8,13 +8,15 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal import hydra as hydras, utils as hydras_utils
+from hydra._internal.utils import run_and_report
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -42,6 +44,7 @@ SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
 INDEX = ("index.csv", "index.md")
 HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
 OF_ALL_JOBS = ("hydra.sweep.dir", "runs", "name")  # settings that say where a sweep is
+CALLERS = (hydras, hydras_utils)  # whose run_and_report prints an error, and exits
 BEST = "optimization_results.yaml"  # what hydra's optuna sweeper leaves at the end
 
 
@@ -132,18 +135,29 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
 
 @contextmanager
 def errors_raised_alone() -> Iterator[None]:
-    """Within it, hydra raises the error of a job in another process without a line of its own of all overrides."""
+    """Within it, hydra raises every error, that of a job in another process too, and says nothing itself.
+
+    The environment variable for this, HYDRA_FULL_ERROR, would hold in the processes that Lightning starts, too.
+    """
     original = JobReturn.return_value
+    reporting = run_and_report
 
     def value_of(job: JobReturn) -> Any:
         with redirect_stderr(io.StringIO()):
             return original.__get__(job)
 
+    def call(work: Callable[[], Any]) -> Any:
+        return work()
+
     JobReturn.return_value = original.getter(value_of)  # type: ignore[method-assign, attr-defined]
+    for module in CALLERS:
+        module.run_and_report = call  # type: ignore[attr-defined]
     try:
         yield
     finally:
         JobReturn.return_value = original  # type: ignore[method-assign]
+        for module in CALLERS:
+            module.run_and_report = reporting  # type: ignore[attr-defined]
 
 
 def _resolved(key: str, value: Any) -> Any:

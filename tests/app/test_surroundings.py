@@ -250,6 +250,18 @@ def test_help_goes_to_a_reader_that_takes_one_line() -> None:
     assert process.wait() == 0
 
 
+def test_a_command_sets_no_variable_for_the_processes_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes, a user's error in the second had a traceback."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(cli, "_work", lambda *_: given.append(dict(os.environ)))
+    before = dict(os.environ)
+    assert run("eval", *EXACT, f"runs={tmp_path}") == 0
+    assert given == [before] and dict(os.environ) == before
+
+
 ALLOCATION = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "mine"}
 
 
