@@ -204,8 +204,8 @@ TEST_ROWS = {
 TEST_TEXT = """\
 Negative ELBO in nats per data point, with the class and without it."""
 OF_DISTANCES = """\
-Total variation is between the learned and the exact distribution, for the class where it is largest and the kind of \
-guidance given to the training run."""
+Total variation (TV) is between the learned and the exact distribution, for the class where it is largest and the kind \
+of guidance given to the training run."""
 
 
 def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
@@ -216,13 +216,13 @@ def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
         null = name.replace("nelbo", "nelbo_null") if "exact" not in name and "nelbo" in name else f"{name}_null"
         if name in found or null in found:
             rows.append([words, *format_column([found.pop(name, None), found.pop(null, None)])])
-    text = TEST_TEXT + (OF_DISTANCES if any(name.startswith("tv_") for name in found) else "")
+    text = TEST_TEXT + (f" {OF_DISTANCES}" if any(name.startswith("tv_") for name in found) else "")
     for name, number in zip(found, format_column(list(found.values()))):
         w = re.fullmatch(r"tv_w(.+)", name)
         rows.append([name if w is None else f"TV, worst class, w = {w[1]}", number, ""])
     if not rows:
         return []
-    table = Table(("of the test set", "with the class", "without"), rows)
+    table = Table(("quantity", "with the class", "without"), rows)
     return [Section("Test set", text, table, group="Training")]
 
 

@@ -162,14 +162,18 @@ def _regions_block(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> Blo
 
 def _spread_block(rows: Sequence[SpreadRow]) -> Block:
     table = Table(["law", "w"], ["eigenvalues", "private_mean", "private_trace"])
-    return Block("spread", rows, "Spread inside and outside of the private region", views=[table], group="Geometry")
+    title = "Covariance, and moments within the private region"
+    text = "The private region holds the states in which no coordinate has a value that another class takes."
+    return Block("spread", rows, title, text, views=[table], group="Geometry")
 
 
 def _overlap_block(rows: Sequence[OverlapRow]) -> Block:
     caption = "Mean probability per state of the class's support, by how many coordinates overlap with other classes."
     curve = Curve("num_overlapping", "mean_probability", ["law"], caption, panels="w")
     views: list[View] = [curve] if len({row.num_overlapping for row in rows}) > 1 else []
-    return Block("overlap", rows, "By the number of overlapping coordinates", views=views, group="Geometry")
+    return Block(
+        "overlap", rows, "Mean probability by the number of overlapping coordinates", views=views, group="Geometry"
+    )
 
 
 def overlap_of(e: TableEvaluation) -> list[OverlapRow]:
