@@ -25,11 +25,11 @@ ROUNDING = 1e-9
 class Kind(ByValue, ABC):
     """A kind of guidance. Two kinds are equal if their types and fields are equal; the name is only a label.
 
-    A subclass that gives no name is called by its class's. One that changes the rate of a kind says again whether its
-    rate is rho.
+    A subclass without a name gets that of its class, in lower case. A subclass that overrides `log_rate` sets `is_rho`
+    again.
 
     Attributes:
-        name: for people.
+        name: shown in reports.
         is_rho: whether the rate of a jump is rho_i(v) itself: the total rate is then Z_i, for every Z_i.
     """
 
@@ -49,17 +49,17 @@ class Kind(ByValue, ABC):
         """The log of the total jump rate of every masked coordinate on the clock tau.
 
         Args:
-            log_z: log Z_i, any shape; -inf where coordinate i has nowhere to go (or is unmasked).
+            log_z: log Z_i, any shape; -inf where coordinate i has no possible value (or is unmasked).
 
         Returns:
             the same shape; -inf where log Z_i is.
         """
 
     def power(self) -> float | None:
-        """h >= 0, where the rate is c Z_i^h for some c and every Z_i; None of any other rate.
+        """h >= 0 if the rate is c Z_i^h with some c for every Z_i; None for any other rate.
 
-        It decides what guidance of infinite strength does, and how the chain converges: where h > 0 the coordinate
-        whose Z_i grows fastest with w outruns every other, and where h = 0 each has its turn, whatever w is.
+        It decides the limit of infinite strength, and how the chain converges: if h > 0, the coordinate whose Z_i grows
+        fastest with w comes first; if h = 0, w does not affect the order.
         """
         log_z = torch.tensor(FAR, dtype=torch.float64)
         log_rate = self.log_rate(log_z.clone())

@@ -52,8 +52,8 @@ class Policy(ByValue, ABC):
 
         Returns:
             score: (..., m), higher first; None where no coordinate goes before another. log_weight: (..., m), the
-            logarithms, up to a constant, of the probabilities of the draw among equals. (Probabilities in their place
-            cannot be told from logarithms: p would mean exp(p).)
+            logarithms, up to a constant, of the probabilities of the draw among equals. (Probabilities p in their place
+            would be read as the weights exp(p), and no check can notice it.)
         """
 
     def check(self, num_dims: int) -> None:
@@ -63,7 +63,7 @@ class Policy(ByValue, ABC):
     def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
         """`preference`, the scores as places: (tier, log_weight), both (..., m); tier int64, 0 first, or None.
 
-        Coordinates that have nowhere to go (log Z = -inf; unmasked ones too) come last, with weight 0.
+        Coordinates without a possible value (log Z = -inf; unmasked ones too) come last, with weight 0.
         """
         found = self.preference(log_z.clone(), log_r, coordinates)  # it may write over its copy
         nowhere = log_z == NEG_INF

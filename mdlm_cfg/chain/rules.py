@@ -40,7 +40,7 @@ class Term:
     """A conditional to a power: p(v | x, target_class)^power.
 
     Attributes:
-        power: c. target_class: the class; None is none.
+        power: c. target_class: the class, or None for no class.
         denoiser: whose conditional; None is the denoiser that is guided.
     """
 
@@ -73,7 +73,7 @@ class Rule(ByValue, ABC):
 
         Returns:
             A function of partial states, int64 (B, D), to float64 (B, D, N); +inf is an infinite rate, and is refused
-            in states where a chain arrives. Of unmasked coordinates it means nothing.
+            in states where a chain arrives. Values at unmasked coordinates mean nothing.
 
         Raises:
             UserError: a denoiser or a class that the rule cannot use; here or in the function.
@@ -89,7 +89,7 @@ class Rule(ByValue, ABC):
 
     @property
     def has_tilted_law(self) -> bool:
-        """Whether `log_tilted` answers for the denoiser of a table: other denoisers in the rule may have no joint."""
+        """Whether `log_tilted` exists for the denoiser of a table: other denoisers in the rule may have no joint."""
         return self.has_tilted
 
     def check(self, denoiser: Denoiser, target_class: int | None) -> None:
@@ -97,14 +97,14 @@ class Rule(ByValue, ABC):
         return
 
     def of_infinite_rate(self, state: str, target_class: int | None, table: Sequence[float]) -> str:
-        """What is said of a state, by its name, in which a rate is infinite; the arguments are those of `bind`."""
+        """The error for a state, given by its name, in which a rate is infinite; the arguments are those of `bind`."""
         return (
             f"the rule {self} under {name_class(target_class)} gives an infinite rate in the partial state {state}: a "
             "conditional with a negative power is 0 where the others are positive"
         )
 
     def rows(self, table: Sequence[float], num_dims: int) -> int:
-        """How many rows (partial state, label) the guided denoiser is asked for, for one state."""
+        """How many rows (partial state, label) of the guided denoiser one state needs."""
         return 2
 
     @property
@@ -172,7 +172,7 @@ class ProductRule(Rule):
         """The terms.
 
         Raises:
-            UserError: no terms, other ones when they are asked for again, or a power above `MOST_POWER`, which would
+            UserError: no terms, different terms in two calls, or a power above `MOST_POWER`, which would
                 show the rounding of its conditional.
         """
         terms, again = (self.terms(w, target_class) for _ in range(2))

@@ -129,7 +129,7 @@ class Case:
 
     @property
     def is_exact(self) -> bool:
-        """Whether everything of a network is in reach exactly: of a table that is small enough."""
+        """Whether all numbers of a network can be computed exactly: for tables that are small enough."""
         return isinstance(self.target, TableMixture) and self.is_enumerable
 
     @property

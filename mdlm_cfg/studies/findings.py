@@ -65,7 +65,7 @@ def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits
         doc: what it means, for docs/report.md.
         unit: such as "nats" or "TV"; "" for none.
         index: whether it tells rows apart. The other columns are what was measured.
-        digits: after the decimal point, for people.
+        digits: after the decimal point, in tables.
         default: `default=` or `default_factory=`, as in `dataclasses.field`.
     """
     return field(metadata={"head": head, "doc": doc, "unit": unit, "index": index, "digits": digits}, **default)
@@ -84,10 +84,10 @@ class Block:
         name: of the table in report.json and of its CSV file.
         rows: frozen dataclasses of one class, whose fields are made by `col`. Views of rows show nothing without them.
         title: heading on the page. text: paragraphs below it, separated by empty lines.
-        per: columns whose values get a part of the page each, with all the views.
+        per: columns for each of whose values the page has a part, with all the views.
         views: in order. A function `(rows, path) -> Picture` (a PNG written to `path`) is a view as well.
         logged: columns that wandb, sweeps and comparisons get, one number for each row.
-        group: the heading under which it is folded on the page; "" stands unfolded on the first screen.
+        group: the heading under which it is folded on the page; "" is shown unfolded on the first screen.
         printed: whether its first table goes to the terminal as well.
     """
 
@@ -216,7 +216,7 @@ class Findings:
         return next((block for block in self.blocks if block.rows), self.blocks[0])
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of the main table, plain; none of a study that has a verdict alone."""
+        """The rows of the main table, plain; empty for a study with only a verdict."""
         return self.main.plain() if self.blocks else []
 
     def numbers(self) -> dict[str, float]:

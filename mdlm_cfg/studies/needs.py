@@ -20,10 +20,10 @@ class Needs:
     """The needs of a study.
 
     Attributes:
-        target: sorts of exact target that it is made for; empty: none is needed.
+        target: kinds of exact target that it accepts; empty: none is needed.
         what: the data that it is made for, in words, such as "data given as a table".
         example: an option that gives such data.
-        accepts: a condition on the data beside the sort of their target; None: any.
+        accepts: a further condition on the data; None: none.
         learned: "optional", "required" or "never".
         one_class: whether it is about one class at a time.
         numbers: whether every strength must be one number, not a schedule.
@@ -48,7 +48,7 @@ class Needs:
     guided: bool = False
 
     def fits(self, data: Data) -> bool:
-        """Whether the data are of the sort that the study is made for."""
+        """Whether the study accepts the data."""
         is_sort = not self.target or isinstance(data.target, self.target)
         return is_sort and (self.accepts is None or self.accepts(data))
 

@@ -1,6 +1,6 @@
 """The protocol of a study, and the one loop that runs every study.
 
-A study declares what it needs, names the pieces of its work, and makes findings of what the pieces gave. Progress, the
+A study declares what it needs, names the pieces of its work, and turns their results into findings. Progress, the
 time left, resuming and sharing over processes follow from the pieces.
 """
 
@@ -52,11 +52,11 @@ class Study(Protocol):
     needs: ClassVar[Needs]
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """The work, in order. Nothing is computed by naming it."""
+        """The pieces of the work, in order. Naming a piece computes nothing."""
         ...
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """Rows, views and the verdict, of what the pieces made."""
+        """Rows, views and the verdict, from what the pieces made."""
         ...
 
 
@@ -74,7 +74,7 @@ class Settings:
     """The settings of a study as its dataclass fields, checked as they are declared (`whole`, `wholes`).
 
     Raises:
-        UserError: a setting that is not what it must be.
+        UserError: a setting that is not allowed.
     """
 
     def __post_init__(self) -> None:
