@@ -45,7 +45,7 @@ class Region:
     def meaning(self) -> str:
         """The common property of its states, in words."""
         if self.shared:
-            return "states that another class has too"
+            return "states that also belong to another class"
         if not self.overlapping:
             return "no coordinate has a value that another class takes"
         if len(self.overlapping) == self.mask.ndim:
