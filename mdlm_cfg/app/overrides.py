@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Sequence
+from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
@@ -68,8 +69,12 @@ def closing(value: str, start: int) -> int | None:
     return None
 
 
+@cache
 def read_override(argument: str) -> Override | None:
-    """An argument as hydra reads it; None for any other: an option, or hydra will say what is wrong with it."""
+    """An argument as hydra reads it; None for any other: an option, or hydra will say what is wrong with it.
+
+    A command asks twenty times about each of its arguments.
+    """
     try:
         return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
     except HydraException:
