@@ -59,7 +59,7 @@ class Waiting:
         return log_survival(self.lattice, self.rates, self.log_slowest, torch.as_tensor(taus, dtype=torch.float64))
 
     def time_to_tv(self, level: float) -> float:
-        """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative.
+        """The clock time at which TV(q_tau, q_infinity) has come down to `level`, to 1e-9 relative, by Brent's method.
 
         0 where it is less than float64 can say, and inf where it is above `LATEST`.
         """
@@ -79,13 +79,19 @@ class Waiting:
                 break
         else:
             raise ArithmeticError(f"TV stays below {level} down to tau = {low:g}")
-        while high / low >= 1 + 1e-9:
-            middle = math.sqrt(low) * math.sqrt(high)  # whose product may be no number
-            low, high = (middle, high) if self._above(middle, level) else (low, middle)
-        return math.sqrt(low) * math.sqrt(high)
+        from scipy.optimize import brentq  # takes a quarter of a second to import
+
+        least = 9 * math.log(level)  # no infinite value, and no steep one
+        above_high = math.log(high) + 1e-3  # at the bound itself rounding decides
+        root = brentq(lambda x: max(self._excess(math.exp(x), level), least), math.log(low), above_high, xtol=5e-10)
+        return math.exp(root)
 
     def _above(self, tau: float, level: float) -> bool:
-        return float(self.log_still_masked([tau])[0]) >= math.log(level)
+        return self._excess(tau, level) >= 0
+
+    def _excess(self, tau: float, level: float) -> float:
+        """ln P(some coordinate is still masked at tau) - ln level."""
+        return float(self.log_still_masked([tau])[0]) - math.log(level)
 
 
 def waiting(denoiser: Denoiser, guidance: Guidance, target_class: int | None, times: int = 1) -> Waiting:
@@ -121,7 +127,7 @@ def log_still_masked(
 
 @checked
 def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None, level: float) -> float:
-    """The clock time at which TV(q_tau, q_infinity) has come down to `level`, by bisection to 1e-9 relative."""
+    """The clock time at which TV(q_tau, q_infinity) has come down to `level`, to 1e-9 relative, by Brent's method."""
     return waiting(denoiser, guidance, target_class).time_to_tv(level)
 
 
