@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,7 +67,9 @@ STUDIES = {name: study for name, (study, data, _) in CASES.items() if data is TA
 PLAN = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), 40, classes=(0,))
 
 
-def findings(study: str, target: TableMixture, learned: bool) -> Findings:
+@cache
+def findings(study: str, name: str, learned: bool) -> Findings:
+    target = TARGETS[name]
     denoiser = Blurred(target, 0.2) if learned else None
     plan = replace(PLAN, classes=None) if study == "LikelihoodStudy" else PLAN  # it is of all classes
     return found_by(STUDIES[study], data_of(target), denoiser, plan)
@@ -97,7 +99,7 @@ SLOW = ("BestScheduleStudy", "TableCorrection", "TableMoves", "LikelihoodStudy")
     "study", [pytest.param(study, marks=pytest.mark.slow) if study in SLOW else study for study in STUDIES]
 )
 def test_every_figure_of_a_sentence_is_one_of_the_rows(study: str, name: str, learned: bool) -> None:
-    found = findings(study, TARGETS[name], learned)
+    found = findings(study, name, learned)
     known = {0.0, 1.0}
     for block in found.blocks:
         for row in block.rows:
@@ -132,7 +134,7 @@ def test_no_mass_is_beyond_1_by_rounding() -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_is_said_of_guidance_is_what_its_distances_say(name: str) -> None:
-    found = findings("Laws", TARGETS[name], learned=False)
+    found = findings("Laws", name, False)
     top = block_of(found, "distances")[-1]
     moved = top.tv_class_exact > ROUNDING
     distances = [top.tv_class_exact, top.tv_tilted_exact] if moved else []  # that to the tilted law where there is one
@@ -142,7 +144,7 @@ def test_what_is_said_of_guidance_is_what_its_distances_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_is_said_of_convergence_is_what_the_curves_say(name: str) -> None:
-    found = findings("DecayStudy", TARGETS[name], learned=False)
+    found = findings("DecayStudy", name, False)
     curves = block_of(found, "decay_curves")
     at = {w: [row.log_tv for row in curves if row.w == w][15] for w in (4.0, 8.0, 16.0)}
     (fit,) = found.facts["decay_fit"]
@@ -155,7 +157,7 @@ def test_what_is_said_of_convergence_is_what_the_curves_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_policies_are_said_to_differ_only_where_they_do(name: str) -> None:
-    found = findings("Policies", TARGETS[name], learned=False)
+    found = findings("Policies", name, False)
     rows = [row for row in block_of(found, "policies") if row.together == 1 and row.w == Guidance(2.0)]
     differ = max(row.tv_tilted for row in rows) - min(row.tv_tilted for row in rows) > 1e-9
     sentence = next(s for s in found.verdict if "w = 2" in s)  # of one coordinate per step
