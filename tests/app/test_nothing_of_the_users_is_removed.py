@@ -88,15 +88,21 @@ def test_runs_are_as_they_were(
     where = "train_and_test" if error is NotBegun else "build_trainer"
     monkeypatch.setattr(train_command, where, fails(error))
     fill(tmp_path / "runs" / "name", names)
-    fill(tmp_path / "sweep", names)
     before = tree(tmp_path)
     for place in ("runs/name", "runs", "new/below"):
         assert run("train", *TOY, "logger=csv", f"runs={tmp_path / place}", "name=name") != 0
         assert tree(tmp_path) == before, place
-    assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", f"hydra.sweep.dir={tmp_path / 'sweep'}") == 2
-    assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", f"hydra.sweep.dir={tmp_path / 'new' / 'sweep'}") == 2
-    assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", f"runs={tmp_path / 'new'}") == 2
-    assert tree(tmp_path) == before
+
+
+def test_folders_of_a_refused_sweep_are_as_they_were(tmp_path: Path) -> None:
+    folders = [tmp_path / f"sweep{number}" for number in range(len(CONTENTS))]
+    for folder, names in zip(folders, CONTENTS):
+        fill(folder, names)
+    before = tree(tmp_path)
+    places = [f"hydra.sweep.dir={folder}" for folder in (*folders, tmp_path / "new" / "sweep")]
+    for place in (*places, f"runs={tmp_path / 'new'}"):
+        assert run("train", "-m", *TOY, "seed=0,1", "nothing=3", place) == 2
+        assert tree(tmp_path) == before, place
 
 
 @pytest.mark.parametrize("way", ["trainer.devices=-7", "logger.mode=bogus", "trainer.accelerator=tpu"])
@@ -146,7 +152,8 @@ def test_files_that_are_nested_more_deeply_than_any_of_ours_are_of_others(
     is_ours: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     for name in ("report.json", RECORD, CONFIG, HYDRAS):
-        (tmp_path / name).write_text("[" * 10**4 + "]" * 10**4)
+        depth = 2000 if name.endswith(".yaml") else 10**5  # YAML takes the square of it
+        (tmp_path / name).write_text("[" * depth + "]" * depth)
     assert not is_ours(tmp_path)
 
 
