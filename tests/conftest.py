@@ -3,6 +3,7 @@
 And what several directories read: a small trained run, which is made once.
 """
 
+import os
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "docs")]
 torch.set_num_threads(1)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every command that a test starts compiles the package anew
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 
 HERE = {None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname()}  # what runs here
@@ -83,6 +85,18 @@ def short_reports(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setattr(evaluation, "sections_of", partial(evaluation.sections_of, backend="none"))
         for study in (own_model, report):
             patch.setattr(study, "Samplers", partial(Samplers, (2, 3)))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_panels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """But in tests of the panel: two strengths beside the plan's, for its laws take most of a table's report."""
+    panel = sys.modules.get("mdlm_cfg.studies.panel")  # a test that draws one has imported it
+    if panel is None or request.path.stem in ("test_panel", "test_page"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(panel, "STRENGTHS", (0.0, 8.0))
         yield
 
 
