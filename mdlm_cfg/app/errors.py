@@ -217,6 +217,11 @@ def _of_the_machine(error: BaseException) -> str | None:
             f"another process of this command has ended or cannot be reached ({said}): see its "
             "messages; ckpt_path=auto resumes training from the last checkpoint"
         )
+    if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):  # torch's: slow to import
+        said = on_one_line(text_of(error)).partition(" Set TORCHDYNAMO_VERBOSE")[0]
+        return (
+            f"compile=true: torch.compile failed ({said}): install a C++ compiler that it can use, or leave compile out"
+        )
     if is_lack_of_memory(error):
         smaller = "a smaller batch_size, network or data, fewer samples"
         return f"there is not enough memory: use {smaller}, or a larger machine"

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import HydraException
 
+from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET
 
 CALLS = r"w|policy|schedule|remasking|correction|guidance|(?:study|sampler|guidance|policy)\.\w+"  # keys that hold them
@@ -153,8 +154,12 @@ def _mapping(name: str, targets: Sequence[str]) -> str:
     if not targets:
         return f"++{name}={{}}"
     override = read_override(targets[-1])
-    is_swept = override is not None and override.is_sweep_override()
-    values = list(override.sweep_string_iterator()) if is_swept and override else [targets[-1].partition("=")[2]]
+    if override is None:
+        return targets[-1]  # hydra says what is wrong with it, as it was typed
+    value = targets[-1].partition("=")[2]
+    if not value.strip("'\" "):
+        raise UserError(f"{targets[-1]} is empty: name something, such as {name}.{TARGET}=my_package.Name")
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [value]
     return f"++{name}={','.join(f'{{{TARGET}:{value}}}' for value in values)}"
 
 

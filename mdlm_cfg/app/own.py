@@ -249,11 +249,13 @@ def _named(settings: Mapping[str, Any], what: str, trusted: Collection[str]) -> 
     if name is None:
         given = ", ".join(f"{what}.{key}" for key in settings)
         raise UserError(f"{given} belongs to something of your own: name it with {what}._target_=package.module.Name")
+    if not isinstance(name, str):
+        raise UserError(f"{what}._target_ = {name} is not a name: give {what}._target_=package.module.Name")
     if name not in trusted:
         raise UserError(
             f"{what}._target_={name} comes from the checkpoint: name it on the command line too, or it is not imported"
         )
-    return str(name), thing_named(str(name), what), {key: value for key, value in settings.items() if key != TARGET}
+    return name, thing_named(name, what), {key: value for key, value in settings.items() if key != TARGET}
 
 
 def _instance(

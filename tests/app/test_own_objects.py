@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import QUICK, own_module, run
+from commands import EXACT, QUICK, own_module, refusal, run
 from helpers import every_pair, random_target
 
 from mdlm_cfg import FunctionDenoiser, report
@@ -344,6 +344,12 @@ def test_settings_below_an_object_reach_hydra_as_mappings() -> None:
     own_net = ["net._target_=a.Net", "net.scale=2", "+net.width=8", "objective.rows=3"]
     assert with_objects(own_net) == ["net._target_=a.Net", "++net.scale=2", "++net.width=8", "objective.rows=3"]
     assert with_objects(with_objects(given)) == with_objects(given)
+
+
+@pytest.mark.parametrize("value", ["", "a.B,"])
+def test_what_names_nothing_is_said_as_it_was_typed(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "eval", *EXACT, f"study._target_={value}")
+    assert "study" in said and "++" not in said, said
 
 
 def test_all_of_ones_own_from_the_command_line(own: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, strategies as st
 from lightning.pytorch.utilities import rank_zero_only
+from torch._dynamo.exc import BackendCompilerFailed
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app import cli, comparing, dashboards, pages
@@ -260,6 +261,13 @@ def test_a_command_sets_no_variable_for_the_processes_that_it_starts(
     before = dict(os.environ)
     assert run("eval", *EXACT, f"runs={tmp_path}") == 0
     assert given == [before] and dict(os.environ) == before
+
+
+def test_what_torch_cannot_compile_is_an_error_of_the_user() -> None:
+    """A machine without a C++ compiler, or whose compiler may not be used: without compile=true training works."""
+    refused = PermissionError(errno.EACCES, "Permission denied", "c++")
+    account = account_of(Failure("", BackendCompilerFailed(lambda: None, refused, None)))
+    assert account.code == USER_ERROR and "compile" in account.said and "Permission denied" in account.said
 
 
 ALLOCATION = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "mine"}
