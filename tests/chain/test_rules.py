@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import Blurred, Inconsistent, Opaque, law_by_jumps, random_target
+from helpers import Blurred, Inconsistent, Opaque, every_pair, law_by_jumps, random_target
 
 from mdlm_cfg import FunctionDenoiser, Guidance, UserError, sample, terminal_law, tilted_law
 from mdlm_cfg.chain.adaptive_cfg import AdaptiveCFG
@@ -105,8 +105,7 @@ DENOISERS = {"exact": EXACT, "learned": LEARNED, "opaque": Opaque(EXACT)}
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("who", ["exact", "learned"])
-@pytest.mark.parametrize("w", [-0.5, 0.0, 1.7, (0.2, 1.0, 3.0)], ids=str)
+@pytest.mark.parametrize(("who", "w"), every_pair(["exact", "learned"], [-0.5, 0.0, 1.7, (0.2, 1.0, 3.0)]), ids=str)
 def test_rates_are_the_formula(name, who, w) -> None:
     states = [state for state in product(range(N + 1), repeat=D) if N in state]
     guidance = Guidance(list(w) if isinstance(w, tuple) else w, rule=RULES[name])
@@ -165,8 +164,7 @@ def law_by_orders(rates: Callable, next_by: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("who", DENOISERS)
-@pytest.mark.parametrize("kind", ["rate", "normalized"])
+@pytest.mark.parametrize(("who", "kind"), every_pair(DENOISERS, ["rate", "normalized"]))
 def test_laws_are_the_sum_over_orders(name, who, kind) -> None:
     denoiser = DENOISERS[who]
     guidance = Guidance(1.3, kind, rule=RULES[name])

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import Inconsistent, random_target
+from helpers import Inconsistent, every_pair, random_target
 from torch import Tensor
 
 from mdlm_cfg import FunctionDenoiser, Guidance, TableMixture, terminal_law, tilted_law
@@ -28,10 +28,12 @@ from mdlm_cfg.compare.calibration import calibrated_strengths
 from mdlm_cfg.compare.metrics import kl_divergence, total_variation
 from mdlm_cfg.targets import toys
 
+SQUARES = [(2.0, (0.58, 2.00), 0.1006), (4.0, (0.78, 4.00), 0.1503)]  # w, its best strengths, TV at w throughout
 
-@pytest.mark.parametrize(("w", "strengths", "constant_tv"), [(2.0, (0.58, 2.00), 0.1006), (4.0, (0.78, 4.00), 0.1503)])
-@pytest.mark.parametrize("objective", ["kl", "tv"])
-def test_overlapping_squares_of_the_theory(w, strengths, constant_tv, objective):
+
+@pytest.mark.parametrize(("objective", "known"), every_pair(["kl", "tv"], SQUARES))
+def test_overlapping_squares_of_the_theory(objective, known):
+    w, strengths, constant_tv = known
     target = toys.toy_2d_overlap()
     best = best_schedule(target, w, 0, objective)
     tilted = tilted_law(target, w, 0)
@@ -94,8 +96,7 @@ def _laws_on_a_grid(seed):
     return [terminal_law(denoiser, Guidance([a, b]), 1) for a in grid for b in grid]
 
 
-@pytest.mark.parametrize("objective", ["kl", "tv"])
-@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize(("objective", "seed"), every_pair(["kl", "tv"], [3, 4]))
 def test_nothing_on_a_grid_is_better(objective, seed):
     target = random_target(3, 2, seed=seed)
     best = best_schedule(target, 1.5, 1, objective)
@@ -123,7 +124,7 @@ def test_one_dimension_is_constant():
     assert best.strengths.values == pytest.approx((2.5,)) and abs(best.value) < 1e-12
 
 
-def test_learned_scores_other_kinds_and_bounds():
+def test_learned_scores_other_kinds_and_bounds(short_search):
     target = random_target(2, 3, seed=5)
     learned = Inconsistent(2, 3, 2)
     for kind in ("rate", "normalized"):
@@ -160,6 +161,13 @@ def test_what_is_found_is_no_worse_than_any_start():
     there = float(goal(terminal_law(learned, Guidance(list(start)), 0)))
     found = best_schedule(target, 2.0, 0, denoiser=learned, more_starts=[start])
     assert found.value <= min(there, best_schedule(target, 2.0, 0, denoiser=learned).value) + 1e-12
+
+
+@pytest.fixture
+def short_search(monkeypatch) -> None:
+    """What is asserted holds however far a search goes."""
+    for name, least in (("ITERATIONS", 3), ("RANDOM_STARTS", 1), ("VALUES", 5)):
+        monkeypatch.setattr(f"mdlm_cfg.compare.best_schedule.{name}", least)
 
 
 @pytest.fixture
@@ -216,7 +224,7 @@ def test_a_descent_ends_at_the_bottom_of_a_narrow_valley_and_stays_where_there_i
 
 
 @pytest.mark.parametrize("policy", ["confidence", Uniform(), FixedOrder([1, 0])], ids=str)
-def test_under_a_policy_the_chain_is_that_of_the_policy(policy):
+def test_under_a_policy_the_chain_is_that_of_the_policy(policy, short_search):
     target = random_target(2, 2, seed=9)
     learned = Inconsistent(2, 2, 2)
     best = best_schedule(target, 2.0, 1, policy=policy, denoiser=learned)

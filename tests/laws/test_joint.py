@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import random_target
+from helpers import every_pair, random_target
 
 from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
 from mdlm_cfg.chain import blocks
@@ -31,8 +31,7 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     return most
 
 
-@pytest.mark.parametrize("w", [-1.0, 2.0, 30.0])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "w"), every_pair(SHAPES, [-1.0, 2.0, 30.0]), ids=str)
 def test_by_states_is_level_by_level(width, shape, w, monkeypatch) -> None:
     target = random_target(*shape, k=3, seed=sum(shape), zeros=0.4 if shape[0] < 7 else 0.0)
     for z in (None, 2):

@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from helpers import Inconsistent, Opaque, random_target
+from helpers import Inconsistent, Opaque, every_pair, random_target
 from oracle import Chain, event_counts, fractions, grid_fractions
 
 from mdlm_cfg import Guidance, law_at, stepped_law, terminal_law
@@ -128,8 +128,7 @@ SAMPLERS = ("tau_leaping", "euler", "d_cfg", "event_leaping")
 
 @pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("w", [-0.5, 3.0, RAMP], ids=["-0.5", "3", "ramp"])
+@pytest.mark.parametrize(("sampler", "w"), every_pair(SAMPLERS, [-0.5, 3.0, RAMP]), ids=str)
 def test_stepped_laws(name, kind, sampler, w) -> None:
     denoiser = DENOISERS[name]()
     z = last_class(denoiser)

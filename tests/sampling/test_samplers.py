@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Inconsistent, chi_square_p_value, random_target
+from helpers import Inconsistent, chi_square_p_value, every_pair, random_target
 from hypothesis import given, settings, strategies as st
 from oracle import Chain, fractions
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -145,8 +145,7 @@ def test_the_trajectory_only_unmasks():
         assert torch.equal(torch.where(before == 5, after, before), after)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("sampler", "kind"), every_pair(SAMPLERS, KINDS))
 def test_batches_of_a_network_change_nothing(sampler, kind):
     torch.manual_seed(0)
     net = GridTransformer(4, (3,), 2, width=16, depth=1, num_heads=2).double()
