@@ -129,13 +129,27 @@ def test_an_id_too_long_for_the_name_of_a_file_is_refused(run_id: str, monkeypat
 VARIABLES = {"RUN_ID": "a/b", "CONSOLE": "bogus", "TAGS": "x" * 200, "RESUME": "maybe", "BASE_URL": "nowhere"}
 
 
-@pytest.mark.parametrize("name", VARIABLES)
-def test_variables_that_wandb_does_not_take_are_refused_at_once(name: str) -> None:
-    code = "from mdlm_cfg.app.wandb_runs import check_wandb\ntry: check_wandb({})\nexcept Exception as error:\n "
-    code += "from mdlm_cfg.app.errors import sentence\n print(sentence(error))"  # wandb reads them once a process
-    environment = os.environ | {f"WANDB_{name}": VARIABLES[name], "WANDB_MODE": "offline"}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert "WANDB_" in said.stdout and len(said.stdout.splitlines()) == 1, said
+CHECKED = f"""
+import os
+import wandb
+from mdlm_cfg.app.errors import sentence
+from mdlm_cfg.app.wandb_runs import check_wandb
+for name, value in {VARIABLES}.items():
+    if os.fork() == 0:  # wandb reads them once a process
+        os.environ["WANDB_" + name] = value
+        try:
+            check_wandb({{}})
+        except Exception as error:
+            print(sentence(error), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_variables_that_wandb_does_not_take_are_refused_at_once() -> None:
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    said = subprocess.run([sys.executable, "-c", CHECKED], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert [line.count("WANDB_") > 0 for line in said.stdout.splitlines()] == [True] * len(VARIABLES), said
 
 
 @pytest.mark.parametrize("run_id", ["abcd1234", "my-run-3", "run-1"])
