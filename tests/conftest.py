@@ -79,12 +79,14 @@ def short_reports(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     from mdlm_cfg.app import evaluation  # which takes seconds to import
     from mdlm_cfg.studies import own_model, report
+    from mdlm_cfg.studies.decay import DecayStudy
     from mdlm_cfg.studies.samplers import Samplers
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "sections_of", partial(evaluation.sections_of, backend="none"))
         for study in (own_model, report):
             patch.setattr(study, "Samplers", partial(Samplers, (2, 3)))
+        patch.setattr(report, "DecayStudy", partial(DecayStudy, (0.0, 2.0)))
         yield
 
 

@@ -489,13 +489,13 @@ class Ending(torch.nn.Module):
 """
 
 
-@pytest.mark.parametrize(("ending", "last"), every_pair([*ENDINGS[:4], ENDINGS[5]], [8, 100]))
+@pytest.mark.parametrize(("ending", "last"), every_pair([*ENDINGS[:4], ENDINGS[5]], [8, 30]))
 def test_own_code_that_ends_training_is_no_success(
     ending: str, last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     name = own_module(tmp_path, NET.format(last=last, ending=ending), monkeypatch)
     monkeypatch.chdir(tmp_path)
-    arguments = (*QUICK, f"net._target_={name}.Ending", "trainer.max_epochs=4", "data.steps_per_epoch=20")
+    arguments = (*QUICK, f"net._target_={name}.Ending", "data.steps_per_epoch=10")
     given = [item for item in arguments if not item.startswith("net.") or name in item]
     assert run("train", *given, "-m", "seed=0,1", "hydra.sweep.dir=swept") == 2
     assert re.search(rf"{name}\.py\D+\d", capsys.readouterr().err)

@@ -174,9 +174,9 @@ def test_a_sweep_is_not_gone_on_with_on_other_data_or_another_checkpoint(
     image.parent.mkdir(parents=True)
     for path in (data, image, ckpt):
         path.write_bytes(b"before")
-    train = ("-m", "seed=0,1", "data=table", f"data.path={data}", f"hydra.sweep.dir={tmp_path / 'a'}")
-    judge = ("-m", "++seed=0,1", f"ckpt_path={ckpt.parent.parent}", f"hydra.sweep.dir={tmp_path / 'b'}")
-    images = ("-m", "seed=0,1", "data=folder", f"data.path={tmp_path / 'images'}", f"hydra.sweep.dir={tmp_path / 'c'}")
+    train = ("-m", "seed=0", "data=table", f"data.path={data}", f"hydra.sweep.dir={tmp_path / 'a'}")
+    judge = ("-m", "++seed=0", f"ckpt_path={ckpt.parent.parent}", f"hydra.sweep.dir={tmp_path / 'b'}")
+    images = ("-m", "seed=0", "data=folder", f"data.path={tmp_path / 'images'}", f"hydra.sweep.dir={tmp_path / 'c'}")
     for command, arguments, path in (("train", train, data), ("train", images, image), ("eval", judge, ckpt)):
         assert run(command, *arguments) == 0
         path.write_bytes(b"beyond")  # as many bytes under the same name
