@@ -18,7 +18,7 @@ from rich.text import Text
 from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.report_cache import (
     NUMBERS,
-    cache_in,
+    cache_of,
     check_places_for,
     files_of,
     saying_cached,
@@ -116,7 +116,7 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     report.folder.mkdir(parents=True, exist_ok=True)
     remove_parts(report.folder)  # of an evaluation that was killed while it wrote
     check_places_for((PAGE, TABLE_FILE, NUMBERS), report.folder, files_of(report.folder))
-    cache = cache_in(report.folder, report.data, denoiser)
+    cache = cache_of(report.folder, data, denoiser)
     is_reused = denoiser is None or isinstance(denoiser, NetDenoiser)  # of another one nothing is
     again = f"out={shown_path(report.folder)} (eval.py), or ckpt_path=auto (train.py)"
     with saying_cached(cache, again) if is_reused else nullcontext():

@@ -20,11 +20,13 @@ from mdlm_cfg.reports.tables import write_json
 from mdlm_cfg.support.atomic import naming, part_folder, read_mapping, remove_parts
 from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.support.errors import not_ours
+from mdlm_cfg.targets.data import Data
 from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.data.base import content_hash
 
 NUMBERS = "report.json"
 CACHE = "cache"  # a folder beside the report, until that is written
+TEST = "test examples"  # of a description of data, for a cache
 
 
 def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
@@ -102,7 +104,7 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
     A denoiser that is not a network has no weights to recognise it by: nothing of it is reused.
 
     Args:
-        data: their description.
+        data: their description; of `TEST`, their hash.
 
     Raises:
         UserError: there is something else of that name, which would be found only once the first piece is computed.
@@ -116,7 +118,20 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
         who = content_hash(*weights, repr(denoiser.net)), denoiser.bf16, denoiser.device.type
     elif denoiser is not None:
         who = uuid.uuid4().hex
-    return Cache(folder / CACHE, (stamp()["version"], data.get("fingerprint"), who))
+    about = [data.get(key) for key in ("fingerprint", "grid_shape", TEST)]
+    return Cache(folder / CACHE, (stamp()["version"], *about, who))
+
+
+def cache_of(folder: Path, data: Data, denoiser: Denoiser | None) -> Cache:
+    """`cache_in`, for the pieces of a study, some of which are of the test examples: settings say how many there are.
+
+    Args:
+        data: set up.
+    """
+    has_examples = data.target is not None or data.example_kind is not None
+    return cache_in(
+        folder, data.describe() | {TEST: content_hash(*data.test_examples()) if has_examples else ""}, denoiser
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from mdlm_cfg.app.build import build_trainer, check_trainer
-from mdlm_cfg.app.report_cache import cache_in
+from mdlm_cfg.app.report_cache import cache_of
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.studies.plan import Plan
@@ -42,7 +42,7 @@ def share_draws(
     if is_alone(trainer):  # nothing is drawn here, and the weights need no name
         return True
     pieces = [piece for piece in study.pieces(Case.of(data, denoiser, plan)) if piece.shared]
-    return share_pieces(trainer, pieces, denoiser, cache_in(folder, data.describe(), denoiser))
+    return share_pieces(trainer, pieces, denoiser, cache_of(folder, data, denoiser))
 
 
 def share_pieces(trainer: Trainer | None, pieces: Sequence[Any], denoiser: Denoiser | None, cache: Cache) -> bool:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import samples_of
 
-from mdlm_cfg.app.report_cache import cache_in
+from mdlm_cfg.app.report_cache import cache_in, cache_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.nets import GridTransformer, NetDenoiser
 from mdlm_cfg.sampling.sampler import Sampler
@@ -25,6 +25,7 @@ from mdlm_cfg.support.atomic import atomic_write
 from mdlm_cfg.support.cache import Cache, no_cache
 from mdlm_cfg.support.checked_io import store
 from mdlm_cfg.support.instantiate import thing_named
+from mdlm_cfg.targets.data import KnownData
 from mdlm_cfg.targets.toys import toy_2d_overlap
 
 PLAN = Plan((Guidance(1.0), Guidance(2.0)), Sampler("tau_leaping", 3), num_samples=5, seed=1)
@@ -132,6 +133,16 @@ def test_whatever_decides_samples_tells_them_apart(tmp_path: Path) -> None:
         assert len(keep) == len(asked)
 
 
+def test_other_test_examples_of_the_same_data_find_nothing(tmp_path: Path) -> None:
+    """data.num_test is no part of the fingerprint: NELBOs of 60 examples were said to be of 3,000."""
+    few, as_few, more = (KnownData(toy_2d_overlap(), "toy", num_test=num) for num in (20, 20, 30))
+    found = [
+        float(cache_of(tmp_path, data, None)("key", partial(torch.tensor, v)))
+        for v, data in enumerate((few, as_few, more))
+    ]
+    assert found == [0, 0, 2]
+
+
 def test_other_weights_data_or_target_find_nothing(tmp_path: Path) -> None:
     def network(seed: int) -> NetDenoiser:
         torch.manual_seed(seed)
@@ -144,6 +155,7 @@ def test_other_weights_data_or_target_find_nothing(tmp_path: Path) -> None:
     for other in (
         cache_in(tmp_path, data, network(1)),
         cache_in(tmp_path, {"fingerprint": "b"}, network(0)),
+        cache_in(tmp_path, data | {"grid_shape": [2, 1]}, network(0)),
         cache_in(tmp_path, data, None),
         cache_in(tmp_path, data, toy_2d_overlap().denoiser()),
         cache_in(tmp_path, data, toy_2d_overlap().denoiser()),  # of which nothing is known
