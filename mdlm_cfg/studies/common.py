@@ -47,9 +47,13 @@ BERNOULLI: dict[str, Any] = {
 }
 
 
-def untrained(how: str, own: str, than: str) -> str:
-    """The sentence about a network whose NELBO, `own`, is no better than that of a model without structure."""
-    return f"The network is {how} trained: {own}, no better than {than}. {LONGER}"
+def untrained(how: str, own: str, than: str, better: bool) -> str:
+    """The sentence about a network whose NELBO, `own`, is not clearly better than that of a model without structure.
+
+    Args:
+        better: whether it is better by less than chance.
+    """
+    return f"The network is {how} trained: {own}, {'not clearly' if better else 'no'} better than {than}. {LONGER}"
 
 
 def calls_of(calls: float) -> str:

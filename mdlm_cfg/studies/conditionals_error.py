@@ -115,7 +115,8 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     if structure <= margin:
         return f"The error of the network is {said}."
     if structure - row.conditionals_kl <= margin:
-        return untrained("barely", own, f"independent values of each class ({row.independent:.2f})")
+        than = f"independent values of each class ({row.independent:.2f})"
+        return untrained("barely", own, than, row.nelbo < row.independent)
     learned = 1 - row.conditionals_kl / structure
     return (
         f"The error of the network is {said}. Between independent values ({row.independent:.2f}) and the "

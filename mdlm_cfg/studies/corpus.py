@@ -203,7 +203,7 @@ class Corpus(Settings):
         facts = {"data": {"classes": list(case.classes), "num_held_out": fewest}, "num_draws": self.num_draws}
         of_nelbos = [nelbo_block(nelbos, SEQUENCE, NETWORK)] if nelbos else []
         blocks = [_to_read(case, made), self._compared(case, rows, left_out), *of_nelbos, _by_class(by_class)]
-        said = [training_sentence(nelbos, SEQUENCE)] if nelbos else []
+        said = [training_sentence(nelbos, SEQUENCE, case.num_dims)] if nelbos else []
         said += verdict_of(rows, case.data.num_classes)
         return Findings(case.plan, blocks, said, facts, _arrays(case, made, samples))
 

@@ -155,7 +155,7 @@ class Images(Settings):
         first = [_distances(case, rows), _shown(case, samples), *of_models]
         blocks = [*first, _by_class(by_class), _means(case, samples, reference)]
         num = len(compared(case)) * case.plan.num_samples
-        verdict = [*verdict_of(rows, nelbos, classifiers, num), *of_few(case)]
+        verdict = [*verdict_of(rows, nelbos, classifiers, num, case.num_dims), *of_few(case)]
         fewest = min(len(x) for x in held_out(case))
         facts = {"data": {"classes": list(case.classes), "num_held_out": fewest}, "num_draws": self.num_draws}
         arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
@@ -279,14 +279,14 @@ def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[st
 
 
 def verdict_of(
-    rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow], num: int
+    rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow], num: int, num_dims: int
 ) -> list[str]:
     """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples.
 
     Args:
-        num: samples at each strength.
+        num: samples at each strength. num_dims: pixels of an image.
     """
-    said = [training_sentence(nelbos, IMAGE)] if nelbos else []
+    said = [training_sentence(nelbos, IMAGE, num_dims)] if nelbos else []
     said += [sentence for row in classifiers if row.judge == "classifier" for sentence in of_classifier(row)]
     *samples, data = rows
     ends = weak_and_strong(samples)

@@ -334,8 +334,10 @@ def _of_fall(best: BoundRow, num_images: int) -> str:
     if best.orders == 1:
         return f", {bits}"
     end = "which shows no disagreement between orders"
-    if best.fall > student(CLEAR, num_images) * best.fall_se and best.fall >= SAME:
-        end = "so the order gap is at least that large"
+    if best.fall >= SAME:  # orders of one example that agree lower nothing, so this is no chance
+        is_clear = best.fall > student(CLEAR, num_images) * best.fall_se
+        gap = "is at least that large" if is_clear else f"is not clear from {num_images} examples"
+        end = f"so orders disagree, and the order gap {gap}"
     fall = f"{short(best.fall)} ± {short(best.fall_se)}"
     bound = _nats(best.nats, best.nats_se)
     return f"; {best.orders} orders lower the bound by {fall} to {bound} ({bits}), {end}"

@@ -85,8 +85,11 @@ def nelbo_block(rows: Sequence[NelboRow], words: Words, group: str) -> Block:
     return Block("nelbo", rows, "NELBO beside simple models", text, [], views, ["nelbo"], group)
 
 
-def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
-    """Whether the network predicts test examples better than models without structure."""
+def training_sentence(rows: Sequence[NelboRow], words: Words, num_dims: int) -> str:
+    """Whether the network predicts test examples better than models without structure.
+
+    With one coordinate there is no structure: independent values are then no worse than the best network.
+    """
     network, independent, uniform = rows
     if math.isinf(network.nelbo):
         return f"The network gives probability 0 to test {words.example}s: its NELBO is infinite."
@@ -95,14 +98,19 @@ def training_sentence(rows: Sequence[NelboRow], words: Words) -> str:
         return f"One test {words.example} does not tell whether the network is trained: {own}."
     sure = student(SURE, network.num_examples)
     if uniform.excess <= sure * uniform.excess_se:
-        return untrained("not", own, f"uniform values ({uniform.nelbo:.1f})")
-    if independent.excess <= sure * independent.excess_se:
-        return untrained("barely", own, f"independent {words.parts} of each class ({independent.nelbo:.1f})")
-    below = f"{short(independent.excess, 1)} ± {short(independent.excess_se, 1)}"
-    return (
-        f"The network has learned how {words.parts} depend on each other: {own}, below the {independent.nelbo:.1f} of "
-        f"independent {words.parts} of each class by {below}."
+        how = "not clearly" if uniform.excess > 0 else "not"
+        return untrained(how, own, f"uniform values ({uniform.nelbo:.1f})", uniform.excess > 0)
+    least = sure * independent.excess_se
+    than = f"independent {words.parts} of each class"
+    if independent.excess < -least or (num_dims > 1 and independent.excess <= least):
+        return untrained("barely", own, f"{than} ({independent.nelbo:.1f})", independent.excess > 0)
+    learned, other, than = (
+        (f"how {words.parts} depend on each other", independent, than)
+        if num_dims > 1
+        else ("how often each class has each value", uniform, UNIFORM)
     )
+    below = f"{short(other.excess, 1)} ± {short(other.excess_se, 1)}"
+    return f"The network has learned {learned}: {own}, below the {other.nelbo:.1f} of {than} by {below}."
 
 
 def of_recognised(judge: str, ends: Sequence[Any], nums: Sequence[int], held: Any, words: Words) -> str:

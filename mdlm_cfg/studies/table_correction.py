@@ -261,7 +261,7 @@ def _of_weights(cost: CostRow) -> str:
     if cost.tv_guided < NOTHING:
         return f"{head} the guided chain ends in the tilted distribution, so there is nothing to correct."
     guided, weighted = apart(cost.tv_guided, cost.tv_weighted)
-    help_ = "help" if cost.tv_weighted < cost.tv_guided - NOTHING else "do not help"
+    help_ = "help with enough samples" if cost.tv_weighted < cost.tv_guided - NOTHING else "do not help"
     return (
         f"{head} importance weights {help_}: guidance with {cost.denoiser} conditionals ends {guided} from the tilted "
         f"distribution (total variation), and with weights {weighted}. Their relative ESS is {percent(cost.ess, 1)}: "

@@ -134,8 +134,26 @@ def test_a_network_between_the_two_models_is_barely_trained() -> None:
     network = torch.tensor([10.0, 10.0, 11.0]).double()
     rows = nelbo_rows(network, torch.stack([network - 1, network + torch.tensor([4.0, 5.0, 5.0])]), IMAGE)
     assert [row.excess for row in rows] == pytest.approx([0, -1, 14 / 3]) and rows[1].excess_se == 0
-    assert rows[2].excess_se == pytest.approx(1 / 3) and training_sentence(rows, IMAGE).endswith(LONGER)
-    assert decimals(training_sentence(rows, IMAGE)) == [f"{row.nelbo:.1f}" for row in rows[:2]]
+    assert rows[2].excess_se == pytest.approx(1 / 3) and training_sentence(rows, IMAGE, 2).endswith(LONGER)
+    assert decimals(training_sentence(rows, IMAGE, 2)) == [f"{row.nelbo:.1f}" for row in rows[:2]]
+
+
+def test_one_value_per_example_has_no_structure_that_a_network_could_lack() -> None:
+    """The best network on one coordinate is as good as the frequencies of its values; one that is worse lacks them."""
+    of_best = torch.tensor([0.1, 2.3, 0.1, 0.1]).double()
+    for network, is_trained in ((of_best, True), (of_best + 0.01, False)):
+        rows = nelbo_rows(network, torch.stack([of_best, torch.full_like(of_best, 9.0)]), IMAGE)
+        assert (LONGER not in training_sentence(rows, IMAGE, 1)) == is_trained
+        assert training_sentence(rows, IMAGE, 2).endswith(LONGER)
+
+
+def test_a_network_that_is_better_by_chance_is_not_said_to_be_no_better() -> None:
+    network = torch.tensor([1.0, 2.0, 3.0]).double()
+    better, worse = (network + torch.tensor(by) for by in ([2.0, -1.0, 1.0], [-2.0, 1.0, -1.0]))
+    clear = network + 9
+    for pairs in (((clear, better), (clear, worse)), ((better, clear), (worse, clear))):
+        rows = [nelbo_rows(network, torch.stack(pair), IMAGE) for pair in pairs]
+        assert len({conclusion(training_sentence(one, IMAGE, 2)) for one in rows}) == 2
 
 
 @pytest.mark.parametrize("num", [2, 3, 5])
@@ -146,16 +164,18 @@ def test_a_few_examples_rarely_show_that_a_network_without_structure_has_learned
     for _ in range(400):
         network = torch.randn(num, generator=g).double()
         rows = nelbo_rows(network, torch.stack([torch.randn(num, generator=g).double(), network + 5]), IMAGE)
-        shown += not training_sentence(rows, IMAGE).endswith(LONGER)
+        shown += not training_sentence(rows, IMAGE, 2).endswith(LONGER)
     assert shown <= 20
 
 
 def test_the_error_of_a_difference_is_never_shown_as_0_where_it_is_not() -> None:
     network = torch.tensor([1.0, 1.01]).double()
     one, two = (nelbo_rows(network[:n], torch.stack([2 * network, 3 * network])[:, :n], IMAGE) for n in (1, 2))
-    assert [float(value) for value in decimals(training_sentence(two, IMAGE))[-1:]] == pytest.approx([0.005], abs=1e-3)
+    assert [float(value) for value in decimals(training_sentence(two, IMAGE, 2))[-1:]] == pytest.approx(
+        [0.005], abs=1e-3
+    )
     assert [row.excess_se for row in one] == [None] * 3
-    assert decimals(training_sentence(one, IMAGE)) == ["1.0"] and LONGER not in training_sentence(one, IMAGE)
+    assert decimals(training_sentence(one, IMAGE, 2)) == ["1.0"] and LONGER not in training_sentence(one, IMAGE, 2)
 
 
 def test_a_classifier_that_is_not_good_enough_is_said(found: Findings) -> None:

@@ -14,6 +14,7 @@ from helpers import (
     Inconsistent,
     block_of,
     brute_bound,
+    conclusion,
     data_of,
     decimals,
     found_by,
@@ -152,6 +153,16 @@ def test_the_verdict_says_what_its_numbers_say() -> None:
     same = found_by(LikelihoodStudy(orders=2), data_of(target), target.denoiser(), PLAN)
     row = next(row for row in block_of(same, "likelihoods") if row.denoiser == "learned")
     assert decimals(same.verdict[0]) == [f"{row.entropy:.5f}"] * 2
+
+
+def test_orders_that_give_an_example_other_probabilities_are_never_said_to_agree() -> None:
+    """Of few examples the fall of the bound may be within its error, and yet no chance: it is 0 where orders agree."""
+    target = random_target(2, 3, seed=0)
+    denoisers = (target.denoiser(), Inconsistent(2, 3, 2, seed=0))
+    found = [found_by(LikelihoodStudy(orders=2, num_images=2), unknown(target, 50), one, PLAN) for one in denoisers]
+    last = block_of(found[1], "bounds")[1]
+    assert 0 < last.fall < 2 * last.fall_se
+    assert conclusion(found[0].verdict[0]) != conclusion(found[1].verdict[0])
 
 
 def test_data_that_nothing_is_known_of_need_a_network() -> None:
