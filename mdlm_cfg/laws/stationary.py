@@ -53,8 +53,9 @@ def stationary_law(denoiser: Denoiser, guidance: Guidance, target_class: int | N
     before = math.inf
     for _ in range(MAX_MOVES):
         after = kernel.sweep(law)
+        after = after / after.sum()  # first: rounding of strong guidance takes as much mass in every move
         change = read((after - law).abs().sum()[None])[0] / 2
-        law = after / after.sum()
+        law = after
         slowness = min(change / before, 1.0) if before > 0 else 0.0
         if change <= max(CLOSE * (1 - slowness), NOISE):  # what is still to come is a geometric series
             return law
