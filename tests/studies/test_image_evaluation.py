@@ -181,7 +181,9 @@ def test_the_error_of_a_difference_is_never_shown_as_0_where_it_is_not() -> None
 def test_a_classifier_that_is_not_good_enough_is_said(found: Findings) -> None:
     warned = []
     for accuracy, num in ((0.43, 42), (0.3, 10_000), (0.8, 1000), (0.95, 1000)):
-        *said, _, _ = verdict_of(block_of(found, "distances"), [], [JudgeRow("classifier", accuracy, 1 / 3, num)], 360, 20)
+        *said, _, _ = verdict_of(
+            block_of(found, "distances"), [], [JudgeRow("classifier", accuracy, 1 / 3, num)], 360, 20
+        )
         assert [decimals(sentence) for sentence in said] == [[f"{100 * accuracy:.1f}", "33.3"]] * (accuracy < 0.95)
         warned += [conclusion(sentence) for sentence in said]
     assert warned[0] == warned[1] != warned[2]  # too weak to rely on what it measures; and only rough
