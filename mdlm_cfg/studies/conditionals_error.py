@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from mdlm_cfg.chain.denoiser import Denoiser, conditionals
 from mdlm_cfg.compare.conditionals_error import conditionals_error
-from mdlm_cfg.compare.images import independent_nelbos
 from mdlm_cfg.compare.metrics import student
 from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
@@ -62,13 +62,19 @@ def _error(case: Case, name: str, num_test: int, num_draws: int) -> dict[str, An
     classes = labels if name == "conditional" else None
     generator = generator_for("masks", name, case.plan.seed)
     found = conditionals_error(case.target, case.denoisers[LEARNED], x, classes, num_draws, generator)
-    return vars(found) | {"independent": _independent(x, classes, case.data.num_tokens)}
+    return vars(found) | {"independent": _independent(case.target.denoiser(), x, classes)}
 
 
-def _independent(x: Tensor, classes: Tensor | None, num_tokens: int) -> float:
-    """Mean -log p of examples under independent coordinates that have the examples' own frequencies."""
-    parts = [x] if classes is None else [x[classes == k] for k in classes.unique()]
-    return math.fsum(float(independent_nelbos(part, part, num_tokens).sum()) for part in parts) / len(x)
+def _independent(exact: Denoiser, x: Tensor, classes: Tensor | None) -> float:
+    """Mean -log p of examples under independent coordinates with the exact marginals, of their class or of all."""
+    x = x.long()
+    masked = torch.full_like(x[:1], exact.num_tokens)
+    total = 0.0
+    for k in [None] if classes is None else classes.unique().tolist():
+        own = x if k is None else x[classes == k]
+        log_p = conditionals(exact, masked, k).expand(len(own), -1, -1)
+        total -= float(log_p.gather(2, own[..., None]).sum())
+    return total / len(x)
 
 
 def error_rows(case: Case, made: Made, num_test: int, num_draws: int) -> list[ConditionalsRow]:
@@ -89,7 +95,7 @@ def error_block(rows: Sequence[ConditionalsRow], tested: str, unit: str) -> Bloc
     text = (
         f"On {row.num_examples:,} {tested}, {row.num_draws} masks each; the masks are the same for the network and the "
         "exact conditionals. The KL divergence of the network's conditionals from the exact ones estimates the same "
-        "error with less noise. Independent values have the frequencies of these examples and no structure. The "
+        "error with less noise. Independent values have the exact marginals and no structure. The "
         "conditionals are those given the class (conditional) and those of the whole mixture (null)."
     )
     models = ["nelbo", "exact_nelbo", "entropy", "independent"]
