@@ -211,9 +211,9 @@ def brute_bound(target: TableMixture, denoiser: Denoiser, k: int | None, orders:
     return total
 
 
-def every_pair(firsts: Collection[Any], seconds: Collection[Any]) -> list[Any]:
-    """Parameters: all pairs, of which each value is in one that is quick."""
-    least = min(len(firsts), len(seconds))
+def every_pair(firsts: Collection[Any], seconds: Collection[Any], quick: int | None = None) -> list[Any]:
+    """Parameters: all pairs, of which each value is in one that is quick, or one of `quick` pairs is."""
+    least = quick or min(len(firsts), len(seconds))
     pairs = product(enumerate(firsts), enumerate(seconds))
     return [pytest.param(a, b, marks=[pytest.mark.slow] if (i - j) % least else []) for (i, a), (j, b) in pairs]
 

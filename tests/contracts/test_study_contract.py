@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
-from helpers import Blurred, Inconsistent, data_of
+from helpers import Blurred, Inconsistent, data_of, every_pair
 from references import studies
 from study_cases import CASES, HIDDEN
 from torch import Tensor
@@ -152,8 +152,7 @@ def test_without_a_network_nothing_is_said_of_one(name: str) -> None:
         assert not any(getattr(row, "denoiser", "") == "learned" for block in findings.blocks for row in block.rows)
 
 
-@names
-@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize(("name", "asked"), every_pair(CASES, ASKED, 3))
 def test_what_is_asked_is_refused_before_any_work_or_answered(name: str, asked: str) -> None:
     study = CASES[name][0]
     case = case_of(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, Inconsistent, block_of, conclusion, data_of, decimals, found_by, random_target
+from helpers import Blurred, Inconsistent, block_of, conclusion, data_of, decimals, every_pair, found_by, random_target
 from study_cases import CASES, PIXELS, TABLE
 from torch import Tensor
 
@@ -93,8 +93,7 @@ SUMS = ("bound", "total_bound")
 SLOW = ("BestScheduleStudy", "TableCorrection", "TableMoves", "LikelihoodStudy")
 
 
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(("name", "learned"), every_pair(TARGETS, [False, True]))
 @pytest.mark.parametrize(
     "study", [pytest.param(study, marks=pytest.mark.slow) if study in SLOW else study for study in STUDIES]
 )
