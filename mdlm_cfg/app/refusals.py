@@ -39,9 +39,9 @@ VALUED = (  # options that have a value
 
 
 def check_keys(arguments: Sequence[str]) -> None:
-    """Raise UserError for an argument without a key, such as "=3", and for a setting with dashes: "--seed=3"."""
+    """Raise UserError for an argument without a key, such as "=3" or "@a=3", and for a setting with dashes, "--a=3"."""
     for argument in arguments:
-        if re.match(r"[+~]*=", argument):
+        if re.match(r"[+~]*(?:[=@]|$)", argument):
             raise UserError(f"{argument!r} has no key: write key=value, such as seed=3")
         option = re.match(r"--([\w.]+)=", argument)
         if option is not None and option[1] not in OPTIONS:

@@ -229,8 +229,8 @@ class Decay:
         if growth == "linear":
             return (
                 "-ln TV grows linearly in w: the probability that the chain visits a neutral partial state, where "
-                f"guidance changes nothing, falls exponentially in w. The largest p(x_U | z) of the "
-                f"{len(self.neutral)} such states is {self._largest(lambda one: one.probability)}."
+                "guidance changes nothing, falls exponentially in w. The largest p(x_U | z) of such states is "
+                f"{self._largest(lambda one: one.probability)}; their number is {len(self.neutral)}."
             )
         visited = sum(one.limit > 0 for one in self.neutral)
         return (

@@ -109,6 +109,11 @@ def test_known_keys_hold_those_of_groups_and_of_the_file() -> None:
     assert "hydra" not in keys and "_target_" not in keys
 
 
+@pytest.mark.parametrize("argument", ["=3", "++=3", "@a=1", "+@a=1", "~", "~@a", ""])
+def test_an_argument_without_a_key_is_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert repr(argument) in refusal(capsys, "train", argument)
+
+
 @pytest.mark.parametrize(
     "typed",
     [
