@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -25,7 +26,7 @@ from mdlm_cfg.app.commands import INTERRUPTED
 from mdlm_cfg.app.overrides import comma_outside_brackets, why_unreadable
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.annotations import in_words
-from mdlm_cfg.support.errors import UserError, cut, on_one_line, said_by, text_of
+from mdlm_cfg.support.errors import MOST, UserError, cut, on_one_line, said_by, text_of
 from mdlm_cfg.support.instantiate import OWN, called_in, ends_quietly
 from mdlm_cfg.support.memory import is_lack_of_memory
 from mdlm_cfg.support.schema import TYPES
@@ -36,11 +37,11 @@ USER_ERROR = 2
 FAULT = 1
 PACKAGE = Path(__file__).resolve().parent.parent
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # raised by a write that has no file name to report
-PLUGINS = "hydra_plugins"  # the package of hydra's launchers and sweepers
-MOST_SAID = 2_000  # characters of a message: other code may raise one of any length
-MOST_TRACED = 20_000  # characters of a traceback, which ends in that message
-OPEN = (errno.EMFILE, errno.ENFILE)  # whichever file was to be opened
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # which a write finds without a name at hand
+PLUGINS = ("hydra_plugins", "core_plugins")  # folders of hydra's launchers and sweepers, the second of its own ones
+MOST_SAID = 2_000  # letters of a message: other code may raise a text of any length
+MOST_TRACED = 20_000  # of a traceback, which ends in that text
+OPEN = (errno.EMFILE, errno.ENFILE)  # whatever file is to be opened next
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Account:
     """The message of a failure: plain text, which can be stored in a file.
 
     Attributes:
-        code: to exit with. said: one sentence. text: for the terminal, with a traceback where one is shown.
+        code: to exit with. said: one sentence. text: for the terminal, with a traceback where there is to be one.
     """
 
     code: int
@@ -89,7 +90,7 @@ def account_of(failure: Failure, full: bool = False) -> Account:
 
 
 def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None:
-    """Print what ended each job and exit: code 2 if users can fix every failure, else 1; without failures do nothing.
+    """Say what ended each job and exit: code 2 if users can fix all of it, 1 otherwise; nothing for no failures.
 
     Args:
         full: see `account_of`.
@@ -103,7 +104,7 @@ def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None
 
 
 def interrupted() -> int:
-    """Say that a command was interrupted, after the messages on what is kept; returns the exit code."""
+    """Say that a command was interrupted, after what is kept; the code to exit with."""
     print("interrupted", file=sys.stderr)
     return INTERRUPTED
 
@@ -112,7 +113,7 @@ def interrupted() -> int:
 def as_command() -> Iterator[None]:
     """Streams, interrupts and errors of a command, for its work inside: every command ends in the same way.
 
-    Commands that hydra starts do more at their end (`mdlm_cfg.app.cli`).
+    Those that hydra starts do more at their end (`mdlm_cfg.app.cli`).
     """
     with steady_streams(), interrupts_alike():
         try:
@@ -141,7 +142,7 @@ def sentence(error: BaseException) -> str | None:
             return comma_outside_brackets(ambiguous[1])
         swept = re.match(r"Sweep parameters '(.*)' requires --multirun", text_of(error))
         if swept is not None:
-            return f"{swept[1]} means several jobs: give it with -m, as in -m {swept[1]}"
+            return f"{swept[1]} asks for several jobs: give it with -m, as -m {swept[1]}"
         message = _hydra_line(text_of(error))
         wrong = re.match(r"Error merging override \+*(\w+)=(.*)", message)
         if wrong is not None and wrong[1] in TYPES and isinstance(cause, ValidationError):
@@ -150,11 +151,11 @@ def sentence(error: BaseException) -> str | None:
         if re.search(r"^In '(\w+)/.*Key '\1' not in ", message):
             message += "; settings of the whole command need # @package _global_ as the first line of that file"
         return f"{message}: {_hydra_line(text_of(cause))}" if isinstance(cause, OmegaConfBaseException) else message
-    # Lightning's own, recognised by name: importing it takes seconds
+    # Lightning's own, known by its name: to import it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return on_one_line(text_of(error)) or type(error).__name__
     if isinstance(error, RuntimeError) and text_of(error).startswith("Early stopping conditioned on metric"):
-        return on_one_line(text_of(error))  # of Lightning, with the names of the metrics
+        return on_one_line(text_of(error))  # of Lightning, with the names that there are
     if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
         return (
             f"wandb refused this: {on_one_line(text_of(error))}; see the logger's settings and the variables WANDB_..."
@@ -166,31 +167,40 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _of_a_launcher(error: BaseException) -> str | None:
-    """The message of a launcher or sweeper, a plugin of hydra, such as of a cluster that is not available."""
+    """What a launcher or a sweeper says, which is a plugin of hydra, such as of a cluster that is not there."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(PACKAGE):  # a job in this process
             return None
-        if PLUGINS in path.parts:
-            which = path.parts[path.parts.index(PLUGINS) + 1].removeprefix("hydra_").replace("_", " ")
+        if inside := next((after for name, after in pairwise(path.parts) if name in PLUGINS), None):
+            which = Path(inside).stem.removeprefix("hydra_").replace("_", " ")
             said = said_by(error) if text_of(error) else f"{type(error).__name__}: {frame.line}"  # of an assertion
             return f"the {which} of this sweep has failed: {said}"
     return None
 
 
 def _of_the_environment(error: BaseException) -> str | None:
-    """A library's error about an environment variable: its code names the variable, and the message its value."""
+    """What a library says of an environment variable: its code names the variable, and the message its value.
+
+    The name is in the code itself, or in a constant of its module.
+    """
     if not isinstance(error, ValueError):
         return None
-    names = {name for frame, _ in traceback.walk_tb(error.__traceback__) for name in _texts(frame.f_code.co_consts)}
+    names: set[str] = set()
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        own = frame.f_code
+        names |= {*_texts(own.co_consts), *_texts(tuple(frame.f_globals.get(name) for name in own.co_names))}
+    text = text_of(error)
     for name in sorted(names & os.environ.keys()):
-        if os.environ[name] and repr(os.environ[name]) in text_of(error):
-            return f"the environment variable {name}={os.environ[name]} is not allowed: {on_one_line(text_of(error))}"
+        value = os.environ[name]
+        is_word = value and not value.isdecimal() and re.search(rf": {re.escape(value)}\b", text)
+        if value and (repr(value) in text or is_word):
+            return f"the environment variable {name}={value} is not allowed: {cut(on_one_line(text), MOST)}"
     return None
 
 
 def _texts(constants: Iterable[object]) -> Iterator[str]:
-    """The strings among the constants of a code object, also those in tuples."""
+    """The texts among the constants of a code, and in tuples of them."""
     for value in constants:
         if isinstance(value, tuple | frozenset):
             yield from _texts(value)
@@ -199,7 +209,7 @@ def _texts(constants: Iterable[object]) -> Iterator[str]:
 
 
 def _of_the_machine(error: BaseException) -> str | None:
-    """The message for an error of the disk, of another process or of memory; None for any other error."""
+    """What is said of the disk, of another process and of memory; None of any other error."""
     if isinstance(error, FileNotFoundError) and error.errno == errno.ENOENT and error.filename is None:  # of os.getcwd
         return "the working directory no longer exists: change to another one"
     if isinstance(error, OSError) and error.errno in OPEN:
@@ -268,7 +278,7 @@ def _place_in_own_code(error: BaseException) -> str | None:
 
 
 def _device_of_own_code() -> str | None:
-    """The message for own code that has changed the device on which torch makes all tensors, ours included."""
+    """What is said of own code that has changed where torch makes every tensor, also those of this package."""
     torch = sys.modules.get("torch")
     if not OWN or torch is None or torch.get_default_device().type == "cpu":
         return None
@@ -278,10 +288,10 @@ def _device_of_own_code() -> str | None:
 
 @contextmanager
 def no_exit_of_own_code() -> Iterator[None]:
-    """Code that the command line names cannot end a command as if its work were done, nor a whole sweep with one job.
+    """Code that the command line names cannot end a command inside as if all were done, nor a sweep with its job.
 
     Raises:
-        UserError: in place of a SystemExit, or another error that is not an Exception (`asyncio.CancelledError`).
+        UserError: in place of a SystemExit, or another error that is no Exception (`asyncio.CancelledError`).
     """
     try:
         yield
@@ -303,7 +313,7 @@ def own_places() -> list[Path]:
 
 
 def _is_of_another_process(error: BaseException) -> bool:
-    """Whether torch reports that one of several processes no longer answers."""
+    """Whether torch says that one of several processes does not answer any more."""
     name = type(error).__name__
     text = text_of(error)
     is_of_gloo = isinstance(error, RuntimeError) and "gloo" in text and ("by peer" in text or "Timed out" in text)
@@ -311,7 +321,7 @@ def _is_of_another_process(error: BaseException) -> bool:
 
 
 def _not_yaml(error: yaml.YAMLError) -> str:
-    """The YAML file that cannot be read, and the line."""
+    """The file of YAML that cannot be read, and where in it."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:  # of a character that is not allowed
         return f"{getattr(error, 'name', 'a file')} is not YAML: {on_one_line(text_of(error))}"

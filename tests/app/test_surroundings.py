@@ -149,9 +149,12 @@ def test_memory_is_a_sentence() -> None:
     assert len(said) == 1 and None not in said
 
 
+OTHERS = ("MPLBACKEND", "SOURCE_DATE_EPOCH", "LOCAL_RANK", "TORCH_LOGS")
+
+
 @pytest.mark.parametrize(
     "variable",
-    ["RANK", *(pytest.param(one, marks=pytest.mark.slow) for one in ("MPLBACKEND", "SOURCE_DATE_EPOCH", "LOCAL_RANK"))],
+    ["RANK", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)],
 )
 def test_a_variable_that_a_library_cannot_read_is_named(variable: str) -> None:
     code = "import sys; sys.argv[1:] = ['denoiser=exact']; from mdlm_cfg.app.cli import evaluate; evaluate()"
@@ -159,6 +162,20 @@ def test_a_variable_that_a_library_cannot_read_is_named(variable: str) -> None:
     found = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == USER_ERROR and len(found.stderr.splitlines()) == 1
     assert f"{variable}=nonsense" in found.stderr
+
+
+NAMED_ELSEWHERE = "OWN_VARIABLE"
+
+
+@pytest.mark.parametrize("form", ["{!r} is no number", "Invalid settings: {}, must be a list"])
+def test_a_variable_that_a_constant_names_is_found(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch does with TORCH_LOGS."""
+    monkeypatch.setenv(NAMED_ELSEWHERE, "nonsense")
+    with pytest.raises(ValueError, match="nonsense") as found:
+        raise ValueError(form.format(os.environ[NAMED_ELSEWHERE]))
+    assert f"{NAMED_ELSEWHERE}=nonsense" in (sentence(found.value) or "")
+    monkeypatch.setenv(NAMED_ELSEWHERE, "something else")
+    assert sentence(found.value) is None
 
 
 def test_a_wrong_argument_of_a_configured_object_names_its_key() -> None:

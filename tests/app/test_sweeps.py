@@ -20,6 +20,7 @@ import pytest
 import yaml
 from commands import EXACT, TOY, refusal, run
 from helpers import every_pair
+from omegaconf import OmegaConf
 
 from mdlm_cfg import UserError
 from mdlm_cfg.app import eval_command, train_command
@@ -296,6 +297,20 @@ def test_odd_parameters_of_a_sweeper_are_a_sentence(
     given = ("-m", "seed=0,1", f"hydra/sweeper={sweeper}", f"runs={tmp_path}", f"hydra.sweeper.{other}")
     said = refusal(capsys, "train", *given, f"hydra.sweeper.params{value}")
     assert "hydra.sweeper.params" in said and other not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ends_a_sweep_in_hydra_itself_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = (*QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert "sweeper" in refusal(capsys, "train", *sweep, "hydra.sweeper.max_batch_size=0")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(OmegaConf, "save", full)
+    assert str(tmp_path / "sweep") in refusal(capsys, "train", *sweep)
     assert list(tmp_path.iterdir()) == []
 
 
