@@ -15,17 +15,17 @@ from mdlm_cfg.support.by_value import exact_number
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
 
-ROUNDING = 1e-9  # of a share of coordinates: 0.42 of 150 are 63
+ROUNDING = 1e-9  # added to a share of coordinates before it is rounded down: 0.42 of 150 is 63
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AdaptiveCFG(Rule):
     """A-CFG (arXiv 2505.20199): the -w term sees x with its least confident known coordinates masked again.
 
-    The confidence of a known coordinate is p(x_i | x without i, z), so a state needs D + 2 rows; ties, which are those
-    of policies, are broken by position. The published code reads confidences off the logits of the known tokens
+    The confidence of a known coordinate is p(x_i | x without i, z), so a state needs D + 2 rows. Ties, defined
+    as for policies, are broken by position. The published code reads confidences off the logits of the known tokens
     themselves, which denoisers here do not have (a known coordinate's row is a copy), and masks the prompt in the same
-    term; here that term has no class. There is no T.
+    term; here that term has no class. The rule has no T.
 
     Args:
         k: how many known coordinates are masked again, at most all; or
@@ -67,7 +67,7 @@ class AdaptiveCFG(Rule):
         count = self._count(num_known)
         masked_again = tokens.masked_fill(place < count[:, None], mask_id)
         log_base = conditionals(denoiser, masked_again, None)
-        # a coordinate that is masked in both is compared; others mean nothing
+        # only coordinates masked in both states count; values at others are arbitrary
         w = constant_on((*table, 0.0), tokens.device)[num_known][:, None, None]
         return powers_of([log_cond, log_base.masked_fill(known[..., None], 0.0)], [1 + w, -w])
 
@@ -78,7 +78,7 @@ class AdaptiveCFG(Rule):
         return (num_known.double() * (self.share or 0.0) + ROUNDING).floor().long()
 
     def _confidence(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
-        """log p(x_i | x without i, z) of known coordinates, (B, D); of masked ones it means nothing."""
+        """log p(x_i | x without i, z) at known coordinates, (B, D); arbitrary at masked ones."""
         num, d = tokens.shape
         left_out = tokens[:, None].repeat(1, d, 1)
         left_out.diagonal(dim1=1, dim2=2).fill_(denoiser.num_tokens)

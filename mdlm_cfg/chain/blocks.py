@@ -3,8 +3,8 @@
 The first D - m coordinates are outer ones and the last m inner ones. A row of the matrix is a partial state of the
 outer coordinates, a column one of the inner; both are ordered by level (number of unmasked coordinates), and within one
 as in `Lattice`. A move of an inner coordinate is then a product with a small matrix of zeros and ones, and a move of an
-outer coordinate a sum of long contiguous pieces, of several subsets at once where they lie side by side. Where every
-call takes longer than its work, on a GPU, all outer moves into a level are one sum of gathered rows.
+outer coordinate a sum of long contiguous pieces, of several subsets at once where they are adjacent. On a GPU, where a
+call takes longer than its arithmetic, all outer moves into a level are one sum of gathered rows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch.nn.functional import embedding_bag, pad
 
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 
-MAX_WIDTH = 256  # columns: fewer are more calls, and more take longer to multiply
-MIN_WIDTH = 32  # columns of many states: moves of shorter pieces take longer than what products would
-MANY = 2**20  # states from which calls cost less than products
+MAX_WIDTH = 256  # columns: fewer need more calls, and more take longer to multiply
+MIN_WIDTH = 32  # columns, with many states: adding shorter pieces takes longer than products would
+MANY = 2**20  # number of states from which calls cost less than products
 PRODUCT_WIDTH = 12  # columns of a result: MKL computes multiples of so many in half the time that others take
 SLOW_PRODUCT = 400  # numbers of the second factor below which torch multiplies matrices in a loop of its own
-CHUNK = 2**17  # numbers that are gone through together, level by level: they stay in a processor's cache meanwhile
+CHUNK = 2**17  # numbers processed together, level by level, so that they stay in the processor's cache
 
 Run = tuple[slice, int, slice]  # subsets, the position of a coordinate, and as many subsets of another level
 HandOn = Callable[[slice], Callable[[Tensor, int], object]]  # rows -> ((values (r, K, c), inner level), in place)
@@ -37,7 +37,7 @@ class BlockedLattice:
     """The partial states of N values in D coordinates, as rows and columns.
 
     Attributes:
-        num_tokens: N. num_dims: D. device: of the matrices and of all that is made here.
+        num_tokens: N. num_dims: D. device: of all matrices made here.
     """
 
     num_tokens: int
@@ -46,7 +46,7 @@ class BlockedLattice:
 
     @cached_property
     def num_inner(self) -> int:
-        """m: as many as `MAX_WIDTH` allows, of many states no more than make `MIN_WIDTH`; and at least 1."""
+        """m >= 1: the most that `MAX_WIDTH` columns allow; with many states, no more than `MIN_WIDTH` needs."""
         n = self.num_tokens + 1
         least = MIN_WIDTH if n**self.num_dims > MANY else MAX_WIDTH
         found = 1
@@ -76,7 +76,7 @@ class BlockedLattice:
 
     @cached_property
     def parent_rows(self) -> list[Tensor]:
-        """parent_rows[q - 1][r]: for row r of outer level q, those of its q parents in theirs, int64 (rows, q)."""
+        """parent_rows[q - 1][r]: rows, in outer level q - 1, of the q parents of row r of level q, int64 (rows, q)."""
         n = self.num_tokens
         found = []
         for q, parents in enumerate(self.outer.parents, start=1):
@@ -88,9 +88,9 @@ class BlockedLattice:
 
     @cached_property
     def child_rows(self) -> list[Tensor]:
-        """child_rows[q - 1][r]: for row r of outer level q - 1, those of its children in theirs, int64 (rows, ...).
+        """child_rows[q - 1][r]: rows, in outer level q, of the children of row r of level q - 1, int64 (rows, ...).
 
-        Those that differ in the value of one coordinate alone stand side by side.
+        Children that differ only in the value of one coordinate are adjacent.
         """
         counts = ((self.outer.num_dims - level) * self.num_tokens for level in range(self.outer.num_dims))
         return [
@@ -102,7 +102,7 @@ class BlockedLattice:
     def incidence(self) -> list[Tensor]:
         """incidence[p][x, y]: 1 where column y of inner level p + 1 is column x of level p with one more value.
 
-        These and the next two go on with columns of zeros, for what comes after their result in a row; see `_widened`.
+        These matrices, `parents_of_columns` and `within` are padded with columns of zeros; see `_widened`.
         """
         return [self._widened(known, self.columns[p + 1]) for p, known in enumerate(self._one_more)]
 
@@ -113,7 +113,7 @@ class BlockedLattice:
         return [self._agree(fewer, more) for fewer, more in pairwise(levels)]
 
     def _widened(self, known: Tensor, columns: slice) -> Tensor:
-        """Columns of zeros after those of a matrix that gives some columns of a row, up to a multiple that is fast."""
+        """Pad a matrix whose products give `columns` of a row with columns of zeros, to a multiple that is fast."""
         count = known.shape[1]
         more = -count % PRODUCT_WIDTH
         has_room = columns.start + count + more <= self.columns[-1].stop
@@ -126,12 +126,12 @@ class BlockedLattice:
 
     @cached_property
     def parents_of_columns(self) -> list[Tensor]:
-        """The transposes of `incidence` without its zeros, in memory as they are read."""
+        """The transposes of `incidence` before padding, contiguous in memory and then padded too."""
         return [self._widened(known.T.contiguous(), self.columns[p]) for p, known in enumerate(self._one_more)]
 
     @cached_property
     def within(self) -> Tensor:
-        """within[y, x]: 1 where finished column y has all that is unmasked in column x, which is not finished."""
+        """within[y, x]: 1 where finished column y agrees with all unmasked coordinates of unfinished column x."""
         lattice = lattice_of(self.num_tokens, self.num_inner)
         fewer = torch.cat([lattice.tokens(p) for p in range(self.num_inner)])
         return self._widened(self._agree(fewer, lattice.tokens(self.num_inner)).T.contiguous(), self.columns[0])
@@ -144,7 +144,7 @@ class BlockedLattice:
         return [slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)]
 
     def _agree(self, fewer: Tensor, more: Tensor) -> Tensor:
-        """1 where what is unmasked in `fewer` is the same in `more`, float64 (len(fewer), len(more))."""
+        """1 where the unmasked coordinates of `fewer` are the same in `more`, float64 (len(fewer), len(more))."""
         same = (fewer[:, None] == more) | (fewer[:, None] == self.num_tokens)
         return same.all(dim=-1).double().to(self.device)
 
@@ -174,8 +174,8 @@ class BlockedLattice:
     def _memory(self, *shape: int) -> Tensor:
         """Uninitialised float64 numbers.
 
-        numpy asks the system for large pages, and torch does not: to get memory in pages of 4 KiB takes as long as to
-        compute what is written there.
+        numpy requests large pages and torch does not: allocating pages of 4 KiB takes as long as computing their
+        contents.
         """
         if self.device.type == "cpu":
             return torch.from_numpy(np.empty(shape))
@@ -202,14 +202,14 @@ class BlockedLattice:
             total.add_(value)
 
     def by_subset(self, values: Tensor, level: int) -> Tensor:
-        """The rows of one outer level, those of each of its subsets as one long row."""
+        """The rows of one outer level, with those of each subset joined into one long row."""
         return values[self.rows[level]].view(len(self.outer.subsets[level]), -1)
 
     def pieces_of(self, level: int, size: int) -> Iterator[tuple[range, slice]]:
         """Subsets of an outer level and their rows, in pieces of about `CHUNK` numbers; one on a GPU.
 
         Args:
-            size: of a row.
+            size: numbers in a row.
         """
         count = len(self.outer.subsets[level])
         each = self.num_tokens**level
@@ -220,10 +220,10 @@ class BlockedLattice:
             yield subsets, slice(first + subsets.start * each, first + subsets.stop * each)
 
     def sum_over_children(self, values: Tensor, total: Tensor | None = None) -> Tensor:
-        """Of every partial state, the sum of `values` over all states with one more value; 0 for finished ones.
+        """For every partial state, the sum of `values` over all states with one more value; 0 for finished ones.
 
         Args:
-            total: where the sums are written; None is new memory.
+            total: where the sums are written; None allocates it.
         """
         n = self.num_tokens
         total = torch.empty_like(values) if total is None else total
@@ -244,14 +244,15 @@ class BlockedLattice:
         return total
 
     def push(self, start: Tensor, hand_on: HandOn, to_the_end: bool = True, out: Tensor | None = None) -> Tensor:
-        """What every partial state passes to each of its children, if it receives what its parents pass to it.
+        """What every partial state passes to each of its children, given that it receives what its parents pass to it.
 
         Args:
-            start: (K,) what the first state, all masked, gets.
-            hand_on: gives for some rows of one outer level a function that makes of what states get what they hand on,
-                in place, of the columns of one inner level.
-            to_the_end: whether finished states get theirs too; otherwise it is to be had by `arrivals`.
-            out: where it is written, (rows, K, columns), each row after `hand_on` was asked for it; None is new memory.
+            start: (K,) what the all-masked state receives.
+            hand_on: maps rows of one outer level to a function that turns, in place, what the states in the columns of
+                one inner level receive into what they pass on.
+            to_the_end: whether to compute what finished states receive; otherwise `arrivals` computes it.
+            out: where the result is written, (rows, K, columns), each row after `hand_on` was called for it; None
+                allocates it.
 
         Returns:
             (rows, K, columns).
@@ -284,7 +285,7 @@ class BlockedLattice:
         return values
 
     def _beyond(self, values: Tensor, p: int, known: Tensor) -> Tensor:
-        """The columns of inner level p, and as many after them as a product with `known` has."""
+        """The columns of inner level p and those after them that a product with `known` fills."""
         return values.narrow(1, self.columns[p].start, known.shape[1])
 
     def by_level(self, values: Tensor) -> tuple[Tensor, ...]:
@@ -296,7 +297,7 @@ class BlockedLattice:
         return [columns.stop - columns.start for columns in self.columns]
 
     def _receive(self, part: Tensor, values: Tensor, level: int, subsets: range, width: int) -> None:
-        """Make the first columns of a piece of an outer level, `width` at least, the sums over their outer parents."""
+        """Set the first columns (at least `width`) of a piece of an outer level to sums over their outer parents."""
         n = self.num_tokens
         if self.at_once:
             given = values[self.rows[level - 1]].flatten(1)
@@ -313,10 +314,10 @@ class BlockedLattice:
             into.copy_(given.expand_as(into)) if j == 0 else into.add_(given)
 
     def arrivals(self, values: Tensor, mixing: Tensor) -> Tensor:
-        """Sums over the parents of every finished state of `mixing` times what they hand on: (T, N^(D-m), N^m).
+        """For every finished state, the sum over its parents of `mixing` times what they pass on: (T, N^(D-m), N^m).
 
         Args:
-            values: of a `push` that did not go to the end, (rows, K, columns). mixing: (T, K).
+            values: of a `push` without `to_the_end`, (rows, K, columns). mixing: (T, K).
         """
         n = self.num_tokens
         rows, columns = self.finished
@@ -371,8 +372,8 @@ def runs_of_parents(outer: Lattice, level: int, subsets: range) -> list[Run]:
 
 @lru_cache(maxsize=2**8)
 def runs_of_first_children(outer: Lattice, level: int) -> list[Run]:
-    """For each subset of a level, one of the level above with one more coordinate, which is its j-th."""
-    chosen: dict[int, tuple[int, int]] = {}  # any will do, and the first leaves out what changes slowest
+    """For each subset of a level, one subset of the level above and the position j of its added coordinate."""
+    chosen: dict[int, tuple[int, int]] = {}  # any will do; in the first the added coordinate varies slowest
     for child, parents in enumerate(outer.parent_rows[level]):
         for j, parent in enumerate(parents):
             chosen.setdefault(parent, (child, j))
@@ -380,7 +381,7 @@ def runs_of_first_children(outer: Lattice, level: int) -> list[Run]:
 
 
 def _runs(moves: Iterable[tuple[int, int, int]]) -> list[Run]:
-    """Moves (own subset, position, other subset), with those of neighbours to neighbours as one call."""
+    """Moves (own subset, position, other subset), those between adjacent subsets merged into one call."""
     found: list[Run] = []
     for (j, ahead), group in groupby(sorted((j, other - own, own) for own, j, other in moves), lambda move: move[:2]):
         owns = {own for _, _, own in group}

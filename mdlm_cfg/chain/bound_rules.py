@@ -1,7 +1,7 @@
-"""A rule of guidance with what it is used for: its log rho, and the states that a chain may not arrive at.
+"""A guidance rule bound to a denoiser and a class: its log rho, and the states that a chain must not reach.
 
-A rate may be infinite in a state where no chain ever is, such as one that is impossible under the class. Such a state
-is no fault: those that sample, and laws, refuse it where the chain arrives with positive probability.
+A rate may be infinite in a state that no chain reaches, such as one that is impossible under the class. That alone is
+no error: samplers and laws refuse such a state only where the chain reaches it with positive probability.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Refused:
     """Partial states without rates.
 
     Attributes:
-        states: which ones of S they are, bool (S,). tokens: all S, int64 (S, D).
-        explain: the message, from a number of a state and its tokens.
+        states: which of S states have none, bool (S,). tokens: all S states, int64 (S, D).
+        explain: gives the message from a state's number and tokens.
     """
 
     states: Tensor
@@ -32,11 +32,11 @@ class Refused:
     explain: Callable[[int, Tensor], str]
 
     def where(self, arrives: Tensor) -> None:
-        """Raise UserError where a chain arrives at one, bool with S elements."""
+        """Raise UserError where a chain arrives at one of them; `arrives` is bool with S elements."""
         raise_where(self.states & arrives.reshape(-1), self.explain, self.tokens)
 
     def at(self, rows: slice | Tensor) -> Refused:
-        """Of some of the states, by their numbers."""
+        """The same for some of the states, by their numbers."""
         return Refused(self.states[rows], self.tokens[rows], self.explain)
 
 
@@ -46,7 +46,7 @@ class BoundRule:
 
     Attributes:
         rule, denoiser, target_class, table: see `Rule.bind`.
-        log_rho: what the rule has bound.
+        log_rho: what `Rule.bind` returned.
     """
 
     rule: Rule
@@ -56,10 +56,11 @@ class BoundRule:
     log_rho: Callable[[Tensor], Tensor]
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """log rho of partial states where a chain is, (B, D, N).
+        """log rho of partial states that a chain has reached, (B, D, N).
 
         Raises:
-            UserError: a masked coordinate has an infinite rate or NaN, naming the first state; and as `anywhere`.
+            UserError: a masked coordinate has a rate that is infinite or NaN; it names the first such state. And as
+                `anywhere`.
         """
         found = self._checked(self.log_rho(tokens), tokens)
         refused = self._refused(found, tokens)
@@ -68,17 +69,17 @@ class BoundRule:
         return found
 
     def anywhere(self, tokens: Tensor) -> tuple[Tensor, Refused | None]:
-        """log rho of any partial states, and those without rates, whose log rho means nothing; None is none.
+        """log rho of any partial states, and those without rates, whose log rho is arbitrary; None if there are none.
 
         Raises:
-            UserError: a rule of one's own answers in another shape or type.
+            UserError: a user-defined rule returns another shape or type.
         """
         found = self._checked(self.log_rho(tokens), tokens)
         refused = self._refused(found, tokens)
         return found if refused is None else found.masked_fill(refused.states[:, None, None], 0.0), refused
 
     def _refused(self, found: Tensor, tokens: Tensor) -> Refused | None:
-        """The states in which a masked coordinate has an infinite rate or NaN."""
+        """The states in which a masked coordinate has a rate that is infinite or NaN."""
         if known_within(found, NEG_INF, LARGEST):
             return None
         is_masked = (tokens == self.denoiser.num_tokens)[..., None]
@@ -86,7 +87,7 @@ class BoundRule:
         return None if is_on_cpu(states) and not bool(states.any()) else Refused(states, tokens, self._explain)
 
     def _checked(self, found: Tensor, tokens: Tensor) -> Tensor:
-        """What a rule of one's own answers, as float64."""
+        """The output of a rule; that of a user-defined one is checked and converted to float64."""
         if is_ours(type(self.rule)):
             return found
         wanted = (*tokens.shape, self.denoiser.num_tokens)
@@ -104,7 +105,7 @@ class BoundRule:
 
 
 def bound(rule: Rule, denoiser: Denoiser, target_class: int | None, table: Sequence[float]) -> BoundRule:
-    """A rule with what it is used for.
+    """A rule bound to a denoiser, a class and its strengths.
 
     Raises:
         UserError: as `Rule.bind`.

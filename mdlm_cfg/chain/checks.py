@@ -1,7 +1,7 @@
-"""Checks of numbers wherever they are: at once on a CPU; on an accelerator, which no step may wait for, all at the end.
+"""Checks of tensors: immediately on a CPU; all at the end on an accelerator, since no step may wait for it.
 
-A draw or a law there runs under `checked_at_the_end`: what is found wrong on the way is kept on the device, and read
-once, when everything has been asked for.
+There a draw or a law runs under `checked_at_the_end`: the flags of failed checks stay on the device, and are read once,
+after all its work has been queued.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class DeferredCheck:
-    """What may be wrong: whether it is (), with what the message needs of the first row that is."""
+    """A check to be read later: its flag, (), and what the message needs of the first wrong row."""
 
     is_wrong: Tensor
     row: Tensor
@@ -32,7 +32,7 @@ class DeferredCheck:
     explain: Callable[..., str]
 
     def raise_(self) -> None:
-        """Raise UserError for it."""
+        """Raise UserError for this check."""
         raise UserError(self.explain(int(self.row), *(part[0].cpu() for part in self.about)))
 
 
@@ -62,50 +62,50 @@ def raise_where(wrong: Tensor, explain: Callable[..., str], *about: Tensor) -> N
 
 
 def is_on_cpu(values: Tensor) -> bool:
-    """Whether numbers are on a CPU, where they can be read without waiting for a device."""
+    """Whether a tensor is on a CPU, where it can be read without waiting for a device."""
     return values.device.type == "cpu"
 
 
 class Promise:
-    """Functions whose answers are known to have a property, which is then neither made again nor looked for.
+    """Functions whose outputs are known to have a property, which is then neither enforced nor checked again.
 
-    A function that overrides or wraps one of them is another function, and promises nothing.
+    A function that overrides or wraps one of them is a different function, and promises nothing.
     """
 
     def __init__(self) -> None:
         self._functions: set[Any] = set()
 
     def __call__(self, function: F) -> F:
-        """Note that a function keeps it; a decorator."""
+        """Register a function that has the property; a decorator."""
         self._functions.add(function)
         return function
 
     def is_kept_by(self, function: object) -> bool:
-        """Whether this very function, or method, is known to keep it."""
+        """Whether this very function or method is registered."""
         return getattr(function, "__func__", function) in self._functions
 
 
 def known_within(values: Tensor, least: float, most: float) -> bool:
-    """Whether all of some numbers are within two bounds, as far as a CPU can tell in one pass and without more memory.
+    """Whether all values lie within two bounds, as far as a CPU can tell in one pass and without more memory.
 
-    False for NaN, for an empty tensor, and for numbers on an accelerator: these must be checked one by one.
+    False for NaN, for an empty tensor, and for values on an accelerator: these must be checked elementwise.
     """
     if not is_on_cpu(values) or values.numel() == 0:
         return False
     if not values.is_floating_point():
         return all(least <= end <= most for end in map(int, ends_of(values)))
-    # of numbers in planes these two are several times as fast; either is NaN where any number is
+    # for values in planes these two calls are several times as fast; either is NaN if any value is
     return float(values.amax()) <= most and (least == -math.inf or float(values.amin()) >= least)
 
 
 def ends_of(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest of some numbers, (): a matrix in column order, which torch would copy, as it lies."""
+    """The least and the largest value, (); a matrix in column order is transposed first, since torch would copy it."""
     return torch.aminmax(values.T if values.ndim == 2 and values.T.is_contiguous() else values)
 
 
 @contextmanager
 def checked_at_the_end() -> Iterator[None]:
-    """Inside, what `raise_where` is given on an accelerator is read at the end, all at once; also a decorator."""
+    """Inside, the flags that `raise_where` gets on an accelerator are read together at the end; also a decorator."""
     if _deferred.get() is not None:  # the outer one reads
         yield
         return
@@ -127,11 +127,11 @@ def _settle(checks: list[DeferredCheck]) -> None:
 
 
 def read(numbers: Tensor) -> list[Any]:
-    """Flags or numbers (n,) on the host: where a draw or a law waits for its device."""
+    """Flags or numbers (n,) on the host; here a draw or a law waits for its device."""
     return numbers.tolist()
 
 
 @lru_cache(maxsize=64)
 def constant_on(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Numbers of the host on a device, copied there once: a copy at every step would wait for it. Not to be changed."""
+    """Host numbers on a device, copied there once: a copy at every step would wait for it. Not to be modified."""
     return torch.tensor(numbers, dtype=dtype, device=device)

@@ -18,7 +18,7 @@ from mdlm_cfg.support.by_value import value_key
 from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
-MAX_NUMBERS = 2**24  # of the states that an exact rule asks a classifier about at a time
+MAX_NUMBERS = 2**24  # numbers in the states that an exact rule gives the classifier in one call
 
 
 @runtime_checkable
@@ -53,7 +53,7 @@ class ByClassifier(Rule):
 
     with g the gradient of log p(z | x).
 
-    The expansion has no T. A state that the classifier rules out for the class is left to the denoiser alone.
+    The expansion has no T. Where the classifier gives the class probability 0 in a state, only the denoiser is used.
 
     Args:
         classifier: a classifier of partial states; with `taylor` a `SmoothClassifier`.
@@ -92,7 +92,7 @@ class ByClassifier(Rule):
         return log_rho
 
     def check(self, denoiser: Denoiser, target_class: int | None) -> None:
-        """Raise UserError where the class does not exist, or the classifier is one of another space."""
+        """Raise UserError if the class does not exist, or the classifier is defined on another space."""
         check_class(target_class, denoiser.num_classes)
         for name, what in (("num_classes", "classes"), ("num_tokens", "values"), ("num_dims", "dimensions")):
             ours = getattr(self.classifier, name, None)
@@ -100,13 +100,13 @@ class ByClassifier(Rule):
                 raise UserError(f"the classifier has {ours} {what}, and the denoiser {getattr(denoiser, name)}")
 
     def _exact(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
-        """log p(z | x_{i=v}) - log p(z | x), (B, D, N); 0 at unmasked coordinates and where z is ruled out already."""
+        """log p(z | x_{i=v}) - log p(z | x), (B, D, N); 0 at unmasked coordinates and where z is already impossible."""
         n = denoiser.num_tokens
         most = max(1, MAX_NUMBERS // (n * tokens.shape[1] ** 2))
         return torch.cat([self._exact_part(part, n, target_class) for part in tokens.split(most)])
 
     def _exact_part(self, tokens: Tensor, n: int, target_class: int) -> Tensor:
-        """`_exact` of so few states that all their neighbours are asked about at once."""
+        """`_exact` of states few enough for all their neighbours to be classified in one call."""
         (num, d) = tokens.shape
         here = self.classifier(tokens)[:, target_class, None, None]
         filled = tokens[:, None, None].expand(num, d, n, d).clone()
@@ -145,12 +145,12 @@ class ByClassifier(Rule):
         return log_t.masked_fill(log_t.isnan(), NEG_INF)
 
     def rows(self, table: Sequence[float], num_dims: int) -> int:
-        """See `Rule.rows`; what the classifier is asked is not counted."""
+        """See `Rule.rows`; calls of the classifier are not counted."""
         return 1
 
     @property
     def key(self) -> str:
-        """Its classifier is known by what it answers."""
+        """The rule's name and the outputs of its classifier at a few states."""
         return f"{self}({self._answers})"
 
     @cached_property

@@ -1,11 +1,11 @@
 """Correctors: mask a few coordinates of a finished state and refill them by the guided chain (theory, section 19).
 
 With one coordinate at a time this is Gibbs sampling of the tilted law: with all others known, rho_i(v) / Z_i is its
-conditional, for every kind of guidance. With more it is not, unless moves are accepted or rejected: along its order a
-fill carries W = the product of the Z_i of the coordinates it unmasked (theory, section 11). For the present values an
-order is drawn by forcing the policy along them, which gives W_old; a fill is proposed, which gives W_new; it is
-accepted with probability min(1, W_new / W_old). On paths that is the Metropolis ratio of the target prod pi_i T(x) and
-the proposal prod pi_i rho_i / Z_i, so that the tilted law is stationary for every size, kind and policy.
+conditional, for every kind of guidance. With more it is not, unless moves are accepted or rejected. A fill has the
+weight W, the product of the Z_i of the coordinates it unmasked, along its order (theory, section 11). An order for the
+present values is drawn by running the policy with these values forced, which gives W_old; a proposed fill gives W_new,
+and is accepted with probability min(1, W_new / W_old). On paths this is the Metropolis ratio of the target
+prod pi_i T(x) and the proposal prod pi_i rho_i / Z_i, so the tilted law is stationary for every size, kind and policy.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Correction:
         size: k, the number of coordinates that are masked together, at least 1.
         moves: m, the number of moves.
         accept: whether a refill is accepted or rejected, so that the tilted law is stationary for every size.
-        scan: which coordinates a move masks. "random": k of them, uniformly. "sequential": k after k, in order, and
-            from the start again. "lowest_confidence": the k with the lowest probability rho_i(x_i) / Z_i of their own
+        scan: which coordinates a move masks. "random": k of them, uniformly. "sequential": the next k in
+            order, cyclically. "lowest_confidence": the k with the lowest probability rho_i(x_i) / Z_i of their own
             value given all others, ties in random order (after informed correctors, arXiv 2407.21243; there the
             network gives these probabilities in one call, here they take D rows).
         policy: the order in which they are refilled, one at a time; None is that of the kind of guidance.
         parallel: refill all k from one call, independently.
 
     Raises:
-        UserError: another scan or policy, numbers out of range, or accept of refills in parallel.
+        UserError: another scan or policy, numbers out of range, or parallel with accept or a policy.
     """
 
     size: int = 1
@@ -78,14 +78,14 @@ class Correction:
     def is_invariant(self) -> bool:
         """Whether it leaves the tilted law invariant, for exact conditionals, one w, and no temperature or top-p.
 
-        Moves of one coordinate do, and moves with accept. A choice of coordinates that looks at their own values
-        ("lowest_confidence") does not.
+        Moves of one coordinate do, and moves with accept. A choice of coordinates that depends on their own
+        values ("lowest_confidence") does not.
         """
         return (self.size == 1 or self.accept) and self.scan != "lowest_confidence"
 
     @property
     def label(self) -> str:
-        """The correction for people, with whether it is invariant."""
+        """The correction as text, and whether it leaves the tilted law invariant."""
         invariant = (
             "leaves the tilted law invariant" if self.is_invariant else "does not leave the tilted law invariant"
         )
@@ -116,7 +116,7 @@ class Correction:
         return self.moves * (one + (num_dims if self.scan == "lowest_confidence" else 0))
 
     def check(self, num_dims: int, num_free: int | None = None) -> None:
-        """Raise UserError unless it can be made of D coordinates, of which at least `num_free` are free."""
+        """Raise UserError unless the correction fits D coordinates, of which at least `num_free` are free."""
         free = num_dims if num_free is None else num_free
         if self.size > free:
             raise UserError(
@@ -148,10 +148,10 @@ class Correction:
 
         Args:
             x: finished states, int64 (B, D). free: bool (B, D), which coordinates may change, at least `size` in every
-                row; None is all. made: moves that were made before; a sequential scan goes on from there.
+                row; None is all. made: the number of earlier moves, from which a sequential scan continues.
 
         Returns:
-            int64 (B, D). A refill that ends with a mask, since nothing can be there, is undone.
+            int64 (B, D). A refill that leaves a mask, because no value is possible there, is undone.
         """
         check_shape(x, denoiser.num_dims)
         check_finished(x, denoiser.num_tokens)
@@ -189,7 +189,7 @@ def check_finished(x: Tensor, num_tokens: int) -> None:
 
 @dataclass(frozen=True)
 class _Filling:
-    """The moves of one correction, with what they need of the chain."""
+    """The moves of one correction, with the parts of the chain that they need."""
 
     correction: Correction
     step: SelectFirstStep
@@ -198,7 +198,7 @@ class _Filling:
     generator: torch.Generator | None
 
     def chosen(self, x: Tensor, free: Tensor, number: int) -> Tensor:
-        """Which coordinates the move of a number, from 0, masks: bool (B, D), `size` in every row."""
+        """Which coordinates move `number` (from 0) masks: bool (B, D), `size` in every row."""
         size = self.correction.size
         if self.correction.scan == "sequential":
             place = free.cumsum(dim=1) - 1
@@ -239,7 +239,7 @@ class _Filling:
         """The masked coordinates filled one at a time, and the logarithm of W, (B,).
 
         Args:
-            values: int64 (B, D), which the coordinates are given; None draws them. W is 0 where one is impossible.
+            values: int64 (B, D), the values to fill in; None draws them. W is 0 where one is impossible.
         """
         log_weight = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         places = torch.arange(x.shape[1], device=x.device)

@@ -39,12 +39,12 @@ class Keeping(ABC):
 
 @dataclass(frozen=True)
 class MostConfident(Keeping):
-    """The k candidates with the largest c_i; equals come in random order.
+    """The k candidates with the largest c_i; ties are broken at random.
 
     Args:
-        count: k; all of those left where there are fewer.
-        temperature: t of Gumbel noise: the k largest of ln c_i + t G_i, which is to draw them one by one, without
-            replacement, in proportion to c_i^(1/t). 0 is none.
+        count: k; all candidates if there are fewer.
+        temperature: t of Gumbel noise: the k largest of ln c_i + t G_i, which is the same as drawing them one by one,
+            without replacement, in proportion to c_i^(1/t). 0 is no noise.
     """
 
     count: int
@@ -76,7 +76,7 @@ class AboveThreshold(Keeping):
 class ByFactor(Keeping):
     """The n most probable candidates, n the largest with (n + 1)(1 - c_(n)) < factor, at least 1 (arXiv 2505.22618).
 
-    c_(n) is the n-th largest. The left side grows with n, so that this is also the first n that fails, less one.
+    c_(n) is the n-th largest. The left side grows with n, so this n is also one less than the first that fails.
     """
 
     factor: float
@@ -122,7 +122,7 @@ class DrawFirstStep(Step):
         device = values.device
         places = torch.arange(m, device=device) if coordinates is None else coordinates
         candidate = candidates(self.blocks, log_z, places)
-        # a coordinate that is no candidate has one draw that counts: it is summed over in no other way
+        # a coordinate that cannot move is drawn uniformly: its draws sum to 1 and change nothing
         able = (log_z > NEG_INF)[..., None]
         drawn = torch.where(able, values, 1.0 / n)
         chance = values.new_ones(states, 1)
@@ -149,10 +149,10 @@ class EntropyBoundStep(SelectFirstStep):
     arXiv 2505.24857); then their values, independently.
 
     The bound is on the mutual information of the values of one step, where the r_i are conditionals of one joint;
-    guided r_i are not, and nothing is bounded then. Of the paper's orders this is the one by entropy.
+    guided r_i are not, and then nothing is bounded. Of the paper's orders this is the one by entropy.
 
     Args:
-        gamma: in nats, at least 0: at 0 one coordinate at a time, with all whose value is certain.
+        gamma: in nats, at least 0; at 0, one coordinate at a time together with all whose values are certain.
         blocks: as in `DrawFirstStep`.
     """
 
@@ -199,5 +199,5 @@ def as_blocks(policy: Policy | None, name: str) -> Blocks | None:
 
 
 def _equal(able: Tensor) -> Tensor:
-    """Equal weights of all that can be taken: 0, and -inf elsewhere."""
+    """Equal log-weights of all coordinates that can be taken: 0, and -inf elsewhere."""
     return torch.zeros_like(able, dtype=torch.float64).masked_fill(~able, NEG_INF)

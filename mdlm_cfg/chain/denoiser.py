@@ -22,13 +22,13 @@ CPU = torch.device("cpu")
 NEG_INF = float("-inf")
 HALF_TYPES = (torch.float16, torch.bfloat16)
 TOLERANCE = 1e-6  # how far from 1 a row of probabilities may sum: more than float32 rounding leaves
-ROUNDING = 1e-14  # what a row may be off that is normalised in float64 already: it is left as it is, to the last bit
-HALF_TOLERANCE = 1e-2  # the same of types with half as many digits
-STEADY = 0.02  # TV between two answers to one state, from where they are two: bfloat16 leaves less
-PROBED = 4  # partial states at which answers are compared
+ROUNDING = 1e-14  # error up to which a row counts as normalised in float64: it is kept as it is, to the last bit
+HALF_TOLERANCE = 1e-2  # the same for half-precision types
+STEADY = 0.02  # TV above which two outputs for one state count as different: bfloat16 rounding leaves less
+PROBED = 4  # partial states at which outputs are compared
 
 
-normalizes = Promise()  # of a denoiser's methods: rows that are numbers are in planes, and sum to 1 to float64 rounding
+normalizes = Promise()  # of a denoiser's methods: rows without NaN are in planes, and sum to 1 to float64 rounding
 
 
 @runtime_checkable
@@ -96,7 +96,7 @@ class FunctionDenoiser:
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and every submodule's own mode again outside."""
+    """Evaluation mode inside; every submodule's own mode is restored afterwards."""
     training = _in_training(net)
     if training:
         net.eval()
@@ -108,7 +108,7 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 
 
 def _in_training(net: nn.Module) -> list[nn.Module]:
-    """The modules of a network that are in training mode: a fifth of the time of `net.modules()`, which names them."""
+    """The modules of a network in training mode, in a fifth of the time of `net.modules()`, which names them."""
     found: list[nn.Module | None] = [net]
     for module in found:
         if module is not None and module._modules:
@@ -134,10 +134,10 @@ CHECKS[Denoiser] = check_denoiser
 
 
 def check_steady(denoiser: Denoiser) -> None:
-    """Raise UserError for a denoiser whose answers depend on more than the partial state and the class.
+    """Raise UserError for a denoiser whose output depends on more than the partial state and the class.
 
-    Such as random numbers, earlier calls, or the other rows of a call: no law would be that of its samples. It is asked
-    for a few states together, again, and one by one, and under several labels at once if it can be.
+    If it depended on random numbers, earlier calls or the other rows of a call, no law would be that of its samples. It
+    is called with a few states together, again, and one by one, and under several labels at once if it has `of_labels`.
     """
     n, d, k = denoiser.num_tokens, denoiser.num_dims, denoiser.num_classes
     generator = torch.Generator().manual_seed(0)
@@ -153,16 +153,16 @@ def check_steady(denoiser: Denoiser) -> None:
     others = {"on a second call": again, "when alone in a call": torch.cat(alone)}
     if getattr(denoiser, "of_labels", None) is not None:
         together = conditionals_under(denoiser, tokens, range(k + 1))
-        others["by of_labels"] = together[classes, rows.to(tokens.device)]
+        others["from that of of_labels"] = together[classes, rows.to(tokens.device)]
     for how, other in others.items():
         gap = 0.5 * (asked.exp() - other.exp()).abs().sum(dim=-1).masked_fill(tokens != n, 0.0).amax(dim=1)
         worst = int(gap.argmax())
         if not float(gap[worst]) <= STEADY:
             state, label = name_state(tokens[worst].tolist(), n), int(classes[worst])
             raise UserError(
-                f"the denoiser answers the partial state {state} under {name_class(None if label == k else label)} "
-                f"differently {how}, by {float(gap[worst]):.2g} (total variation): its output must depend only on the "
-                "state and the class, without dropout, random numbers, or statistics of the rows of a call"
+                f"the denoiser's output for the partial state {state} under {name_class(None if label == k else label)}"
+                f" differs {how}, by {float(gap[worst]):.2g} (total variation): it must depend only on the state and "
+                "the class, without dropout, random numbers, or statistics of the rows of a call"
             )
 
 
@@ -172,10 +172,10 @@ def device_of(denoiser: Denoiser) -> torch.device:
 
 
 def rounding_of(denoiser: Denoiser) -> float:
-    """The relative rounding of a denoiser's numbers: 2e-16 of float64, 1e-7 of float32.
+    """The relative rounding error of a denoiser's output: 2e-16 for float64, 1e-7 for float32.
 
-    It is the denoiser's attribute `rounding`, or else that of the type of its answers; float64 answers that are all
-    float32 numbers have been rounded to them. Of float32 logits that are normalised in float64 it is not known.
+    It is the denoiser's attribute `rounding`, or else that of its output type; float64 output whose values are all
+    exact in float32 counts as float32. Float32 logits that were normalised in float64 are not recognised.
     """
     known: float | None = getattr(denoiser, "rounding", None)
     if known is not None:
@@ -183,15 +183,15 @@ def rounding_of(denoiser: Denoiser) -> float:
     tokens = torch.full((1, denoiser.num_dims), denoiser.num_tokens, device=device_of(denoiser))
     with torch.no_grad():
         found = denoiser(tokens, torch.full_like(tokens[:, 0], denoiser.num_classes))
-    telling = found[found.isfinite() & (found != 0)]  # 0 and 1 are of every type
+    telling = found[found.isfinite() & (found != 0)]  # 0 and -inf are exact in every type
     is_hidden = bool(telling.numel()) and torch.equal(telling.float().to(telling.dtype), telling)
     return max(torch.finfo(found.dtype).eps, torch.finfo(torch.float32).eps if is_hidden else 0.0)
 
 
 def check_asked(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: Tensor | None) -> None:
-    """Raise UserError unless a denoiser can be asked: tokens are 0..N with N the mask, and labels 0..K.
+    """Raise UserError unless a denoiser takes these arguments: tokens 0..N with N the mask, and labels 0..K.
 
-    On an accelerator inside `checked_at_the_end` it is raised there, so that no call waits for the device.
+    On an accelerator inside `checked_at_the_end` it is raised at the end, so that no call waits for the device.
 
     Args:
         tokens: int64 (B, D). classes: int64 (B,), or None.
@@ -230,13 +230,13 @@ def check_labels(classes: Tensor, num_classes: int, num: int) -> None:
         raise UserError(f"classes have shape {tuple(classes.shape)}, and must have ({num},): one for each state")
 
     def explain(row: int, label: Tensor) -> str:
-        return f"class {int(label)} is out of range in row {row}: classes are 0..{k - 1}, and no class is {k}"
+        return f"class {int(label)} is out of range in row {row}: classes are 0..{k - 1}, and {k} is no class"
 
     raise_where((classes < 0) | (classes > k), explain, classes)
 
 
 def _check_int64(what: str, values: Any) -> None:
-    """Raise UserError for anything but a tensor of int64: every step asks a denoiser, which therefore converts none."""
+    """Raise UserError for anything but an int64 tensor: a denoiser is called at every step, and converts nothing."""
     if not isinstance(values, Tensor) or values.dtype != torch.int64:
         found = f"of type {values.dtype}" if isinstance(values, Tensor) else shown(values)
         raise UserError(f"{what} are {found}, and must be a tensor of int64")
@@ -271,18 +271,18 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
 
     The denoiser is given copies, so writing over its arguments changes neither a chain nor a cached value.
 
-    The rows of masked coordinates may sum to 1 within 1e-6, or 1e-2 of an answer in float16 or bfloat16, and are
-    always normalised again: their logarithms then sum to 0 to float64 rounding, whatever the answer's type.
+    The rows of masked coordinates must sum to 1 within 1e-6 (1e-2 for float16 and bfloat16) and are always normalised
+    again: they then sum to 1 to float64 rounding, whatever the type of the output.
 
-    NaN and infinity end here, and so does everything that would be silently wrong further down: probabilities in place
-    of logarithms, a row for the mask, transposed rows, rows that do not sum to 1.
+    NaN and +inf are refused here, and so is all that would be silently wrong later: probabilities in place of
+    logarithms, an entry for the mask, transposed rows, rows that do not sum to 1.
 
     Args:
         tokens: partial states, int64 (B, D).
-        target_class: z of all rows, None being no class; or int64 (B,) of each, K being no class.
+        target_class: z for all rows, with None for no class; or one per row, int64 (B,), with K for no class.
 
     Raises:
-        UserError: an answer that breaks the contract, with the first partial state and the class that gave it.
+        UserError: the output breaks the contract; the message names the first such partial state and its class.
     """
     if isinstance(target_class, Tensor):
         classes = target_class
@@ -295,13 +295,13 @@ def conditionals(denoiser: Denoiser, tokens: Tensor, target_class: int | Tensor 
 
 
 def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int | None]) -> Tensor:
-    """The checked answers under several labels of the same partial states, float64 (L, B, D, N), in one call.
+    """The checked output for the same partial states under several labels, float64 (L, B, D, N), in one call.
 
-    A denoiser with a method `of_labels` is asked by it, any other for the partial states once for each label.
+    `of_labels` is called where the denoiser has it; any other denoiser is given one row for each state and label.
 
     Args:
         tokens: partial states, int64 (B, D).
-        labels: L classes; None is no class, and so is K.
+        labels: L classes; None and K are no class.
 
     Raises:
         UserError: a class out of range, or as `conditionals`.
@@ -321,7 +321,7 @@ def conditionals_under(denoiser: Denoiser, tokens: Tensor, labels: Sequence[int 
 
 
 def check_shape_of(answer: Any, expected: tuple[int, ...], whose: str = "") -> None:
-    """Raise UserError unless an answer is a tensor of the shape (..., D, N) that belongs to what was asked."""
+    """Raise UserError unless an output is a real tensor of the expected shape (..., D, N)."""
     if not isinstance(answer, Tensor):
         hint = ", such as its .logits.log_softmax(-1)" if hasattr(answer, "logits") else ""
         raise UserError(
@@ -337,13 +337,13 @@ def check_shape_of(answer: Any, expected: tuple[int, ...], whose: str = "") -> N
 
 
 def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor, asked: object) -> Tensor:
-    """An answer under L labels, checked and in float64: rows of masked coordinates sum to 1 to float64 rounding.
+    """An output under L labels, checked and in float64: rows of masked coordinates sum to 1 to float64 rounding.
 
     Args:
         answer: (L, B, D, N). tokens: (B, D). classes: (L, B). asked: the function that gave it.
 
     Returns:
-        (L, B, D, N); on a CPU it may be the answer itself, which nobody may change.
+        (L, B, D, N); on a CPU it may be `answer` itself, and must not be modified.
     """
     if normalizes.is_kept_by(asked) and known_within(answer, NEG_INF, ROUNDING):
         return answer
@@ -356,7 +356,7 @@ def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Ten
     done = (error <= ROUNDING) | unmasked
     tolerance = HALF_TOLERANCE if answer.dtype in HALF_TYPES else TOLERANCE
     _check_rows(~((error <= tolerance) | unmasked), totals, tolerance, tokens, classes, denoiser)
-    # whatever the type: what is left would grow with D in a likelihood, and with w in a guided rate
+    # for every type: an error left here would grow with D in a likelihood, and with w in a guided rate
     return log_probs - totals.log().masked_fill(done, 0.0)[..., None]
 
 
@@ -383,12 +383,12 @@ def _check_rows(
 
 
 def by_label(tokens: Tensor, classes: Tensor, num_labels: int, ask: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """The answers of `ask(tokens, k)` for the rows of each label k, in the rows' order.
+    """The values of `ask(tokens, k)` for the rows of each label k, in the order of the rows.
 
-    On an accelerator, which is not asked which labels there are, every label is asked for every row.
+    On an accelerator, so as not to wait for the labels, every label is evaluated for every row.
 
     Args:
-        tokens: (B, D). classes: int64 (B,), values 0..num_labels-1. ask: answers (rows, ...) for (rows, D).
+        tokens: (B, D). classes: int64 (B,), values 0..num_labels-1. ask: maps (rows, D) to (rows, ...).
     """
     if not is_on_cpu(classes):
         answer = ask(tokens, 0)

@@ -1,4 +1,4 @@
-"""What users write for objects, NAME or NAME(ARGUMENTS), read in one way."""
+"""Reads the text form of objects, NAME or NAME(ARGUMENTS)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Unreadable(Exception):
-    """Arguments that stand for nothing."""
+    """Arguments that cannot be read."""
 
 
 def read_form(
@@ -21,7 +21,7 @@ def read_form(
     """The object that a text stands for.
 
     Args:
-        what: it is, for the message. allowed: all forms, for the message.
+        what: the kind of object, for the message. allowed: all forms, for the message.
         plain: what NAME alone stands for. forms: functions of ARGUMENTS, which may raise `Unreadable`.
 
     Raises:
@@ -42,7 +42,7 @@ def read_form(
 
 
 def with_numbers(make: Callable[..., T]) -> Callable[[str], T]:
-    """A function of arguments such as "0.02, on=0.5": of numbers between commas, those with names after the others."""
+    """A function that reads arguments such as "0.02, on=0.5": numbers separated by commas, named ones last."""
 
     def read(inside: str) -> T:
         positional: list[float] = []

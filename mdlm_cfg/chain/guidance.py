@@ -40,21 +40,21 @@ class Guidance:
     Args:
         w: guidance strength in the paper's convention: -1 is the whole mixture (on the class's support), 0 the class,
             above 0 is guided. Codes that write gamma (or a guidance scale s) mean gamma = 1 + w. A callable gives w
-            as a function of progress, the share of the other coordinates that are unmasked already when one is
+            as a function of progress, the share of the other coordinates that are already unmasked when one is
             unmasked: 0, 1/(D-1), ..., 1; a list gives it for 0, 1, ..., D - 1 unmasked coordinates (`PerCount`).
         kind: "rate", "normalized", or a `Kind` of your own.
         temperature, top_p: applied to the values (theory, section 10): r_i = rho_i / Z_i is sharpened to
             r_i^(1/temperature), with a temperature of at least 1e-4, and then cut to its most probable values, the
-            fewest that hold the share top_p; Z_i stays as it is.
-        rule: how w combines which conditionals (theory, section 20): `CFG()` as above, `Negative`, `Compose`, `Auto`,
-            `Tempered`, `ByClassifier`, `AdaptiveCFG`, or a `Rule` of your own.
+            fewest whose total reaches top_p; Z_i is unchanged.
+        rule: which conditionals w combines, and how (theory, section 20): `CFG()` as above, `Negative`, `Compose`,
+            `Auto`, `Tempered`, `ByClassifier`, `AdaptiveCFG`, or a `Rule` of your own.
 
     Raises:
         UserError: w < -1, not finite or above `MAX_STRENGTH`, an unknown kind, or a temperature or top_p out of range.
     """
 
     w: float | Callable[[float], float]
-    kind: Kind = KINDS["rate"]  # a name is replaced by what it names
+    kind: Kind = KINDS["rate"]  # a name is replaced by its kind
     temperature: float = 1.0
     top_p: float = 1.0
     rule: Rule = CLASSIFIER_FREE
@@ -80,12 +80,12 @@ class Guidance:
 
     @property
     def has_tilted(self) -> bool:
-        """Whether a tilted distribution of tables belongs to it: w is one number, and the rule has a T."""
+        """Whether it has a tilted distribution on tables: w is one number, and the rule has a T."""
         return self.rule.has_tilted_law and not self.is_schedule
 
     @property
     def telescopes(self) -> bool:
-        """Whether log rho is a difference of log T with T of two marginals: laws of tables are then faster."""
+        """Whether log rho is a difference of log T, with T made of two marginals: laws of tables are then faster."""
         return self.rule.telescopes and not self.filters
 
     @checked
@@ -95,7 +95,7 @@ class Guidance:
 
     @property
     def is_schedule(self) -> bool:
-        """Whether w changes as coordinates are unmasked: no one tilted law belongs to such a strength."""
+        """Whether w changes as coordinates are unmasked: such a strength has no single tilted law."""
         return callable(self.w)
 
     @property
@@ -111,7 +111,7 @@ class Guidance:
         return strength if self.rule == CLASSIFIER_FREE else f"{strength}, {self.rule}"
 
     def describe(self) -> dict[str, Any]:
-        """As plain values: `w` and `kind`; and `temperature` and `top_p`, where they change something."""
+        """As plain values: `w` and `kind`; and `temperature`, `top_p` and `rule` where they are not the default."""
         filters = {name: value for name, value in self._filters.items() if value != 1}
         rule = {} if self.rule == CLASSIFIER_FREE else {"rule": str(self.rule)}
         return {"w": self.written, "kind": str(self.kind), **filters, **rule}
@@ -131,14 +131,14 @@ class Guidance:
         return f"w{label.replace(', ', '_').replace(' ', '').replace(';', '_')}"
 
     def key(self, num_dims: int | None = None) -> tuple[str, ...]:
-        """The values that decide the guidance on D coordinates: what seeds and caches depend on, and no label.
+        """The values that determine the guidance on D coordinates, without labels: seeds and caches depend on them.
 
         Returns:
             the kind; the strengths, one for all or one for every number of unmasked coordinates; and the temperature,
-            the top-p and the rule where they are not the usual ones. The same in every process.
+            the top-p and the rule where they are not the default. The same in every process.
 
         Raises:
-            UserError: a schedule, and no number of dimensions.
+            UserError: a schedule without a number of dimensions.
         """
         if num_dims is None and self.is_schedule:
             raise UserError(f"the values of the schedule {self.label} depend on the number of coordinates: give it")
@@ -153,10 +153,10 @@ class Guidance:
 
     @property
     def constant(self) -> float:
-        """w of classifier-free guidance, where it is one number.
+        """w of classifier-free guidance, if it is one number.
 
         Raises:
-            UserError: it is a function of progress, or another rule's.
+            UserError: w is a schedule, or the rule is another.
         """
         if self.rule != CLASSIFIER_FREE:
             raise UserError(f"this takes only classifier-free guidance, and the rule {self.rule} was given")
@@ -164,10 +164,10 @@ class Guidance:
 
     @property
     def one_strength(self) -> float:
-        """w of any rule, where it is one number.
+        """w of any rule, if it is one number.
 
         Raises:
-            UserError: it is a function of progress.
+            UserError: w is a schedule.
         """
         if callable(self.w):
             raise UserError(
@@ -205,21 +205,21 @@ class Guidance:
         Args:
             denoiser: gives both conditionals.
             tokens: partial states, int64 (B, D).
-            target_class: z; None (no class) has nothing to guide to, and gives the whole mixture.
+            target_class: z; None is no class: for classifier-free guidance the rates of the whole mixture, unguided.
 
         Returns:
-            float64 (B, D, N): exp sums over the last axis to the kind's total rate; rows of unmasked coordinates are
-            -inf: they do not jump. A softmax of such a row is NaN: mask it, or use `log_rho`.
+            float64 (B, D, N): the sum of exp over the last axis is the kind's total rate; rows of unmasked coordinates
+            are -inf: they do not jump. A softmax of such a row is NaN: mask it, or use `log_rho`.
 
         Raises:
-            UserError: the denoiser breaks its contract, or a rate is infinite; with the state and the class.
+            UserError: the denoiser breaks its contract, or a rate is infinite; it names the state and the class.
         """
         check_shape(tokens, denoiser.num_dims)
         return self.rates_of(denoiser, target_class)(tokens)
 
     @checked
     def log_rho(self, denoiser: Denoiser, tokens: Integers, target_class: int | None) -> Tensor:
-        """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); of unmasked ones it means nothing."""
+        """log rho_i(v | x_U) of every coordinate, float64 (B, D, N); arbitrary at unmasked ones."""
         check_shape(tokens, denoiser.num_dims)
         return self.rho_of(denoiser, target_class)(tokens)
 
@@ -239,7 +239,7 @@ class Guidance:
     def rates_anywhere(
         self, denoiser: Denoiser, target_class: int | None
     ) -> Callable[[Tensor], tuple[Tensor, Refused | None]]:
-        """As `rates_of`, for laws, which ask for all partial states: see `rho_anywhere`."""
+        """As `rates_of`, for laws, which evaluate all partial states: see `rho_anywhere`."""
         log_rho = self.rho_anywhere(denoiser, target_class)
 
         def log_rates(tokens: Tensor) -> tuple[Tensor, Refused | None]:
@@ -260,9 +260,9 @@ class Guidance:
     def rho_anywhere(
         self, denoiser: Denoiser, target_class: int | None
     ) -> Callable[[Tensor], tuple[Tensor, Refused | None]]:
-        """`log_rho` as a function of any partial states, with those whose rates are infinite.
+        """`log_rho` as a function of any partial states, and those whose rates are infinite, or None.
 
-        Theirs mean nothing: whoever asks refuses them where the chain arrives. None: there are none.
+        Their values are arbitrary: the caller must refuse them where the chain arrives.
         """
         table = self.table_of(denoiser)
         log_rho = bound(self.rule, denoiser, target_class, table)
@@ -279,7 +279,7 @@ class Guidance:
         return filter_values(log_rho, self.temperature, self.top_p, max(table))
 
     def normalize(self, log_rho: Tensor) -> Tensor:
-        """The log rates of this kind from log rho: its total rate, divided among the values as rho says."""
+        """The log rates of this kind from log rho: its total rate, divided among the values in proportion to rho."""
         if self.kind.is_rho:
             return log_rho
         log_z = unrolled_logsumexp(log_rho, dim=-1)[..., None]
@@ -288,7 +288,7 @@ class Guidance:
 
 
 def effective_guidance(guidance: Guidance, policy: Policy | None) -> Guidance:
-    """The guidance that steps use: with a policy, which decides itself who comes next, rho is not divided by Z_i."""
+    """The guidance that steps use: with a policy, which itself decides the order, rho is not divided by Z_i."""
     return guidance if policy is None else replace(guidance, kind=KINDS["rate"])
 
 

@@ -71,10 +71,10 @@ class PerCount:
     """w_0, ..., w_{D-1}: one strength for every number of coordinates that are already unmasked.
 
     Args:
-        values: D numbers; for another D they are refused.
+        values: D numbers; another D is an error.
 
     Raises:
-        UserError: no numbers at all.
+        UserError: the list is empty.
     """
 
     values: Sequence[float]
@@ -86,7 +86,7 @@ class PerCount:
             raise UserError("a list of strengths is empty: it must hold one for each of the D coordinates")
 
     def of(self, num_dims: int) -> Sequence[float]:
-        """All of them, where they are those of D coordinates."""
+        """All of them; raises UserError unless there are D."""
         if len(self.values) != num_dims:
             raise UserError(
                 f"there are {len(self.values)} strengths in {self}, and there must be {num_dims}: one for every "
@@ -142,7 +142,7 @@ class Calibrated:
 def schedule_name(schedule: Callable[[float], float]) -> str:
     """A schedule as text: its own name, or its values at progress 0, 1/2 and 1, such as "lambda(0,2,4)".
 
-    It is never the text of an object that holds an address.
+    It never contains an object's memory address.
     """
     if type(schedule).__str__ is not object.__str__:
         return str(schedule)
@@ -197,7 +197,7 @@ def parse_strengths(text: str) -> list[Strength]:
 
 
 def parts_of(text: str) -> list[str]:
-    """The parts between commas that are in no brackets."""
+    """The parts of a text between the commas outside brackets."""
     parts = [""]
     depth = 0
     for letter in text:

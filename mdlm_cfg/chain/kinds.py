@@ -1,7 +1,7 @@
 """Kinds of guidance: how guidance affects when coordinates are unmasked (theory, section 3).
 
-A kind says at which total rate each masked coordinate jumps, given Z_i = sum_v rho_i(v). What depends on it follows
-from this rate alone, so that a kind cannot say one thing and do another.
+A kind gives the total rate at which each masked coordinate jumps, given Z_i = sum_v rho_i(v). Everything else about it
+follows from this rate, so a kind cannot contradict itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mdlm_cfg.support.errors import UserError, one_of
 from mdlm_cfg.support.instantiate import calling, is_ours
 
 NEG_INF = float("-inf")
-PROBES = ((-3.0, 0.2, 1.5), (0.0, 0.7, -0.4))  # log Z of coordinates of two states, at which a kind is looked at
+PROBES = ((-3.0, 0.2, 1.5), (0.0, 0.7, -0.4))  # log Z of coordinates of two states, at which a kind is checked
 FAR = (-300.0, -30.0, -3.0, 0.2, 1.5, 30.0, 300.0)  # log Z at which a rate is compared with a power of Z
 ROUNDING = 1e-9
 
@@ -25,8 +25,8 @@ ROUNDING = 1e-9
 class Kind(ByValue, ABC):
     """A kind of guidance. Two kinds are equal if their types and fields are equal; the name is only a label.
 
-    A subclass without a name gets that of its class, in lower case. A subclass that overrides `log_rate` sets `is_rho`
-    again.
+    A subclass without a name gets that of its class, in lower case. In a subclass that overrides `log_rate`, `is_rho`
+    is False unless set again.
 
     Attributes:
         name: shown in reports.
@@ -69,7 +69,7 @@ class Kind(ByValue, ABC):
 
     @property
     def key(self) -> str:
-        """What decides it, as text: the name of a built-in kind; else its type and fields."""
+        """What identifies it, as text: the name of a built-in kind; else its type and fields."""
         return self.name if KINDS.get(self.name) == self else value_key(self)
 
     def __str__(self) -> str:
@@ -101,10 +101,10 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (Rate(), Normalized())}
 
 
 def log_rate_of(kind: Kind, log_z: Tensor) -> Tensor:
-    """`Kind.log_rate`, of a kind of one's own checked: a law would lose what is no rate, or have it as one.
+    """`Kind.log_rate`, checked for a user-defined kind: a law would drop or use an invalid rate without notice.
 
     Raises:
-        UserError: a rate that is NaN or infinite, or 0 where Z is not, or the other way round; or another shape.
+        UserError: a rate that is NaN or infinite, or 0 where Z is not, or vice versa; or another shape.
     """
     found = kind.log_rate(log_z.clone())  # it may write over its copy
     if is_ours(type(kind)):
@@ -130,7 +130,7 @@ def kind_of(kind: Kind | str) -> Kind:
     """A kind by its name, or itself.
 
     Raises:
-        UserError: an unknown name, or a kind that is called by the name of a built-in one.
+        UserError: an unknown name, or a different kind with the name of a built-in one.
     """
     if isinstance(kind, Kind):
         if KINDS.get(kind.name, kind) != kind:
@@ -142,7 +142,7 @@ def kind_of(kind: Kind | str) -> Kind:
 
 
 def _check_rate(kind: Kind) -> None:
-    """Raise UserError unless what a kind of one's own says of its rate goes together, at a few Z."""
+    """Raise UserError unless the rates of a user-defined kind are valid and consistent at a few Z."""
     log_z = torch.tensor(PROBES, dtype=torch.float64)
     with calling(f"{type(kind).__name__}.log_rate"):
         rates = [kind.log_rate(z.clone()) for z in (log_z, torch.full_like(log_z, NEG_INF), *log_z.view(-1, 1))]
@@ -151,12 +151,12 @@ def _check_rate(kind: Kind) -> None:
     rate, nowhere, *alone = rates
     if not bool(rate.isfinite().all()) or not bool((nowhere == NEG_INF).all()):
         raise UserError(
-            f"the log_rate of the kind {kind.name!r} must be finite where log Z is, and -inf where log Z is"
+            f"the log_rate of the kind {kind.name!r} must be finite where log Z is finite, and -inf where log Z is -inf"
         )
     if not torch.allclose(rate.flatten(), torch.cat(alone), rtol=0, atol=ROUNDING):
         raise UserError(
             f"the log_rate of the kind {kind.name!r} must compute each rate from its own log Z: it changes with the "
-            "other coordinates or states of the call"
+            "other coordinates or states in the call"
         )
     if kind.is_rho and not torch.allclose(rate, log_z, rtol=0, atol=ROUNDING):
-        raise UserError(f"the kind {kind.name!r} says that its rate is rho (is_rho), and its log_rate is not log Z")
+        raise UserError(f"the kind {kind.name!r} declares that its rate is rho (is_rho), but its log_rate is not log Z")

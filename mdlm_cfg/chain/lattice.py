@@ -2,7 +2,7 @@
 
 Level l holds the partial states with l unmasked coordinates as one tensor (C(D, l), N^l): the first axis runs over the
 subsets U of unmasked coordinates in lexicographic order, the second over their values in C order. A law over
-partial states is a list of D + 1 such tensors ("levels"), or, for people, one dense tensor (N+1,)*D with index N the
+partial states is a list of D + 1 such tensors ("levels"), or, for users, one dense tensor (N+1,)*D with index N the
 mask.
 """
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Lattice:
-    """The partial states of N values in D dimensions, and how they follow one another."""
+    """The partial states of N values in D dimensions, and which states precede which."""
 
     num_tokens: int
     num_dims: int
@@ -70,7 +70,7 @@ class Lattice:
     @cached_property
     def rows(self) -> list[list[Tensor]]:
         """rows[l][j][c]: the row, in a table (subset, masked coordinate) of level l, of subset c of level l + 1 without
-        its j-th coordinate, and of that coordinate: parents * (D - l) + the place among the parent's masked ones."""
+        its j-th coordinate, and of that coordinate: parent * (D - l) + its place among the parent's masked ones."""
         out = []
         for size, parents in enumerate(self.parents):
             children = self.coordinates[size + 1]
@@ -133,7 +133,7 @@ class Lattice:
 
 @lru_cache(maxsize=16)
 def lattice_of(num_tokens: int, num_dims: int, device: torch.device = CPU) -> Lattice:
-    """The lattice of a shape, made once: how partial states follow one another takes longer than a small push."""
+    """The lattice of a shape, built once: building it takes longer than a small push."""
     return Lattice(num_tokens, num_dims, device)
 
 

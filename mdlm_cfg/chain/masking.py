@@ -1,4 +1,4 @@
-"""Partial states: masking data, and the masks' counts (theory, sections 1 and 9)."""
+"""Partial states: masking data, and numbers of masks (theory, sections 1 and 9)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdlm_cfg.chain.reductions import SHORT
 
 NEG_INF = float("-inf")
 copies_unmasked = Promise()  # of networks' methods: rows of unmasked coordinates are those of `copy_unmasked`
-MOST_ROWS = 64  # of a table of N^2 numbers, from which rows are copied faster than they are made
+MOST_ROWS = 64  # N up to which copying rows of a table of N^2 numbers is faster than making them
 
 
 def all_masked(num: int, num_dims: int, mask_id: int, device: torch.device | None = None) -> Tensor:
@@ -48,7 +48,7 @@ def mask_uniform(x: Tensor, counts: Tensor, mask_id: int, generator: torch.Gener
         mask_id: N.
 
     Returns:
-        partial states, int64 (B, D); `x` itself is left alone.
+        partial states, int64 (B, D); `x` itself is unchanged.
     """
     device = x.device if generator is None else generator.device
     order = torch.rand(x.shape, generator=generator, dtype=torch.float32, device=device).argsort(dim=1)
@@ -65,7 +65,7 @@ def copy_unmasked(log_probs: Tensor, tokens: Tensor, in_place: bool = False) -> 
         in_place: whether the log-probabilities may be written over.
     """
     n = log_probs.shape[-1]
-    if log_probs.stride(-1) != 1 and n <= SHORT:  # of planes: see `in_planes`
+    if log_probs.stride(-1) != 1 and n <= SHORT:  # in planes: see `in_planes`
         found = log_probs if in_place else log_probs.clone()
         found.masked_fill_((tokens != n)[..., None], NEG_INF)
         own = tokens == torch.arange(n, device=tokens.device).view(-1, *[1] * tokens.ndim)
@@ -74,6 +74,6 @@ def copy_unmasked(log_probs: Tensor, tokens: Tensor, in_place: bool = False) -> 
         copied = embedding(tokens, torch.eye(n + 1, n, dtype=log_probs.dtype, device=tokens.device).log())
     else:
         copied = log_probs.new_full((*tokens.shape, n), NEG_INF).scatter_(-1, tokens.clamp(max=n - 1)[..., None], 0.0)
-    # expanded beforehand: a choice that broadcasts over a short last axis takes several times as long
+    # expanded beforehand: `where` takes several times as long if it broadcasts over a short last axis
     is_masked = (tokens == n)[..., None].expand_as(copied).contiguous()
     return torch.where(is_masked, log_probs, copied)

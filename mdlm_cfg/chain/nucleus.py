@@ -1,4 +1,4 @@
-"""Temperature and top-p: what they make of a coordinate's values (theory, section 10)."""
+"""Temperature and top-p of a coordinate's values (theory, section 10)."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def check_filter(temperature: float, top_p: float) -> None:
 
 
 def noise_temperature(what: str, value: Any) -> float:
-    """A temperature of Gumbel noise as Python's float; 0 is no noise, where equals are shared.
+    """A temperature of Gumbel noise as a Python float; 0 is no noise, and ties are then broken uniformly.
 
     Raises:
-        UserError: it is negative, or so low that rounding would decide between equals.
+        UserError: it is negative, or so low that rounding would break ties.
     """
     found = number(what, value, 0)
     if 0 < found < LEAST_TEMPERATURE:
         raise UserError(
             f"{what} = {shown(value)} is not allowed: it must be at least {LEAST_TEMPERATURE:g}, below which rounding "
-            "would decide between equals, or 0 for no noise"
+            "would break ties, or 0 for no noise"
         )
     return found
 
 
 def filter_values(log_rho: Tensor, temperature: float, top_p: float, strength: float = 0.0) -> Tensor:
-    """log rho with r = rho / Z changed and Z kept: r^(1/temperature), then the fewest best values that hold top_p.
+    """log rho with r = rho / Z changed and Z kept: r^(1/temperature), cut to the fewest best values that reach top_p.
 
     Nucleus sampling (Holtzman et al., arXiv 1904.09751). Values as probable as the last one kept are kept too.
 
     Args:
         log_rho: (..., N); may hold -inf.
-        strength: the largest w in log_rho, by which rounding was multiplied: it decides what counts as a tie.
+        strength: the largest w in log_rho, which multiplied the rounding error: it decides what counts as a tie.
     """
     log_z = log_rho.logsumexp(dim=-1, keepdim=True)
     nowhere = log_z == NEG_INF
@@ -51,7 +51,7 @@ def filter_values(log_rho: Tensor, temperature: float, top_p: float, strength: f
     if top_p < 1:
         tie = max(TIE, ROUNDING * (1 + abs(strength)) / temperature)
         best = log_r.sort(dim=-1, descending=True).values
-        before = best.exp().cumsum(dim=-1) - best.exp()  # what better values hold already
+        before = best.exp().cumsum(dim=-1) - best.exp()  # the total of all better values
         kept = (before < top_p * (1 - tie)).sum(dim=-1, keepdim=True).clamp(min=1)
         last = best.gather(-1, kept - 1)
         log_r = log_r.masked_fill(log_r < last - tie, NEG_INF).log_softmax(dim=-1)

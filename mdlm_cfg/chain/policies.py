@@ -5,8 +5,8 @@ coordinate is unmasked, and sees Z_i, r_i and the coordinates' positions. It ret
 score comes first; equal scores (under rate and uniform all are equal) are drawn in proportion to their weights. Several
 at a time are drawn one by one, without replacement, with the state frozen.
 
-A policy chooses first and draws afterwards, and at w = 0 it leaves the law of consistent conditionals as it is. The
-confidence decoders in use draw first and choose afterwards, which does not: `mdlm_cfg.chain.decoders`.
+A policy chooses first and draws afterwards, so at w = 0 it does not change the law of consistent conditionals. The
+usual confidence decoders draw first and choose afterwards, which does: `mdlm_cfg.chain.decoders`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ NEG_INF = float("-inf")
 Preference = tuple[Tensor | None, Tensor]  # scores, None where all are equal; and the logs of weights
 TIE = 1e-11  # scores closer than this are equal: rounding must not decide an order (they are of order 1)
 
-EXAMINED: WeakSet[Policy] = WeakSet()  # policies of one's own that passed the checks of `_check_preference`
-MANY = 50  # times that states are given together, to see whether they are answered as they are alone
-ROUNDING = 1e-6  # of a probability, of a policy that is short of digits
+EXAMINED: WeakSet[Policy] = WeakSet()  # user-defined policies that passed the checks of `_check_preference`
+MANY = 50  # copies of the states in one call, whose result is compared with that of each state alone
+ROUNDING = 1e-6  # of a probability, for policies that compute in float32
 
 
 class Policy(ByValue, ABC):
@@ -53,15 +53,15 @@ class Policy(ByValue, ABC):
         Returns:
             score: (..., m), higher first; None where no coordinate goes before another. log_weight: (..., m), the
             logarithms, up to a constant, of the probabilities of the draw among equals. (Probabilities p in their place
-            would be read as the weights exp(p), and no check can notice it.)
+            would be read as the weights exp(p), which no check can detect.)
         """
 
     def check(self, num_dims: int) -> None:
-        """Raise UserError where this policy is not one of D coordinates; most fit any D."""
+        """Raise UserError if this policy does not fit D coordinates; most fit any D."""
         return
 
     def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
-        """`preference`, the scores as places: (tier, log_weight), both (..., m); tier int64, 0 first, or None.
+        """`preference` with ranks for scores: (tier, log_weight), both (..., m); tier int64, 0 first, or None.
 
         Coordinates without a possible value (log Z = -inf; unmasked ones too) come last, with weight 0.
         """
@@ -76,7 +76,7 @@ class Policy(ByValue, ABC):
         return tiers(score.to(log_z.dtype).expand_as(log_z).masked_fill(nowhere, NEG_INF)), log_weight
 
     def _check_preference(self, found: Any, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> None:
-        """Raise UserError if a policy of one's own returns no scores and weights, or if they change between calls."""
+        """Raise UserError if a user-defined policy returns invalid scores or weights, or others when called again."""
         is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Tensor)
         if not (is_pair and isinstance(found[0], Tensor | None)):
             raise UserError(f"{self}.preference must return two tensors, the scores (or None) and the logs of weights")
@@ -108,16 +108,16 @@ class Policy(ByValue, ABC):
             )
         if not self._answers_each_state(log_z, log_r(), coordinates.expand_as(log_z)):
             raise UserError(
-                f"{self}.preference must depend on one state at a time: it changes with the other states of the call, "
+                f"{self}.preference must depend on one state at a time: it changes with the other states in the call, "
                 "with the places of coordinates in the tensor, or with coordinates that have no possible value "
                 "(log Z = -inf); `coordinates` has the numbers of the coordinates"
             )
         EXAMINED.add(self)
 
     def _answers_each_state(self, log_z: Tensor, log_r: Tensor, coordinates: Tensor) -> bool:
-        """Whether pi(i | x_U) is the same alone in a call, with coordinates in another order, and without known ones.
+        """Whether pi(i | x_U) is the same for a state alone, with coordinates reordered, and without known ones.
 
-        Laws ask for the masked coordinates of many states, samplers for all coordinates of a few.
+        Laws pass the masked coordinates of many states, samplers all coordinates of a few.
         """
 
         def choice(*given: Tensor) -> Tensor:
@@ -152,26 +152,26 @@ def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
 
 
 def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two answers are the same, NaN where nothing can move included."""
+    """Whether two outputs are the same, with NaN equal to NaN."""
     if one is None or other is None:
         return one is other
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def tiers(score: Tensor) -> Tensor:
-    """The place of every score along the last axis, int64: 0 for the highest, equal where scores are (within `TIE`)."""
+    """The rank of every score along the last axis, int64: 0 for the highest, equal for ties (within `TIE`)."""
     ordered, index = score.detach().sort(dim=-1, descending=True)
-    falls = (ordered[..., :-1] - ordered[..., 1:]) > TIE  # -inf beside -inf is NaN: no fall
+    falls = (ordered[..., :-1] - ordered[..., 1:]) > TIE  # -inf minus -inf is NaN: no fall
     places = torch.cat([torch.zeros_like(index[..., :1]), falls.cumsum(dim=-1)], dim=-1)
     return torch.empty_like(index).scatter_(-1, index, places)
 
 
 def log_first(tier: Tensor | None, log_weight: Tensor) -> Tensor:
-    """The log-probability of every coordinate to be the first, from its tier and weight; over the last axis."""
+    """The log-probability that each coordinate is the first, from its tier and weight; over the last axis."""
     if tier is not None:
         log_weight = log_weight.masked_fill(tier > tier.amin(dim=-1, keepdim=True), NEG_INF)
     top = log_weight.amax(dim=-1, keepdim=True)
-    relative = log_weight - top.masked_fill(top == NEG_INF, 0.0)  # of a log Z of 1e8 the last digits would be lost
+    relative = log_weight - top.masked_fill(top == NEG_INF, 0.0)  # a log Z of 1e8 would lose its last digits
     total = relative.logsumexp(dim=-1, keepdim=True)
     return relative - total.masked_fill(total == NEG_INF, 0.0)
 
@@ -199,7 +199,7 @@ class RatePolicy(Policy):
         return None, log_z
 
     def choice(self, log_z: Tensor, log_r: Callable[[], Tensor], coordinates: Tensor) -> Preference:
-        """See `Policy.choice`: what has nowhere to go has weight 0 already, where a subclass prefers nothing else."""
+        """See `Policy.choice`: coordinates without a possible value have weight 0 already, except in subclasses."""
         return (None, log_z) if type(self) is RatePolicy else super().choice(log_z, log_r, coordinates)
 
     def __str__(self) -> str:
@@ -269,7 +269,7 @@ class Blocks(Policy):
     """
 
     blocks: Sequence[Sequence[int]]
-    within: Policy = field(default_factory=Uniform)  # a name is replaced by what it names
+    within: Policy = field(default_factory=Uniform)  # a name is replaced by its policy
 
     def __post_init__(self) -> None:
         check_fields(self, "blocks")
@@ -300,7 +300,7 @@ class _Best(Policy):
 
     Args:
         temperature: of Gumbel noise added to the scores (theory, section 10): the coordinate is then drawn in
-            proportion to exp(score / temperature), which is the same in law. 0 is the best, equals being shared.
+            proportion to exp(score / temperature), which is the same in law. 0 is the best, with ties broken uniformly.
     """
 
     temperature: float = 0.0
@@ -326,10 +326,10 @@ class _Best(Policy):
 
 @dataclass(frozen=True, eq=False)
 class Confidence(_Best):
-    """The largest max_v r_i(v), scored by its logarithm; its value is drawn afterwards.
+    """The coordinate with the largest max_v r_i(v), scored by its logarithm; its value is drawn afterwards.
 
     MaskGIT (arXiv 2202.04200) and LLaDA (arXiv 2502.09992) do the opposite: they draw a value for every coordinate, and
-    keep those whose drawn value was probable. That is `Sampler("sampled_confidence")`, and another law.
+    keep those whose drawn value was probable. That is `Sampler("sampled_confidence")`, and has another law.
     """
 
     def score(self, log_r: Tensor) -> Tensor:
@@ -339,7 +339,7 @@ class Confidence(_Best):
 
 @dataclass(frozen=True, eq=False)
 class Margin(_Best):
-    """The largest difference of the two most probable values (Kim et al., arXiv 2502.06768), then its value."""
+    """The largest difference of the two largest r_i(v) (Kim et al., arXiv 2502.06768); then its value is drawn."""
 
     def score(self, log_r: Tensor) -> Tensor:
         """r_i's largest minus its second largest."""
@@ -372,7 +372,7 @@ def policy_of(policy: Policy | str) -> Policy:
     """A policy by its name, or itself; "fixed_order" is from left to right.
 
     Raises:
-        UserError: an unknown name, or a policy that is called by the name of a built-in one.
+        UserError: an unknown name, or a different policy with the name of a built-in one.
     """
     if isinstance(policy, Policy):
         namesake = POLICIES.get(str(policy))

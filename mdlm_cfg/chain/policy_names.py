@@ -1,6 +1,6 @@
 """Policies as users write them: "confidence", "fixed_order(2,0,1)", "blocks(0,1|2,3; margin(temperature=0.5))".
 
-What is read here is what `str(policy)` writes, for every policy of `mdlm_cfg.chain.policies` that a user may ask for.
+`parse_policy` reads what `str(policy)` writes, for every policy of `mdlm_cfg.chain.policies` that a user can name.
 """
 
 from __future__ import annotations

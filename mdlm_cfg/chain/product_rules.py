@@ -49,7 +49,7 @@ class Compose(ProductRule):
     diffusion models of arXiv 2206.01714, for discrete states. The target class plays no part in it.
 
     Args:
-        weights: of every class, a mapping or pairs; a class once.
+        weights: the weight of each class, as a mapping or pairs; each class once.
 
     Raises:
         UserError: no class, one class twice, or a weight that is not a number from -1e4 to 1e4.
@@ -71,7 +71,7 @@ class Compose(ProductRule):
         ]
         classes = [k for k, _ in pairs]
         if not pairs or len(set(classes)) < len(classes):
-            raise UserError(f"compose takes every class once and at least one, not the classes {classes}")
+            raise UserError(f"compose takes at least one class, and each class once, not the classes {classes}")
         object.__setattr__(self, "weights", tuple(sorted(pairs)))
 
     @property
@@ -95,7 +95,7 @@ class Auto(ProductRule):
     The autoguidance of arXiv 2406.02507, for discrete states.
 
     Args:
-        weak: a smaller network, an earlier checkpoint, or a smoothed table; of the same space.
+        weak: a smaller network, an earlier checkpoint, or a smoothed table, on the same space.
     """
 
     weak: Denoiser
@@ -109,7 +109,7 @@ class Auto(ProductRule):
 
     @property
     def key(self) -> str:
-        """Its weak denoiser is known by what it answers."""
+        """The rule's name and the outputs of its weak denoiser at a few states."""
         return f"auto({self._answers})"
 
     @cached_property

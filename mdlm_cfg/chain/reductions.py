@@ -1,4 +1,4 @@
-"""Reductions over a short axis, value by value: torch's own run in tiny loops there, several times as long."""
+"""Reductions over a short axis, value by value: torch's own run in tiny loops there and take several times as long."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 NEG_INF = float("-inf")
-SHORT = 16  # values up to which it pays
+SHORT = 16  # values up to which this is faster
 
 
 def in_planes(values: Tensor, copy: bool = False) -> Tensor:
-    """The same numbers in float64, and in another order of memory: a short last axis comes first, as planes of a value.
+    """The same numbers in float64, with a short last axis outermost in memory: one plane for each of its values.
 
-    What is computed of them keeps this order. Sums over the last axis and choices that broadcast along it then run
-    along whole planes, and take a third of the time or less.
+    Results computed from them keep this layout. Sums over the last axis, and `where` broadcast along it, then run along
+    whole planes, and take a third of the time or less.
 
     Args:
-        copy: whether they are new memory in any case, to be written over.
+        copy: whether to copy in any case, so that the result may be written over.
     """
     if values.shape[-1] > SHORT:
         return values.to(torch.float64, copy=copy)

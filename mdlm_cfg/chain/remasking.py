@@ -8,9 +8,9 @@ min(1, (1 - alpha_s) / alpha_t), independently for every coordinate:
 
 The published code does the same, with these differences. Where its sigma may exceed sigma_max (`forward_backward` and
 `loop`), here it is cut to sigma_max, so that no probability is negative. A step of `loop` that crosses a border of its
-window has the alphas of its two ends; the published code goes on with the formula of the side where it began. There is
-neither an argmax nor a nucleus at the end: the last step has alpha_s = 1, and leaves no mask. The variant `conf` is not
-here: it uses the confidence at the time of drawing, and is not Markov in x.
+window has the alphas of its two ends; the published code keeps the formula of the side where it began. There is neither
+an argmax nor a nucleus at the end: the last step has alpha_s = 1, and leaves no mask. The variant `conf` is left out:
+it uses the confidence at the time of drawing, and is not Markov in x.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ ALLOWED = "cap(0.2), rescale(0.5), loop(0.02), loop(0.02, on=0.55, off=0.05, alp
 
 
 class Remasking(ABC):
-    """How much of what is unmasked is masked again at every step."""
+    """The probability with which unmasked coordinates are remasked at every step."""
 
     takes_schedule = True  # whether alpha is that of a noise schedule; else it has one of its own
 
     @abstractmethod
     def sigma(self, alpha_t: float, alpha_s: float, time: float, largest: float) -> float:
-        """The remasking probability of the step from alpha_t to alpha_s, which begins at a share `time` of noise.
+        """The remasking probability of the step from alpha_t to alpha_s, which begins at the share `time` of T.
 
         Args:
             largest: sigma_max.
         """
 
     def alphas(self, num_steps: int, schedule: Schedule | None) -> list[float]:
-        """alpha at the borders of K steps that are equally long in noise time, up to 1 at the end."""
+        """alpha at the K + 1 ends of K steps of equal length in noise time; the last is 1."""
         made = schedule or linear()
         times = torch.linspace(made.end, 0, num_steps + 1, dtype=torch.float64)
         return [float(alpha) for alpha in made.alpha(times)]

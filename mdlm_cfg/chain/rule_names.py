@@ -1,6 +1,6 @@
 """Rules of guidance as users write them: "negative(3)", "compose(1:1.0,7:0.5)", "auto", "classifier(taylor)".
 
-What is read here is what `str(rule)` writes.
+`parse_rule` reads what `str(rule)` writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def parse_rule(text: str | Rule, *, weak: Denoiser | None = None, classifier: Cl
         text: see `ALLOWED`. weak: the denoiser of "auto". classifier: the one of "classifier".
 
     Raises:
-        UserError: anything else; a value that the rule does not take; no denoiser for auto, no classifier.
+        UserError: anything else; a value that the rule does not take; auto without a denoiser, or classifier without
+            a classifier.
     """
     if isinstance(text, Rule):
         return text

@@ -1,6 +1,6 @@
-r"""Rules of guidance: which rates rho_i(v | x) are made of which conditionals (theory, section 20).
+r"""Rules of guidance: how rates rho_i(v | x) are made from conditionals (theory, section 20).
 
-A product rule takes powers of the conditionals of some denoisers p_j, each under a class of its own or none,
+A product rule takes powers of the conditionals of some denoisers p_j, each under its own class or none,
 
 $$ \rho_i(v \mid x) = \prod_j p_j(v \mid x)^{c_j}, \qquad T(x) = \prod_j P_j(x)^{c_j}, $$
 
@@ -32,7 +32,7 @@ from mdlm_cfg.support.numeric import is_number
 NEG_INF = float("-inf")
 LARGEST = sys.float_info.max
 MOST_POWER = 1e5  # of a conditional: that power of its rounding, about 1e-15, stays below 1e-9
-NUM_PROBES = 16  # partial states at which a denoiser or a classifier is looked at, for a key
+NUM_PROBES = 16  # partial states at which a denoiser or a classifier is evaluated, for a key
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Rule(ByValue, ABC):
 
         Returns:
             A function of partial states, int64 (B, D), to float64 (B, D, N); +inf is an infinite rate, and is refused
-            in states where a chain arrives. Values at unmasked coordinates mean nothing.
+            in states where a chain arrives. Values at unmasked coordinates are arbitrary.
 
         Raises:
             UserError: a denoiser or a class that the rule cannot use; here or in the function.
@@ -84,7 +84,7 @@ class Rule(ByValue, ABC):
         """log T of all finished states in C order, (N^D,), where the denoiser gives marginals of one joint.
 
         Raises:
-            UserError: a rule without a T, or conditionals that no joint is known for.
+            UserError: a rule without a T, or conditionals without a known joint.
         """
 
     @property
@@ -97,7 +97,7 @@ class Rule(ByValue, ABC):
         return
 
     def of_infinite_rate(self, state: str, target_class: int | None, table: Sequence[float]) -> str:
-        """The error for a state, given by its name, in which a rate is infinite; the arguments are those of `bind`."""
+        """The error message for a state, given as text, in which a rate is infinite; other arguments as in `bind`."""
         return (
             f"the rule {self} under {name_class(target_class)} gives an infinite rate in the partial state {state}: a "
             "conditional with a negative power is 0 where the others are positive"
@@ -109,7 +109,7 @@ class Rule(ByValue, ABC):
 
     @property
     def key(self) -> str:
-        """What decides the rule, as text."""
+        """What identifies the rule, as text."""
         return value_key(self)
 
     def __repr__(self) -> str:
@@ -173,13 +173,13 @@ class ProductRule(Rule):
 
         Raises:
             UserError: no terms, different terms in two calls, or a power above `MOST_POWER`, which would
-                show the rounding of its conditional.
+                amplify the rounding of its conditional too much.
         """
         terms, again = (self.terms(w, target_class) for _ in range(2))
         is_list = isinstance(terms, list | tuple) and len(terms) > 0
         if not (is_list and all(isinstance(term, Term) and is_number(term.power) for term in terms)):
             raise UserError(
-                f"{self}.terms must return a list of one Term(power, class) or more, and returns {shown(terms)}"
+                f"{self}.terms must return a list of at least one Term(power, class), and returns {shown(terms)}"
             )
         if [(a.power, a.target_class) for a in terms] != [(b.power, b.target_class) for b in again]:
             raise UserError(
@@ -194,7 +194,7 @@ class ProductRule(Rule):
         return terms
 
     def check(self, denoiser: Denoiser, target_class: int | None) -> None:
-        """Raise UserError where a class does not exist, or a denoiser is one of another space."""
+        """Raise UserError if a class does not exist, or a denoiser is defined on another space."""
         self._check_terms(self.checked_terms(0.0, target_class), denoiser)
 
     def _check_terms(self, terms: Sequence[Term], denoiser: Denoiser) -> None:
@@ -234,11 +234,11 @@ class ProductRule(Rule):
 
 
 def by_count(table: Sequence[float], mask_id: int) -> Callable[[Tensor], float | Tensor]:
-    """The number that belongs to how many coordinates of a state are unmasked, from numbers for 0, ..., D - 1 of them.
+    """The number of a table that a state's count of unmasked coordinates selects, with entries for 0, ..., D - 1.
 
     Returns:
-        A function of partial states (B, D) to (B, 1, 1), or to the one number that belongs to all; finished states,
-        of which there is none, have 0.
+        A function of partial states (B, D) to (B, 1, 1), or to one number if all entries are equal; otherwise finished
+        states, which have no entry, get 0.
     """
     if len(set(table)) == 1:
         return lambda tokens: table[0]
@@ -249,7 +249,7 @@ def by_count(table: Sequence[float], mask_id: int) -> Callable[[Tensor], float |
 def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> Tensor:
     """log [p^(-w) p_z^(1+w)] = log p_z + w (log p_z - log p), with explicit supports: no epsilon, no NaN.
 
-    In this form nothing cancels: for a large w, (1+w) log p_z - w log p would lose what the two have in common.
+    In this form nothing cancels: for a large w, (1+w) log p_z - w log p would lose digits.
     A value that is impossible under the class stays impossible for every w >= -1: w = -1 is the limit from above, the
     mixture's conditional on the support of the class (the whole mixture itself is target_class=None).
 
@@ -266,7 +266,7 @@ def geometric_mean(log_cond: Tensor, log_uncond: Tensor, w: float | Tensor) -> T
         moved = torch.where(w == 0, 0.0, w * moved)
     elif w == 0:
         return log_cond.clone()
-    elif w > 0:  # an impossible value stays so by itself; where the mixture has none either, their ratio is nothing
+    elif w > 0:  # an impossible value stays impossible; where both are 0, the ratio is NaN and counts as 0
         return moved.nan_to_num_(nan=0.0, posinf=math.inf, neginf=NEG_INF).mul_(w).add_(log_cond)
     else:
         moved *= w
@@ -330,7 +330,7 @@ def check_same_space(own: Denoiser, other: Denoiser, rule: object) -> None:
 
 
 def probes(num_tokens: int, num_dims: int, device: Any = None) -> Tensor:
-    """A few partial states by which an object that answers is known, int64 (NUM_PROBES, D), always the same."""
+    """A few partial states at which outputs identify an object, int64 (NUM_PROBES, D), always the same."""
     rows = torch.arange(NUM_PROBES)[:, None] + 1
     mixed = (rows * 7919 + torch.arange(num_dims) * 104729) * rows % 1_000_003
     tokens = mixed % (num_tokens + 1)
@@ -355,7 +355,7 @@ def log_joint(denoiser: Denoiser, target_class: int | None, rule: Rule) -> Tenso
     """log P(x | z) of all finished states, (N^D,)."""
     if not hasattr(denoiser, "log_marginals"):
         raise UserError(
-            f"the rule {rule} uses a denoiser whose conditionals belong to no known joint distribution, so it has no "
+            f"the rule {rule} uses a denoiser whose conditionals have no known joint distribution, so it has no "
             "tilted distribution; `tilted_weights` gives the order-averaged one"
         )
     return denoiser.log_marginals(target_class)[-1].flatten()

@@ -18,8 +18,8 @@ MAX_STEPS = 10**6
 Grid = tuple[float, ...]  # clock times tau, increasing from 0; the last may be inf
 Steps = int | Sequence[float] | Tensor  # a number of equal steps in noise time, or a grid
 HORIZONS = {"linear": 1.0, "cosine": 1.0, "exponential": 10.0}  # T where none is given
-COUNT_DIGITS = 9  # after the point, of a number of events before it is rounded: what u_k lacks is no part of it
-LEAST_HORIZON = 1e-3  # with steps good to nine digits; below, 1 - alpha has none
+COUNT_DIGITS = 9  # decimals to which a number of events is rounded first, against the rounding error of u_k
+LEAST_HORIZON = 1e-3  # leaves nine correct digits of a step; below, 1 - alpha loses them
 ALPHA: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda t: 1 - t,
     "cosine": lambda t: 1 - torch.sin(t * (math.pi / 2)),
@@ -35,7 +35,7 @@ class Schedule:
     (alpha = exp(-t), the paper's, with a horizon T of your own; default 10).
 
     Raises:
-        UserError: an unknown name, or a horizon that the schedule does not have.
+        UserError: an unknown name, or a horizon that the schedule does not allow.
     """
 
     name: str = "linear"

@@ -27,7 +27,7 @@ class Selection:
     Attributes:
         count: one number for all states, or int64 (...), one for each.
         tier: int64 (..., m), lower first; None where no coordinate goes before another.
-        log_weight: (..., m), coordinates of a tier being drawn in proportion to exp of it; -inf where a coordinate
+        log_weight: (..., m), the coordinates of a tier are drawn in proportion to its exponential; -inf where one
             cannot be taken. Where `count` differs by state, the weights of those that can be taken must be equal.
     """
 
@@ -36,7 +36,7 @@ class Selection:
     log_weight: Tensor
 
     def draw(self, generator: torch.Generator | None) -> Tensor:
-        """The coordinates that are taken, bool (B, m): by the order of exponential clocks of these weights."""
+        """The coordinates that are taken, bool (B, m), by the order of exponential clocks of these weights."""
         able = self.log_weight > NEG_INF
         if isinstance(self.count, int):
             return torch.zeros_like(able).scatter_(1, self.draw_places(generator), True) & able
@@ -45,9 +45,9 @@ class Selection:
         return (torch.empty_like(order).scatter_(1, order, places) < self.count[:, None]) & able
 
     def draw_places(self, generator: torch.Generator | None) -> Tensor:
-        """The coordinates that are taken by one count for all states, int64 (B, count), by the same clocks as `draw`.
+        """The coordinates taken under one count for all states, int64 (B, count), by the same clocks as `draw`.
 
-        Where fewer can be taken there are others among them: of log-weight -inf.
+        Where fewer can be taken, the others among them have log-weight -inf.
         """
         assert isinstance(self.count, int)
         clocks = self._clocks(generator)
@@ -82,12 +82,12 @@ def subset_chances(log_weight: Tensor, count: int, tier: Tensor | None = None) -
     P(A) = sum_{i in A} P(A - i) pi(i | all but A - i), from smaller sets to larger ones.
 
     Args:
-        log_weight: (S, m), coordinates being drawn in proportion to exp of it. tier: int64 (S, m), lower first; None
-            where no coordinate goes before another.
+        log_weight: (S, m), coordinates are drawn in proportion to its exponential. tier: int64 (S, m), lower first;
+            None where no coordinate goes before another.
 
     Returns:
-        for every subset of range(m) of size `count`, its probability (S,); and for smaller ones, after which nothing
-        else has a weight.
+        the probability (S,) of every subset of range(m) of size `count`, and of smaller ones after which no other
+        coordinate has a weight.
     """
     m = log_weight.shape[1]
     chances: dict[Subset, Tensor] = {(): torch.ones_like(log_weight[:, 0])}
@@ -109,8 +109,8 @@ def subset_chances(log_weight: Tensor, count: int, tier: Tensor | None = None) -
 def _tied_subset_chances(count: Tensor, tier: Tensor | None, log_weight: Tensor) -> dict[Subset, Tensor]:
     """The same for counts that differ by row, where all weights of a tier are equal.
 
-    A row takes all coordinates of the tiers before the one in which its count is reached, and of that one any as many
-    as are missing, each set of them with the same probability.
+    A row takes all coordinates of the tiers before the one in which its count is reached, and from that one as many as
+    are missing, every such set with the same probability.
     """
     m = log_weight.shape[1]
     device = log_weight.device

@@ -25,8 +25,8 @@ from mdlm_cfg.support.instantiate import is_ours
 
 NEG_INF = float("-inf")
 JumpRule = Callable[[Tensor, Tensor], Tensor]  # (log Z, u) -> J, any shapes that broadcast
-SHORT_OF_ONE = 1e-6  # what a jump rule of one's own, perhaps in float32, may be below 1 at u = 1
-OF_JUMPS = ("log_z", "u")  # arguments by which a function of one's own is known as one
+SHORT_OF_ONE = 1e-6  # how far below 1 a user-defined jump rule, perhaps in float32, may be at u = 1
+OF_JUMPS = ("log_z", "u")  # arguments by which a user-defined function is recognised as one
 
 
 def tau_leaping(log_z: Tensor, u: Tensor) -> Tensor:
@@ -45,12 +45,12 @@ def d_cfg(log_z: Tensor, u: Tensor) -> Tensor:
 
 
 def _expected_jumps(log_z: Tensor, u: Tensor) -> Tensor:
-    """-Z ln(1-u), in logarithms: of a Z that underflows, at the step that has u = 1, it is infinite and not NaN."""
+    """-Z ln(1-u), by way of logarithms: at u = 1 it is infinite and not NaN, even if Z underflows."""
     return (log_z + (-torch.log1p(-u)).log()).exp()
 
 
 JUMPS: dict[str, JumpRule] = {"tau_leaping": tau_leaping, "euler": euler, "d_cfg": d_cfg}
-STAYS: dict[JumpRule, JumpRule] = {  # 1 - J with all its digits, where J rounds to 1
+STAYS: dict[JumpRule, JumpRule] = {  # 1 - J with all its digits, even where J rounds to 1
     tau_leaping: lambda log_z, u: (-_expected_jumps(log_z, u)).exp(),
     d_cfg: lambda log_z, u: torch.sigmoid(torch.log1p(-u) - u.log() - log_z),
 }
@@ -59,8 +59,8 @@ STAYS: dict[JumpRule, JumpRule] = {  # 1 - J with all its digits, where J rounds
 class Step(ABC):
     """A sampler's step from a state, given the guided rates: it may unmask, mask again and replace.
 
-    A denoiser says nothing of a coordinate that is unmasked, so what happens to one does not depend on the state: it
-    moves by itself, by one matrix (`unmasked_moves`). What masked coordinates do depends on their rates (`moves`).
+    A denoiser says nothing about unmasked coordinates, so their moves do not depend on the state: each moves
+    independently, by one matrix (`unmasked_moves`). The moves of masked coordinates depend on their rates (`moves`).
     """
 
     @abstractmethod
@@ -89,13 +89,13 @@ class Step(ABC):
         """The kernel of every coordinate that was unmasked before the step, independently of all others.
 
         Returns:
-            float64 (N, N+1), from a value to a value or the mask; None where it stays as it is: the step only unmasks.
+            float64 (N, N+1), from a value to a value or the mask; None if none of them moves: the step only unmasks.
         """
         return None
 
     @property
     def only_unmasks(self) -> bool:
-        """Whether what is unmasked stays as it is: laws then go once through the levels."""
+        """Whether unmasked coordinates never change: laws then need one pass through the levels."""
         return self.unmasked_moves(1, torch.device("cpu")) is None
 
 
@@ -117,10 +117,10 @@ class TimeStep(Step):
         return jump.masked_fill(log_z == NEG_INF, 0.0)
 
     def _checked(self, jump: Tensor, log_z: Tensor) -> Tensor:
-        """The probabilities of a jump rule of one's own; in the last step those short of digits are 1, not a mask left.
+        """The probabilities of a user-defined jump rule; at u = 1 those just below 1 become 1, so that no mask is left.
 
         Raises:
-            UserError: what is no probability, which a law would have all the same.
+            UserError: a value that is not a probability, which a law would use all the same.
         """
 
         def explain(row: int, z: Tensor, found: Tensor) -> str:
@@ -162,7 +162,7 @@ def share(log_z: Tensor, u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RemaskingStep(Step):
-    """A step of ReMDM (arXiv 2503.00307; theory, section 18): it unmasks by r_i, and masks again what was unmasked.
+    """A step of ReMDM (arXiv 2503.00307; theory, section 18): it unmasks by r_i, and remasks coordinates.
 
     Args:
         u: the probability that a masked coordinate is unmasked, in [0, 1].
@@ -208,7 +208,7 @@ class SelectFirstStep(Step):
         log_z = unrolled_logsumexp(log_rates, dim=-1)
         places = torch.arange(x.shape[1], device=x.device)
         selection = self.selection(log_z, lambda: normalized(log_rates, log_z), places)
-        if isinstance(selection.count, int):  # as many values are enough
+        if isinstance(selection.count, int):  # only these values are needed
             chosen = selection.draw_places(generator)
             values = draw_values(log_rates, log_z, generator, chosen)
             able = selection.log_weight.gather(1, chosen) > NEG_INF
@@ -233,8 +233,8 @@ class SelectFirstStep(Step):
 class EventStep(SelectFirstStep):
     """A step with a fixed number of events, at the frozen rates: a policy picks the coordinates, without replacement.
 
-    By the rates themselves it is the order of the first `count` of independent exponential clocks of rates Z_i. Exact
-    for count = 1.
+    With `RatePolicy` these are the first `count` of independent exponential clocks with rates Z_i. Exact for
+    count = 1.
 
     Args:
         count: number of coordinates to unmask; all remaining ones if there are fewer.
@@ -250,7 +250,7 @@ class EventStep(SelectFirstStep):
 
 
 def outcomes(subset: Subset, num_masked: int, num_tokens: int, device: torch.device) -> Tensor:
-    """Where the values of some masked coordinates lie in C order, all others staying masked, int64 (N^|subset|,)."""
+    """The places in C order of all values of some masked coordinates, the others masked, int64 (N^|subset|,)."""
     base = num_tokens + 1
     found = torch.zeros(1, dtype=torch.int64, device=device)
     for i in range(num_masked):
@@ -272,11 +272,11 @@ def draw_values(
     Args:
         log_rates: (B, D, N).
         log_z: (B, D), its logsumexp.
-        places: coordinates whose values are wanted, int64 (B, k): the same values as if all were; None is all.
+        places: coordinates to draw, int64 (B, k), with the same values as if all were drawn; None is all.
 
     Returns:
         int64 (B, D), or (B, k); any value at coordinates without any rate (unmasked ones), and the mask N where the
-        rates are NaN, so that what is wrong stays visible.
+        rates are NaN, so that the error stays visible.
     """
     u = uniform(log_z.shape, generator, log_z.device)
     if places is not None:
@@ -285,6 +285,6 @@ def draw_values(
         log_rates = log_rates.gather(1, places[..., None].expand(-1, -1, log_rates.shape[-1]))
     cdf = (log_rates - log_z[..., None]).exp_().cumsum(dim=-1)
     drawn = u[..., None] * cdf[..., -1:]
-    # the first value whose cdf exceeds the draw: one of probability 0 never is, and the last where no other does
+    # the first value whose cdf exceeds the draw, else the last: a value of probability 0 is never drawn
     values = (cdf[..., :-1] <= drawn).sum(dim=-1)
     return values.masked_fill_(log_z.isnan(), log_rates.shape[-1])
