@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -110,6 +111,18 @@ def command_apart(text: str) -> tuple[str, str]:
     return (f"{said}:", f"python {command}") if colon else (text, "")
 
 
+@cache
+def _environment() -> Environment:
+    """That of the page's template, which is compiled once."""
+    return Environment(
+        loader=PackageLoader("mdlm_cfg.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, Any] | None = None) -> str:
     """The page as text.
 
@@ -118,13 +131,7 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
         sections: in order.
         settings: what was run, folded on top: names and values; nested ones as JSON. Everything is escaped.
     """
-    environment = Environment(
-        loader=PackageLoader("mdlm_cfg.reports", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
     shown = {name: _shown(value) for name, value in (settings or {}).items()}
     sections = first_screen(sections)
     first = [section for section in sections if not section.group]
