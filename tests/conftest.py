@@ -70,11 +70,13 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def short_reports(request: pytest.FixtureRequest) -> Iterator[None]:
-    """In tests/app: pictures of one pixel and few numbers of steps, which take more time than the rest of a report.
+    """In tests/app, and of docs: pictures of one pixel, few numbers of steps, and the decay of two strengths.
+
+    The others take more time than the rest of a report.
 
     Every file is there all the same. A file of tests that need whole reports overrides this fixture.
     """
-    if request.path.parent.name != "app":
+    if request.path.parent.name != "app" and request.path.stem != "test_docs":
         yield
         return
     from mdlm_cfg.app import evaluation  # which takes seconds to import

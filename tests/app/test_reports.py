@@ -104,7 +104,11 @@ def judged(out: Path, study: Any, plan: Plan, *asked: str) -> None:
 
 @pytest.mark.usefixtures("with_pictures")
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_by_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for limit, least in (("ITERATIONS", 3), ("RANDOM_STARTS", 1), ("VALUES", 5)):  # how far a search goes
+        monkeypatch.setattr(f"mdlm_cfg.compare.best_schedule.{limit}", least)
     study, settings = STUDIES[name]
     classes = None if name == "likelihood" else (Z,)  # it is of all classes
     plan = Plan((Guidance(0.0), Guidance(2.0)), Sampler(), NUM, classes=classes)
