@@ -21,9 +21,10 @@ def time_left(seconds: float, done: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as "1:05", rounded up."""
-    whole = math.ceil(seconds)
-    return f"{whole // 60}:{whole % 60:02d}"
+    """Seconds, rounded up, as "1:05", or as "2:01:05" from an hour on."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def silent(line: str) -> None:

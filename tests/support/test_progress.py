@@ -25,6 +25,7 @@ def test_time_left_is_in_proportion() -> None:
     assert time_left(50, 0.5) == "0:50 left"
     assert time_left(2, 1 / 64) == "2:06 left"
     assert time_left(3, 1) == "0:00 left"
+    assert time_left(3600, 0.5) == "1:00:00 left" and time_left(3599, 0.5) == "59:59 left"
 
 
 def test_pieces_estimate_by_their_costs(monkeypatch: pytest.MonkeyPatch) -> None:
