@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -47,12 +49,18 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
 
     Raises:
         UserError: the processes do not have the same weights, data and version.
+        KeyboardInterrupt: of an interrupt, of which Lightning makes an exit with another code.
     """
     # the processes are given numbers: Lightning would take the pieces apart
     numbers: DataLoader[int] = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
     device = None if net is None else next(net.parameters()).device
     with interrupts_given_back():
-        trainer.predict(_Worker(pieces, net, cache), numbers, return_predictions=False)
+        try:
+            trainer.predict(_Worker(pieces, net, cache), numbers, return_predictions=False)
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
     trainer.strategy.barrier()
     if net is not None:
         net.to(device)  # Lightning leaves everything on the CPU
@@ -66,12 +74,18 @@ class _Worker(LightningModule):
         self.pieces = pieces
         self.net = net
         self.cache = cache
+        self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def configure_model(self) -> None:
         """Every process draws with the whole network, also where training shared its weights out."""
 
     def on_predict_start(self) -> None:
-        """The first process says where; what it is about must be the same for all."""
+        """The first process says where; what it is about must be the same for all.
+
+        Lightning's handler of SIGTERM waits for that of the first process, which may have none.
+        """
+        if self.on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.on_sigterm)
         about = self.cache.about
         self.cache = self.trainer.strategy.broadcast(self.cache)
         if self.cache.about != about:

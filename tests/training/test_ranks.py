@@ -249,9 +249,25 @@ def test_an_interrupt_before_drawing_leaves_the_next_one_heard(tmp_path: Path) -
     trainer = small_trainer(tmp_path)
     before = signal.getsignal(signal.SIGINT)
     trainer.callbacks.append(Interrupt())
-    with pytest.raises(SystemExit):
+    with pytest.raises(KeyboardInterrupt):
         share_work(trainer, [], None, Cache(tmp_path, "about"))
     assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
+
+
+def test_a_process_that_draws_does_not_wait_for_the_first_one_at_its_end(tmp_path: Path) -> None:
+    """Lightning's handler of SIGTERM waits for that of the first process, for ever if that has none."""
+
+    class Noted:
+        key = "noted"
+
+        def make(self) -> torch.Tensor:
+            self.handler = signal.getsignal(signal.SIGTERM)
+            return torch.zeros(1)
+
+    piece = Noted()
+    before = signal.getsignal(signal.SIGTERM)
+    share_work(small_trainer(tmp_path), [piece], None, Cache(tmp_path / "kept", "about"))
+    assert piece.handler == before == signal.getsignal(signal.SIGTERM)
 
 
 def test_chunks_are_independent_and_the_first_is_what_few_samples_are(small_chunks: None) -> None:
