@@ -10,7 +10,7 @@ from mdlm_cfg.support.numeric import number, whole_number
 
 @dataclass(frozen=True)
 class Annealing:
-    """A linear warm-up, times half a cosine down to a share of the learning rate.
+    """A linear warm-up, times a half-cosine decay to a share of the learning rate.
 
     Attributes:
         warmup_steps: steps of the warm-up; 0 for none.

@@ -20,7 +20,7 @@ class AveragedObjective:
 
     Where (N+1)^D is small, the network is evaluated once a step on all partial states with a mask and all K + 1
     labels, and the cross entropies are weighted by the batch's histogram. Its cost does not depend on the batch size,
-    and nothing but the batch is left random.
+    and only the batch is random.
 
     Args:
         num_tokens, num_dims, num_classes: N, D, K.
@@ -35,11 +35,11 @@ class AveragedObjective:
         tokens = points_at(states, n + 1, d)
         is_masked = tokens == n
         states, tokens, is_masked = (t[is_masked.any(dim=1)] for t in (states, tokens, is_masked))
-        # (D, N): how far unmasking coordinate i to v goes
+        # (D, N): change of the state's index when coordinate i is unmasked to v
         moves = (torch.arange(n) - n) * strides(n + 1, d)[:, None]
         children = (states[:, None, None] + moves).masked_fill(~is_masked[..., None], 0)
         num_masked = is_masked.sum(dim=1)
-        # count m has probability 1/D, a subset of it 1/C(D, m), and its cross entropy the weight D/m
+        # a count m has probability 1/D, a subset of that size 1/C(D, m), and its cross entropy has weight D/m
         subsets = torch.tensor([comb(d, m) for m in range(d + 1)])
         weights = is_masked / (num_masked * subsets[num_masked])[:, None].double()
         self.states = states.to(device)
@@ -79,18 +79,18 @@ class AveragedObjective:
         most: int | None = None,
         generator: torch.Generator | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
-        """The expected cross entropy if the partial states come from other distributions than the targets.
+        """The expected cross entropy if the partial states come from distributions other than that of the targets.
 
-        It is smallest for the conditionals of `histogram`, whatever is visited; where that is the histogram itself it
-        is the NELBO.
+        The conditionals of `histogram` minimise it, whatever is visited; if the histogram itself is visited, it is the
+        NELBO.
 
         Args:
             net: (tokens, classes) -> log-probs (B, D, N).
             histogram: float64 (K, N, ..., N), whose conditionals are the targets.
-            visited: of the same shape, each 0 where the histogram is.
+            visited: distributions of the same shape, each 0 where the histogram is 0.
             smoothing: share of the uniform distribution in the targets (`smoothed`).
-            most: pairs of a partial state and a label; where there are more, as many are drawn, by their weights in the
-                mean of `visited`, and the results have the same expectation. None: no limit.
+            most: the largest number of pairs of a partial state and a label; if there are more, this many are drawn by
+                their weights in the mean of `visited`, which leaves the expectation unchanged. None: no limit.
             generator: of these draws.
 
         Returns:
@@ -106,7 +106,7 @@ class AveragedObjective:
                 chances = (weights * self.shares).mean(dim=0)
                 rows = stratified_draws(chances, most, generator)
                 weights = weights * (chances.sum() / (most * chances))
-            elif given.device.type == "cpu":  # a pair without probability has no weight
+            elif given.device.type == "cpu":  # pairs of probability 0 have weight 0
                 rows = given.nonzero().squeeze(1)
             tokens = self.tokens[rows]
             classes = self.classes[rows]
@@ -125,8 +125,8 @@ class AveragedObjective:
 
         Args:
             ask: as `of_labels`. rows: which pairs, int64 (R,).
-            at_once: whether all labels of a state cost as much as one: each state is then asked for once, unless the
-                host would have to wait for a device to know which there are.
+            at_once: whether all labels of a state cost as much as one: the network is then evaluated once per state,
+                unless the host would have to wait for a device to find the distinct states.
         """
         classes = self.classes[rows]
         places = rows % len(self.states)

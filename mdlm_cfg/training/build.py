@@ -28,11 +28,11 @@ def build_module(config: TrainSchema, description: Mapping[str, Any], trusted: C
 
     Args:
         config: of the run; recorded as a whole in the checkpoints.
-        description: what a data module's `describe()` says: the network's shape follows from it.
-        trusted: names of the user's own that may be made, beside what this package offers.
+        description: of a data module (`describe()`), from which the network's shape follows.
+        trusted: names of the user's own that may be built, besides those of this package.
 
     Raises:
-        UserError: anything that is not allowed, said with its name in the configuration.
+        UserError: any setting that is not allowed, with its name in the configuration.
     """
     shape = {name: description[name] for name in ("num_tokens", "grid_shape", "num_classes")}
     net_settings = shape | dict(config.net)
@@ -50,7 +50,7 @@ def build_module(config: TrainSchema, description: Mapping[str, Any], trusted: C
             "the network has a class head that its objective does not train, and guidance=classifier would use it "
             "untrained: give objective=classifier, or net.class_head=false"
         )
-    build_optimizer(net, config.optimizer, trusted)  # refuses now what it would refuse after the data are read
+    build_optimizer(net, config.optimizer, trusted)  # fails now rather than after the data are read
     record = {
         "net": net_settings,
         "objective": config.objective,
@@ -78,7 +78,7 @@ def build_optimizer(
     """The optimiser that plain settings name, for a network.
 
     Raises:
-        UserError: a name that is neither in `mdlm_cfg.nets.optimizer` nor trusted, or something that is no optimiser.
+        UserError: a name that is neither in `mdlm_cfg.nets.optimizer` nor trusted, or is not an optimiser.
     """
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise UserError("the network has no parameters to train")

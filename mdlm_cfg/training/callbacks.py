@@ -26,9 +26,9 @@ WARM_UP = 10  # the t-th average has a decay of at most (1 + t) / (WARM_UP + t)
 def average_(averaged: list[Tensor], current: list[Tensor], decay: float, count: int) -> None:
     """Update averages of `count` values in place, with decay min(decay, (1 + t) / (10 + t)); the first is a copy.
 
-    The averages keep their own type: in half precision a small step towards a weight would be rounded away.
+    The averages keep their own dtype: in half precision a small step towards a weight would be rounded to nothing.
     """
-    with torch.no_grad():  # around a function it takes longer
+    with torch.no_grad():  # as a decorator it takes longer
         if averaged and averaged[0].dtype != current[0].dtype:
             current = [weight.to(average.dtype) for average, weight in zip(averaged, current, strict=True)]
         if count == 0:
@@ -38,13 +38,13 @@ def average_(averaged: list[Tensor], current: list[Tensor], decay: float, count:
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's exponential moving average of the weights, with a decay that warms up, where the model trains.
+    """Lightning's exponential moving average of the weights, with a decay that warms up, on the model's device.
 
     Validation, the test, and the `state_dict` of a checkpoint hold the averaged weights; the raw ones are in its
     `current_model_state`. A run that has nothing left to train ends with the averaged weights too.
 
     Args:
-        decay: of the average in the long run, in [0, 1).
+        decay: of the average after the warm-up, in [0, 1).
 
     Raises:
         UserError: a decay outside [0, 1).
@@ -59,11 +59,11 @@ class AveragedWeights(WeightAveraging):
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the average where the model is going to be: it has not moved there yet."""
+        """Create the average on the device that the model will move to."""
         if stage != "fit":
             return
         if trainer.precision == "64-true":
-            pl_module.double()  # Lightning does so after it has taken a checkpoint over, which would be cut to float32
+            pl_module.double()  # Lightning does so only after loading a checkpoint, then cut to float32
         self._average_model = AveragedModel(pl_module, device=trainer.strategy.root_device, use_buffers=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,7 +74,7 @@ class AveragedWeights(WeightAveraging):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One update for every optimiser step, counted on the host: the average's own count may be on a GPU."""
+        """Update once per optimiser step, counted on the host: the average's own count may be on a GPU."""
         step = trainer.global_step
         if step > self._latest_update_step:
             average_(*self._pairs, self.decay, step - 1)
@@ -93,19 +93,19 @@ class AveragedWeights(WeightAveraging):
         self._taken = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where nothing was left to train, training does not end either: Lightning leaves `on_train_end` out."""
+        """Where nothing was left to train, Lightning does not call `on_train_end`."""
         if not self._taken and self._average_model is not None:
             self._copy_average_to_current(pl_module)
         self._taken = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The average's own count is of use in a checkpoint alone."""
+        """The average's own count is needed only in a checkpoint."""
         if self._average_model is not None:
             self._average_model.n_averaged.fill_(self._latest_update_step)
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lightning would find out after the first step."""
+        """Fail here on an invalid count, which Lightning would notice only after the first step."""
         super().load_state_dict({"latest_update_step": int(state_dict["latest_update_step"])})
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -115,7 +115,7 @@ class AveragedWeights(WeightAveraging):
 
 
 class RunProgress(ProgressBar):
-    """Progress bars for training (with NELBO and time left), the test and samples; lines without a terminal.
+    """Progress bars for training (with NELBO and time left), the test and samples; plain lines without a terminal.
 
     The time left is estimated from the share of training done (`MaskedDiffusion.progress`): of its steps or of
     its time, whichever is further.
@@ -220,7 +220,7 @@ class RunProgress(ProgressBar):
 
 
 def _columns() -> list[ProgressColumn]:
-    """Of the bar: on a narrow terminal the numbers are cut, and the bar stays."""
+    """The columns of the bar: on a narrow terminal the numbers are cut, and the bar stays."""
     bar = BarColumn(bar_width=20, table_column=Column(no_wrap=True, min_width=20))
     numbers = Column(no_wrap=True, overflow="ellipsis")
     return [

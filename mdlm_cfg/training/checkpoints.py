@@ -20,8 +20,8 @@ LAST = "last.ckpt"
 BEST = "best.ckpt"
 CHECKPOINT = Path("checkpoints", LAST)  # of a run's folder
 CONFIG = "resolved_config.yaml"
-RECORDED = ("net", "objective", "optimizer", "data", "config", "seed")  # of a run, in its checkpoint
-# the format changes when an older checkpoint cannot be read any more
+RECORDED = ("net", "objective", "optimizer", "data", "config", "seed")  # what a checkpoint records of its run
+# the format number changes when older checkpoints can no longer be read
 WRITTEN_BY = "mdlm_cfg"
 FORMAT = 2
 OUTLINE = "outline"  # an entry: see `outline_of`; checkpoints of earlier versions have none
@@ -34,7 +34,7 @@ def run_folder_of(checkpoint: Path) -> Path:
 
 
 def checkpoint_in(path: str | Path) -> Path:
-    """A checkpoint, or that of a run's folder: the last one, or the best one where the last is missing or damaged.
+    """The given checkpoint, or that of a run's folder: the last, or the best if the last is missing or damaged.
 
     Raises:
         UserError: an empty path, or a folder that holds none.
@@ -53,8 +53,8 @@ def checkpoint_in(path: str | Path) -> Path:
 def whole_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to use in a folder of checkpoints: the last, or else the best one; None where there is neither.
 
-    The best one is used where the last one is missing or damaged, and stderr says so. Where both are damaged it is the
-    last one, and whoever reads it will say so.
+    The best one is used where the last one is missing or damaged, and stderr says so. If both are damaged, the last one
+    is returned, and reading it will fail.
     """
     last = folder / LAST
     best = folder / BEST
@@ -78,7 +78,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def newest_run(root: str | Path) -> Path:
-    """The checkpoint of the run that saved one last under `root`: see `whole_checkpoint`.
+    """The checkpoint of the run under `root` that saved most recently: see `whole_checkpoint`.
 
     Raises:
         UserError: there is none.
@@ -96,13 +96,13 @@ def stamp() -> dict[str, Any]:
     """A checkpoint's record of the program that wrote it."""
     try:
         version = metadata.version("mdlm-cfg")
-    except metadata.PackageNotFoundError:  # run from its sources
+    except metadata.PackageNotFoundError:  # run from source
         version = "unknown"
     return {"written_by": WRITTEN_BY, "format": FORMAT, "version": version}
 
 
 def outline_of(checkpoint: Mapping[str, Any]) -> str:
-    """A hash of all that a checkpoint holds, but of tensors only their shapes and types: what is gone from it shows."""
+    """A hash of a checkpoint's contents, with only shapes and dtypes of tensors: it reveals missing entries."""
     content = {key: value for key, value in checkpoint.items() if key != OUTLINE}
     return sha256(_outline(content).encode()).hexdigest()[:16]
 
@@ -112,7 +112,7 @@ def _outline(value: Any) -> str:
         return "{" + ",".join(sorted(f"{key!r}:{_outline(item)}" for key, item in value.items())) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_outline, value)) + "]"
-    if isinstance(value, set):  # in another order in another process
+    if isinstance(value, set):  # its order differs between processes
         return "{" + ",".join(sorted(map(_outline, value))) + "}"
     return f"{value.dtype}{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
@@ -150,7 +150,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether nested settings are what a file of settings can hold."""
+    """Whether nested settings hold only what a configuration file can."""
     if isinstance(value, dict | list | tuple):
         return all(_is_plain(item) for item in (value.values() if isinstance(value, dict) else value))
     return value is None or isinstance(value, bool | int | float | str)

@@ -1,8 +1,8 @@
 """A small convolutional classifier of images that evaluates samples: trained once, and kept on disk.
 
-Two convolutions and two linear layers, trained on the training images, moved by up to two pixels: on fresh
-binarisations of them, or on their grey levels. It only has to be much better than the samples are: above 99% on
-binarised MNIST's test images.
+Two convolutions and two linear layers, trained on the training images shifted by up to two pixels: on fresh
+binarisations or on their grey levels. Its errors only have to be rare compared with those of the samples: its
+accuracy is above 99% on binarised MNIST's test images.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mdlm_cfg.training.data import ImageData
 from mdlm_cfg.training.data.base import check_positive
 from mdlm_cfg.training.data.levels import binarize
 
-BATCH = 1000  # images per call when nothing is trained
+BATCH = 1000  # images per call outside training
 SHIFT = 2  # pixels that an image may be moved by in training, each way
 DEVICE = "cpu"  # where it is trained
-VERSION = 1  # of the network below: another one must not load the files of this one
-LEAST_STEPS = 6  # of a cycle: torch divides by zero where a fifth of them is one
+VERSION = 1  # of the network below: change it with the network, so that no old file is loaded
+LEAST_STEPS = 6  # of a cycle: torch divides by zero if a fifth of them is one step
 FOLDER = "classifier"  # in the folder of the data sets
 
 Progress = Callable[[int, int, float], None]  # (step, number of steps, loss in nats)
@@ -45,7 +45,7 @@ class ClassifierSettings:
         learning_rate: the highest of its one cycle.
         dropout: share of the features dropped in training.
         seed: of weights, order, binarisation and shifts.
-        precision: of the products in training: "float32", "bfloat16", or "auto": what is fast on the CPU, by measuring.
+        precision: of the products in training: "float32", "bfloat16", or "auto", the faster on the CPU as measured.
     """
 
     channels: tuple[int, int] = (32, 64)
@@ -67,7 +67,7 @@ class ClassifierSettings:
         )
 
     def decided(self) -> ClassifierSettings:
-        """The same, with the precision that "auto" means on this machine."""
+        """The same settings, with "auto" replaced by the precision it means on this machine."""
         if self.precision != "auto":
             return self
         return replace(self, precision="bfloat16" if bf16_is_fast(DEVICE) else "float32")
@@ -139,7 +139,7 @@ class ImageClassifier(nn.Module):
         return self.head(self.features(x)).double().log_softmax(dim=1)
 
     def accuracy(self, x: Tensor, classes: Tensor) -> float:
-        """The share of images (n, D) that are assigned to their class, int64 (n,)."""
+        """The share of images (n, D) that are assigned to their true class, int64 (n,)."""
         return float((self.predict(x) == classes).double().mean())
 
 
@@ -202,7 +202,7 @@ def _step(model: ImageClassifier, optimizer: torch.optim.Optimizer, x: Tensor, l
 
 
 def _shifted(images: Tensor) -> Tensor:
-    """Images (B, H, W), each moved by up to `SHIFT` pixels down or up, right or left, zeros coming in.
+    """Images (B, H, W), each moved by up to `SHIFT` pixels down or up, right or left, with zeros moving in.
 
     Small images are moved less: by a tenth of their shorter side at most.
     """
@@ -221,7 +221,7 @@ def classifier_for(
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ImageClassifier:
-    """The classifier of these images: from disk if it was trained before, else trained and kept.
+    """The classifier of these images: from disk if it was trained before, else trained and saved.
 
     Args:
         data: images, set up.
@@ -253,7 +253,7 @@ def classifier_for(
     model = ImageClassifier(data.grid_shape, data.num_classes, settings, data.num_tokens)
     try:
         model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:  # other weights, or none
+    except (RuntimeError, TypeError, AttributeError) as error:  # weights that do not fit, or none
         raise UserError(_damaged(path)) from error
     return model.eval()
 
@@ -263,6 +263,6 @@ def _damaged(path: Path) -> str:
 
 
 def classifier_path(data: ImageData, settings: ClassifierSettings, folder: Path) -> Path:
-    """The file of a classifier: its name tells the images and the settings, the precision among them."""
+    """The file of a classifier: its name identifies the images and the settings, precision included."""
     key = repr((data.fingerprint(), data.grid_shape, data.num_classes, astuple(settings.decided()), SHIFT, VERSION))
     return folder / f"{data.name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"

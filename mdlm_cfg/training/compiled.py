@@ -14,7 +14,7 @@ class Compiled:
     """A network compiled to fewer and longer kernels, under one label and under several; on a GPU one CUDA graph each.
 
     Args:
-        net: what is compiled, and has everything else.
+        net: the network to compile, which also provides all other attributes.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -27,11 +27,11 @@ class Compiled:
         return cast(Tensor, self._forward(tokens, classes))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "net":  # of a copy that has nothing yet
+        if name == "net":  # of a copy that has no attributes yet
             raise AttributeError(name)
         return getattr(self.net, name)
 
 
 def compiled(net: nn.Module) -> nn.Module:
-    """The same network for training steps, see `Compiled`: objectives ask no more of a network than it has."""
+    """The network compiled for training steps, see `Compiled`, which has all that objectives use."""
     return cast(nn.Module, Compiled(net))

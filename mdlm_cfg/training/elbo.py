@@ -1,12 +1,13 @@
-"""The continuous-time negative ELBO in nats, estimated by draws (theory, section 9).
+"""Monte Carlo estimates of the continuous-time negative ELBO in nats (theory, section 9).
 
 In its schedule-free form: draw the number of masked coordinates m uniformly from 1..D, mask a uniform subset of that
 size, and weight the summed cross entropy of the masked coordinates by D / m.
 
 `pooled` takes its targets from a whole batch, `averaged` is its expectation.
 
-Everything here follows the device of the data, and nothing waits for it there (on a CPU, where waiting costs nothing,
-work without effect is left out). A network is called as it is; the rest is exact, under autocast too (`exactly`).
+Everything here runs on the device of the data, and never synchronises with it (on a CPU, where that costs nothing,
+work without effect is skipped). The network runs in its own precision; the rest is exact even under autocast
+(`exactly`).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ Net = Callable[..., Tensor]  # (tokens, classes) -> log-probs
 
 @contextmanager
 def exactly(net: Net, device: torch.device) -> Iterator[Net]:
-    """Autocast off inside, and for the network alone what it was outside; it is given copies of its arguments.
+    """Disable autocast inside, except for the network, which keeps the outer setting and gets copies of its arguments.
 
     Under autocast every matrix product is rounded to half precision: in the network this is intended, but
-    in targets and weights it would be a bias larger than the error of the network to be reached.
+    in targets and weights it would be a bias larger than the error that the network should reach.
     """
     enabled = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type)
@@ -47,8 +48,8 @@ def smoothed(log_probs: Tensor, tokens: Tensor, share: float) -> Tensor:
     """Log-probabilities whose cross entropy is that of targets mixed with a share of the uniform distribution.
 
     The cross entropy is linear in log p, so targets (1 - s) q + s / N are the same as (1 - s) log p + s mean log p.
-    Without it nothing says how small a probability outside the support is, and guidance, which raises the ratio of
-    two such numbers to the power w, blows up on what the two conditionals happen to have left there.
+    Without smoothing, nothing fixes how small a probability outside the support is, and guidance, which raises the
+    ratio of two such numbers to the power w, amplifies whatever the two conditionals happen to have there.
 
     Args:
         log_probs: (..., D, N).
@@ -64,9 +65,9 @@ def smoothed(log_probs: Tensor, tokens: Tensor, share: float) -> Tensor:
 def smoothed_targets(conditional: Tensor, null: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """The null class mixed with a share of the uniform distribution, and the class with a share of that mixture.
 
-    p' = (1 - s) p + s / N and p_z' = (1 - s) p_z + s p'. Where the data have no probability the ratio p_z' / p',
-    which guidance amplifies, is s, and guidance does not go there. If both are mixed with the uniform distribution
-    (`smoothed`) the ratio is 1 there, and the network has to learn it from two numbers as small as s / N.
+    p' = (1 - s) p + s / N and p_z' = (1 - s) p_z + s p'. Where the data have probability 0, the ratio p_z' / p'
+    that guidance amplifies is s, so guidance avoids these values. If both are mixed with the uniform distribution
+    (`smoothed`), the ratio is 1 there, and the network has to learn it from two numbers as small as s / N.
 
     Args:
         conditional: p(x_i = v | x_U, z), (B, D, N). null: p(x_i = v | x_U), likewise.
@@ -93,7 +94,7 @@ def nelbo(
     """One unbiased draw of the negative ELBO of every sample, in nats (theory, section 9).
 
     Args:
-        net: (tokens, classes) -> log-probs (B, D, N); rows of unmasked coordinates do not count.
+        net: (tokens, classes) -> log-probs (B, D, N); rows of unmasked coordinates are ignored.
         x: clean data, int64 (B, D).
         classes: int64 (B,), the null class included.
         mask_id: N.
@@ -155,7 +156,7 @@ def paired_nelbo(
 ) -> tuple[Tensor, Tensor]:
     """`nelbo` with the class and without it, on the same masks: conditional and null, (B,) each, in nats.
 
-    A network with label heads is asked once for both.
+    A network with label heads is evaluated once for both.
     """
     tokens, counts = masked(x, mask_id, generator)
     with exactly(partial(of_labels, net), x.device) as ask:
@@ -166,7 +167,7 @@ def paired_nelbo(
 
 
 def stratified_draws(weights: Tensor, num: int, generator: torch.Generator | None = None) -> Tensor:
-    """Numbers of cells, int64 (num,): each as often as its weight (C,) says, up to rounding, in ascending order."""
+    """Indices of cells, int64 (num,), in ascending order: each in proportion to its weight (C,), up to rounding."""
     uniform = torch.rand(num, generator=generator, dtype=weights.dtype, device=weights.device)
     ends = weights.cumsum(0)
     places = (torch.arange(num, device=weights.device) + uniform) / num * ends[-1]
@@ -174,13 +175,13 @@ def stratified_draws(weights: Tensor, num: int, generator: torch.Generator | Non
 
 
 def cross_entropy_of(targets: Tensor, log_probs: Tensor) -> Tensor:
-    """-sum q log p over the last two axes, (...) from (..., D, N) each: 0 where q is 0, also where log p is -inf."""
+    """-sum q log p over the last two axes, (...) from (..., D, N) each: 0 where q is 0, even if log p is -inf."""
     live = targets > 0
     return -torch.where(live, targets * torch.where(live, log_probs, 0.0), 0.0).sum(dim=(-2, -1))
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
-    """float64, but for a device that does not have it."""
+    """float64, or float32 on a device without float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

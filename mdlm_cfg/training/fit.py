@@ -32,16 +32,16 @@ class NotBegun(UserError):
 
 
 def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
-    """The steps that are behind a checkpoint, if training can resume from it.
+    """The number of steps a checkpoint has taken, if training can resume from it.
 
-    Network, objective, data and the kind of optimiser must be the checkpoint's; everything else may change.
+    Network, objective, data and the type of optimiser must be the checkpoint's; everything else may change.
 
     Args:
         path: the checkpoint.
         record: what the module to train would record (`mdlm_cfg.training.checkpoints.RECORDED`).
 
     Raises:
-        UserError: it cannot.
+        UserError: training cannot resume from it.
     """
     checkpoint = read_checkpoint(path)
     if checkpoint.get(OUTLINE, outline := outline_of(checkpoint)) != outline:
@@ -67,13 +67,13 @@ def check_resume(path: str | Path, record: Mapping[str, Any]) -> int:
 def train(
     module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | Path | None = None
 ) -> tuple[dict[str, float], bool]:
-    """Train, from a checkpoint on if one is given, then test with the averaged weights.
+    """Train, from a checkpoint if one is given, then test with the averaged weights.
 
     Returns:
         the test's numbers, and whether there was anything to train.
 
     Raises:
-        NotBegun: Lightning refuses the trainer's settings, no step is to be trained, or the contents of the checkpoint
+        NotBegun: Lightning refuses the trainer's settings, there is no step to train, or the contents of the checkpoint
             are not those of a run.
     """
     if isinstance(data, DiffusionData):
@@ -89,53 +89,53 @@ def train(
                     )
             else:
                 trained = _go_on(module, data, trainer, ckpt_path)
-        if module.val_nelbo is None:  # training ended before the first epoch did: a sweep needs a value all the same
+        if module.val_nelbo is None:  # training ended within the first epoch, but a sweep needs a value
             trainer.validate(module, datamodule=data, verbose=False)
         tested = trainer.test(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in tested[0].items()} if tested else {}, trained
 
 
 def _go_on(module: MaskedDiffusion, data: LightningDataModule, trainer: Trainer, ckpt_path: str | Path) -> bool:
-    """Train from a checkpoint on; whether there was anything to train.
+    """Resume training from a checkpoint; returns whether there was anything to train.
 
-    Where there was not, the checkpoint's own validation counts: it is logged already.
+    If there was not, the checkpoint's own validation counts: it is already logged.
     """
     checkpoint = read_checkpoint(ckpt_path)
     skip_seen(data, batches_seen(checkpoint))
     trained = False
     if 0 <= (trainer.max_epochs or 0) < checkpoint["epoch"]:
         module.load_state_dict(checkpoint["state_dict"])  # the averaged weights; Lightning would refuse to go back
-        trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])  # the step that the test is logged at
+        trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])  # sets the step at which the test is logged
     else:
         _count_nothing_again(trainer.fit_loop)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         trained = trainer.global_step > int(checkpoint["global_step"])
         epochs = cast(_ProcessedTracker, trainer.fit_loop.epoch_progress.current)
-        epochs.completed = epochs.processed  # where a callback had ended training: the epoch that the test is logged at
+        epochs.completed = epochs.processed  # if a callback ended training: sets the epoch at which the test is logged
     if module.val_nelbo is None and not trained:
         module.val_nelbo = checkpoint.get("val_nelbo")
     return trained
 
 
 def _count_nothing_again(epochs: _FitLoop) -> None:
-    """Have Lightning go on after the batch, or the epoch, that a checkpoint has behind it.
+    """Make Lightning resume after the last batch, or epoch, that a checkpoint completed.
 
-    With `max_steps` it takes every checkpoint for one within an epoch, and counts an epoch that is over again. After a
-    validation within an epoch it counts the batch before that again, and may take the epoch for over.
+    With `max_steps`, Lightning takes every checkpoint for one within an epoch, and counts a finished epoch twice. After
+    a validation within an epoch it counts the preceding batch twice, and may take the epoch for finished.
     """
     epochs._iteration_based_training = lambda: False  # type: ignore[method-assign]
     batches = epochs.epoch_loop
     advance = batches.advance
 
     def advance_by_a_batch(data_fetcher: _DataFetcher) -> None:
-        batches._restarting = False  # all that is left of the restart by now is to look for a validation
+        batches._restarting = False  # its only remaining effect would be a check for a validation
         advance(data_fetcher)
 
     batches.advance = advance_by_a_batch  # type: ignore[method-assign]
 
 
 class _Begun(Callback):
-    """Knows whether training has begun, and at which step: all that a checkpoint holds has been taken over then."""
+    """Records whether training has begun, and at which step: by then the whole checkpoint has been loaded."""
 
     def __init__(self) -> None:
         self.has_begun = False
@@ -148,9 +148,9 @@ class _Begun(Callback):
 
 @contextmanager
 def _not_begun(path: str | Path | None, trainer: Trainer) -> Iterator[None]:
-    """What Lightning refuses before training begins is a `NotBegun`.
+    """Turn what Lightning refuses before training begins into a `NotBegun`.
 
-    So is whatever a whole file of wrong contents makes Lightning or torch trip over; it names the file.
+    So also any error of Lightning or torch from a complete file with wrong contents; the message names the file.
     """
     begun = _Begun()
     trainer.callbacks.append(begun)  # type: ignore[attr-defined]
@@ -182,14 +182,14 @@ def _is_refused_by_lightning(error: Exception) -> bool:
 
 
 def batches_seen(checkpoint: Mapping[str, Any]) -> int:
-    """How many batches of an unfinished epoch a checkpoint has behind it; 0 at an epoch's end."""
+    """The number of batches of an unfinished epoch that a checkpoint has completed; 0 at an epoch's end."""
     fit = checkpoint["loops"]["fit_loop"]
     epochs = fit["epoch_progress"]["current"]
     return int(fit["epoch_loop.batch_progress"]["current"]["processed"]) if epochs["processed"] < epochs["ready"] else 0
 
 
 def skip_seen(data: LightningDataModule, num_batches: int) -> None:
-    """Leave the first batches of the next epoch out, once: Lightning begins an interrupted epoch again."""
+    """Skip the first batches of the next epoch, once: Lightning restarts an interrupted epoch from its beginning."""
     if num_batches == 0 or not isinstance(data, DiffusionData):
         return
     begin = data._next_epoch

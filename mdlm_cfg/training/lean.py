@@ -1,6 +1,6 @@
-"""What Lightning and torch add to a step, without the part that takes time and does nothing here.
+"""Lightning's and torch's work around a step, without the parts that take time and have no effect here.
 
-A step of a small network takes a few milliseconds, and what surrounds it counts. All results are the same bits.
+A step of a small network takes a few milliseconds, so this overhead matters. All results are bitwise the same.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 
 from mdlm_cfg.training.data.base import DiffusionData
 
-PLAIN = frozenset((type(None), bool, int, float, str, dict))  # types of what no module registers
-SHORT = 0.99  # of the largest norm: gradients up to it are certain to stay as they are, whatever is rounded
+PLAIN = frozenset((type(None), bool, int, float, str, dict))  # types that no module registers
+SHORT = 0.99  # of the largest norm: gradients up to this are certain not to be clipped, whatever the rounding
 NOTHING: AbstractContextManager[Any] = nullcontext()
 HOOKS = (  # of a step
     "on_train_batch_start",
@@ -34,11 +34,11 @@ TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_b
 
 
 class LeanTrainer(Trainer):
-    """Lightning's trainer; in a step it is asked 67 times for its strategy and 13 times whether it is training."""
+    """Lightning's trainer; a step reads its strategy 67 times, and 13 times whether it is training."""
 
     @cached_property
     def strategy(self) -> Strategy:
-        """The one that it was made with."""
+        """The strategy it was built with."""
         return super().strategy
 
     @property
@@ -55,7 +55,7 @@ class Unprofiled(PassThroughProfiler):
     """Lightning's profiler that measures nothing, without the generator that it runs around every hook."""
 
     def profile(self, action_name: str) -> AbstractContextManager[Any]:  # type: ignore[override]
-        """Nothing to begin or to end."""
+        """A context that does nothing."""
         return NOTHING
 
 
@@ -63,15 +63,15 @@ class LeanModule(LightningModule):
     """A module whose attributes are set, and whose gradients are reset and clipped, in less time."""
 
     def on_train_start(self) -> None:
-        """Leave hooks of a step out that nobody has filled, its own and those of all callbacks; see `call_at_once`."""
+        """Leave out the empty hooks of a step, its own and those of all callbacks; see `call_at_once`."""
         for one in (self, *self.trainer.callbacks):  # type: ignore[attr-defined]
             leave_empty_hooks_out(one)
         call_at_once(self.trainer)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As any module, which looks whether a value is a parameter, a buffer or a module: a plain one is none.
+        """Skip the check of any module whether a value is a parameter, a buffer or a module, for plain values.
 
-        Lightning notes the name of the hook that it is in, before and after each of them: 50 times in a step.
+        Lightning sets the name of the current hook before and after each of them: 50 times in a step.
         """
         if type(value) in PLAIN and name in self.__dict__:
             object.__setattr__(self, name, value)
@@ -79,7 +79,7 @@ class LeanModule(LightningModule):
             super().__setattr__(name, value)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """What torch's `zero_grad` does, without what measures it; an optimiser may have one of its own."""
+        """What torch's `zero_grad` does, without its profiling; an optimiser may have its own."""
         if type(optimizer).zero_grad is not Optimizer.zero_grad:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
             return
@@ -93,7 +93,7 @@ class LeanModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning does; on a CPU, gradients that are short are left alone in place of being multiplied by 1."""
+        """As Lightning does, but on a CPU gradients of small norm are left alone instead of being multiplied by 1."""
         longest = SHORT * (gradient_clip_val or 0.0)
         is_by_norm = longest > 0 and (gradient_clip_algorithm or "norm") == "norm"
         if not (is_by_norm and type(self.trainer.precision_plugin) is Precision and _are_short(optimizer, longest)):
@@ -101,9 +101,9 @@ class LeanModule(LightningModule):
 
 
 def leave_empty_hooks_out(one: Callback | LightningModule) -> None:
-    """Set the hooks of a step that are as Lightning has them, which is empty, to None: Lightning passes over those.
+    """Set the hooks of a step that are Lightning's own, and so empty, to None, which makes Lightning skip them.
 
-    It calls every other, with all that surrounds a call: its name is noted, a profiler begins and ends.
+    It calls every other hook, with the overhead of a call: setting its name, starting and stopping a profiler.
     """
     kind = Callback if isinstance(one, Callback) else LightningModule
     for name in HOOKS:
@@ -112,15 +112,15 @@ def leave_empty_hooks_out(one: Callback | LightningModule) -> None:
 
 
 def _is_as_in(kind: type, one: Any, name: str) -> bool:
-    """Whether an object has a method as a class has it."""
+    """Whether an object's method is that of a class, not overridden."""
     return isinstance(one, kind) and name not in vars(one) and getattr(type(one), name) is getattr(kind, name)
 
 
 def call_at_once(trainer: Trainer) -> None:
-    """Let the strategy of one device call a step at once, and in training hand on a batch that is on the device.
+    """Let a single-device strategy call a step directly, and in training return a batch that is already on the device.
 
-    Lightning enters the precision's context first, which does nothing in plain precision, and asks for three hooks of
-    a batch's transfer, each of the module and of the data.
+    Lightning first enters the precision's context, which does nothing in plain precision, and looks up three transfer
+    hooks of a batch, each in the module and in the data.
     """
     strategy = trainer.strategy
     if type(strategy) is not SingleDeviceStrategy or type(strategy.precision_plugin) is not Precision:
@@ -142,7 +142,7 @@ def call_at_once(trainer: Trainer) -> None:
 
 
 def _are_short(optimizer: Optimizer, longest: float) -> bool:
-    """Whether the norm of all gradients together is below `longest`; elsewhere than on a CPU that is not looked at."""
+    """Whether the norm of all gradients together is below `longest`; on devices other than a CPU always False."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     gradients = [gradient for weight in weights if (gradient := weight.grad) is not None]
     if not gradients or gradients[0].device.type != "cpu":

@@ -1,4 +1,4 @@
-"""metrics.csv of a run; a run that is resumed continues its own."""
+"""metrics.csv of a run; a resumed run continues its own."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Row = dict[str, Any]
 
 
 class MetricsLog(Logger):
-    """Logs to `folder/metrics.csv`: the file is always whole, whatever ends the process.
+    """Logs to `folder/metrics.csv`: the file is always complete, however the process ends.
 
     Args:
-        folder: of the run; it must be there, and one that has gone is an error.
-        kept_steps: lines of the steps before this one stay; 0 begins the file anew.
+        folder: of the run; it must exist, and it is an error if it disappears.
+        kept_steps: lines of steps before this one are kept; 0 starts a new file.
 
     Raises:
-        UserError: a file of this name that no log has written.
+        UserError: a file of this name that was not written by such a log.
     """
 
     name = None  # a run's folder has its name already
@@ -62,7 +62,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what was logged since."""
+        """Write what was logged since the last write."""
         if self._is_saved or self._rows is None:
             return
         text = StringIO(newline="")
@@ -79,7 +79,7 @@ class MetricsLog(Logger):
         self.save()
 
     def _check(self) -> None:
-        """Refuse a file whose lines `_earlier` would not keep: a log has a step in each but one that was cut."""
+        """Refuse a file with lines that `_earlier` would not keep: every whole line of a log has a step."""
         if not os.path.lexists(self.path):
             return
         if not self.path.is_file():
@@ -97,7 +97,7 @@ class MetricsLog(Logger):
         return csv.DictReader(StringIO(self.path.read_text(encoding="utf-8-sig"), newline=""))
 
     def _earlier(self) -> list[Row]:
-        """The whole lines of steps before `kept_steps`: a kill may have cut the last line."""
+        """The complete lines of steps before `kept_steps`: a kill may have cut the last line."""
         if not self.path.is_file():
             return []
         rows = [dict(row) for row in self._lines()]

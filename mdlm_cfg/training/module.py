@@ -37,7 +37,7 @@ class Diverged(UserError):
 
 
 class MaskedDiffusion(LeanModule):
-    """A network trained on the negative ELBO, label dropout and all.
+    """A network trained on the negative ELBO, with label dropout.
 
     Args:
         net: (tokens, classes) -> log-probs (B, D, N), with `num_tokens`, `num_dims` and `num_classes`.
@@ -45,14 +45,14 @@ class MaskedDiffusion(LeanModule):
         optimizer: makes the optimiser from the network.
         annealing: of the learning rate.
         num_draws: masks per data point when testing.
-        kind: of guidance, whose laws are watched where the data are a table.
+        kind: of guidance, whose laws are monitored if the data are a table.
         seed: of every mask and dropped label.
-        is_compiled: whether training steps ask what torch.compile makes of the network; all else asks itself.
-        record: what a checkpoint says of the run, plain containers: `mdlm_cfg.training.checkpoints.RECORDED`.
+        is_compiled: whether training steps use the network as compiled by torch.compile; all else uses it as it is.
+        record: the checkpoint's record of the run, plain containers: `mdlm_cfg.training.checkpoints.RECORDED`.
 
     Attributes:
         val_nelbo: with the class, in nats, of the last validation with the averaged weights; None before the first.
-        shown: the number of the last logged step that is shown while it trains, in nats, by its name.
+        shown: the last logged number to show during training, in nats, by its name.
 
     Raises:
         UserError: an argument that is not allowed, or a network that the objective cannot train.
@@ -73,7 +73,7 @@ class MaskedDiffusion(LeanModule):
     ) -> None:
         super().__init__()
         objective.prepare(net)
-        self.save_hyperparameters(dict(record or {}), logger=False)  # a logger is given the configuration once
+        self.save_hyperparameters(dict(record or {}), logger=False)  # a logger gets the configuration elsewhere
         self.net = net
         self.objective = objective
         self.optimizer = optimizer
@@ -82,7 +82,7 @@ class MaskedDiffusion(LeanModule):
         self.kind = kind_of(kind)
         self.seed = seed
         self.is_compiled = is_compiled
-        self._asked = (self.net,)  # a tuple, for a compiled network is not to be another part of this module
+        self._asked = (self.net,)  # a tuple, so that a compiled network is not registered as a second submodule
         self.val_nelbo: float | None = None
         self.shown: dict[str, float] = {}
         self._validated_step: int | None = None
@@ -93,10 +93,10 @@ class MaskedDiffusion(LeanModule):
         self._watch: ExactWatch | None = None
         self._options: list[dict[str, Any]] = []  # of the optimiser's groups, as configured
         self._first_bad = torch.tensor(NEVER)
-        self._batches = 0  # of the epoch, done
-        self._is_checked = True  # whether batches of training may hold anything
-        self._losses: dict[str, float] = {}  # of the step at hand, where it is logged
-        self._step = 0  # the steps before that one
+        self._batches = 0  # done in this epoch
+        self._is_checked = True  # whether training batches must be checked
+        self._losses: dict[str, float] = {}  # of the current step, if it is logged
+        self._step = 0  # steps before the current one
         self._has_own_objective = not is_ours(type(objective))
 
     # training
@@ -119,7 +119,7 @@ class MaskedDiffusion(LeanModule):
         loss = losses["loss"].detach()
         if loss.device.type != "cpu" or not math.isfinite(loss.item()):
             self._first_bad = torch.minimum(self._first_bad, torch.where(loss.isfinite(), NEVER, step))
-        if is_logged or loss.device.type == "cpu":  # elsewhere to look at every step is to wait for the device
+        if is_logged or loss.device.type == "cpu":  # elsewhere a check at every step would wait for the device
             self.refuse_divergence()
         self._losses = {name: value.item() for name, value in losses.items()} if is_logged else {}
         if is_logged:
@@ -127,7 +127,7 @@ class MaskedDiffusion(LeanModule):
             self.shown = {name: self._losses[name]}
         return losses["loss"]
 
-    # Lightning asks in every step which arguments it takes, and looks at each of them: this is one, for all
+    # Lightning inspects the arguments in every step, each in turn: so this has one for all
     training_step.__signature__ = inspect.signature(lambda *_: None)  # type: ignore[attr-defined]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -136,7 +136,7 @@ class MaskedDiffusion(LeanModule):
             super().optimizer_step(*args, **kwargs)
 
     def _log_losses(self) -> None:
-        """Log the losses of the step that was made: to the loggers themselves, as Lightning's `log` takes longer."""
+        """Log the losses of the completed step directly to the loggers, because Lightning's `log` takes longer."""
         numbers = {f"train/{name}": value for name, value in self._losses.items()}
         numbers |= {"train/lr": self.trainer.optimizers[0].param_groups[0]["lr"], "epoch": self.current_epoch}
         for logger in self.loggers:
@@ -144,7 +144,7 @@ class MaskedDiffusion(LeanModule):
         self._losses = {}
 
     def refuse_divergence(self) -> None:
-        """Raise `Diverged` if a loss was NaN or infinite, or a weight is."""
+        """Raise `Diverged` if a loss was, or a weight is, NaN or infinite."""
         step = int(self._first_bad)
         if step < NEVER:
             raise Diverged(
@@ -166,9 +166,9 @@ class MaskedDiffusion(LeanModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        """A resumed optimiser brings the settings it had: the present configuration replaces them.
+        """Replace a resumed optimiser's saved settings by those of the present configuration.
 
-        The rate is that of the step before until the next one begins, as in a run that was not interrupted.
+        Until the next step begins, the learning rate is that of the step before, as in an uninterrupted run.
         """
         if self.is_compiled:
             self._asked = (compiled(self.net),)
@@ -183,7 +183,7 @@ class MaskedDiffusion(LeanModule):
             allow_clipping(self.trainer.optimizers[0])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the learning rate: a function of the progress, not of a scheduler's own memory."""
+        """Set the learning rate: a function of the progress, not of a scheduler's state."""
         self._batches = batch_idx
         trainer = self.trainer
         factor = self.annealing.factor(trainer.global_step, self.progress())
@@ -192,11 +192,11 @@ class MaskedDiffusion(LeanModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batches = batch_idx + 1
-        if self._losses and self.global_step > self._step:  # a step of several batches is made with the last of them
+        if self._losses and self.global_step > self._step:  # a step over several batches is taken at the last of them
             self._log_losses()
 
     def progress(self) -> float:
-        """The share of training done: of its epochs, its steps or its time, whichever is furthest; 0 without any."""
+        """The share of training done: of its epochs, steps or time, whichever is furthest; 0 without a limit."""
         trainer = self.trainer
         shares = [0.0]
         epochs = trainer.max_epochs or 0
@@ -212,14 +212,14 @@ class MaskedDiffusion(LeanModule):
         return min(max(shares), 1.0)
 
     def minutes(self) -> float:
-        """Minutes of training, those of the run's earlier parts included."""
+        """Minutes of training, including the run's earlier parts."""
         return self._minutes + (time.monotonic() - self._started) / 60
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what wrote it, after how long, at which share of training, and the validation NELBO if it is known."""
+        """Record the program version, the minutes, the share of training done, and the validation NELBO if known."""
         nelbo = self.val_nelbo if self._validated_step == self.global_step else None
         is_over = self.trainer.should_stop and self.trainer.fit_loop._can_stop_early
-        progress = 1.0 if is_over else self.progress()  # a callback ends training where its settings leave more of it
+        progress = 1.0 if is_over else self.progress()  # a callback may end training before its limits
         checkpoint.update(stamp() | {"minutes": self.minutes(), "progress": progress, "val_nelbo": nelbo})
         checkpoint[BEGUN] = self.begun_with
         checkpoint[CODE] = code_of_the_user()
@@ -231,7 +231,7 @@ class MaskedDiffusion(LeanModule):
     # validation and test
 
     def on_validation_epoch_start(self) -> None:
-        """Exact numbers of a table; not at the end of the epoch, where the averaged weights are gone again."""
+        """Log exact numbers of a table now: at the epoch's end the averaged weights are already swapped out."""
         if not self.has_finite_weights():
             raise Diverged(
                 f"the weights are not finite at step {self.global_step}: training has diverged; lower optimizer.lr"
@@ -244,7 +244,7 @@ class MaskedDiffusion(LeanModule):
         self._add_moments(batch, 1, "val", batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """The mean NELBO of the validation samples, on however many ranks they were."""
+        """The mean NELBO of the validation samples of all ranks."""
         (conditional, *_), (null, *_) = (mean_and_errors(total, 1) for total in self._all_moments())
         if not math.isfinite(conditional + null):
             raise Diverged(
@@ -274,8 +274,8 @@ class MaskedDiffusion(LeanModule):
         self.log_dict(numbers)
 
     def _no_moments(self) -> Tensor:
-        """Moments (2, 4) of nothing yet, where batches are: to move those of every batch would wait for them."""
-        exact = torch.float32 if self.device.type == "mps" else torch.float64  # which that device does not have
+        """Zero moments (2, 4), on the batches' device: moving those of every batch would wait for the device."""
+        exact = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no float64
         return torch.zeros(2, 4, dtype=exact, device=self.device)
 
     def _counts(self) -> tuple[int, int]:
@@ -283,9 +283,9 @@ class MaskedDiffusion(LeanModule):
         return int(self.net.num_tokens), int(self.net.num_classes)  # type: ignore[arg-type]
 
     def _add_moments(self, batch: tuple[Tensor, Tensor], num_draws: int, what: str, batch_idx: int) -> None:
-        """Add a batch's draws of the NELBO, with the class and without one: the same masks whenever asked.
+        """Add a batch's draws of the NELBO, with the class and without it, on the same masks at every call.
 
-        They follow the batch and not the rank that has it: on two ranks all batches have the masks they have on one.
+        The masks depend on the batch, not on its rank: on two ranks every batch has the masks it has on one.
         """
         x, classes = batch
         if len(x) == 0:
@@ -310,7 +310,7 @@ class MaskedDiffusion(LeanModule):
 
 
 def _seed_torch(device: torch.device, seed: int) -> None:
-    """Dropout, and own optimisers, draw from torch's own generators, whose states no checkpoint holds."""
+    """Seed torch's own generators, used by dropout and own optimisers, whose states no checkpoint holds."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes a hundred times as long
     else:

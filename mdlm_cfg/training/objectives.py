@@ -58,7 +58,7 @@ class Objective:
         """Raise UserError unless a network can be trained this way; called once, before training."""
 
     def num_rows(self, batch_size: int) -> int:
-        """The partial states on which the network is called in a step on so many examples."""
+        """The number of partial states on which the network is called in a step on `batch_size` examples."""
         return 2 * batch_size
 
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
@@ -71,18 +71,18 @@ class Objective:
             generator: of masks and dropped labels, on the device of `x`.
 
         Returns:
-            scalars in nats per sample: "loss", which is trained on, and where they are known "nelbo" and "nelbo_null".
+            scalars in nats per sample: "loss", which is minimised, and, if known, "nelbo" and "nelbo_null".
         """
         raise UserError(f"{type(self).__name__} is no objective: it must define loss(net, x, classes, generator)")
 
     def weigh(self, conditional: Tensor, null: Tensor) -> Losses:
-        """The losses of two conditionals, with the null class weighted by its share."""
+        """The losses from both conditionals, with the null class weighted by its share."""
         share = self.label_dropout
         return {"loss": (1 - share) * conditional + share * null, "nelbo": conditional, "nelbo_null": null}
 
 
 def check_losses(losses: Any, name: str) -> None:
-    """Raise UserError unless an objective of one's own returned scalars by name, with a "loss" to train on."""
+    """Raise UserError unless a user's own objective returned scalars by name, with a "loss" to minimise."""
     if not (isinstance(losses, dict) and "loss" in losses):
         raise UserError(
             f'{name}.loss must return a mapping with "loss", such as self.weigh(...), and returns {shown(losses)}'
@@ -99,8 +99,8 @@ class Averaged(Objective):
 
     Args:
         label_dropout, label_smoothing: see `Objective`.
-        tilts: f of the classes whose partial states are trained on (`mdlm_cfg.training.tilting`); [0] is the NELBO.
-        rows: most pairs of a partial state and a label in a step; where there are more, as many are drawn by their
+        tilts: f of the tilted classes whose partial states are visited (`mdlm_cfg.training.tilting`); [0] is the NELBO.
+        rows: the most pairs of a partial state and a label in a step; if there are more, this many are drawn by their
             weights, and the loss is an unbiased estimate. None: no limit.
 
     Raises:
@@ -129,11 +129,11 @@ class Averaged(Objective):
             )
 
     def num_rows(self, batch_size: int) -> int:
-        """None that depend on the examples; `prepare` bounds them."""
+        """0: the number does not depend on the examples, and `prepare` bounds it."""
         return 0
 
     def loss(self, net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Losses:
-        """See `Objective.loss`; nothing is drawn up to `rows`."""
+        """See `Objective.loss`; without more than `rows` pairs, nothing is drawn."""
         averaged = averaged_objective(*_shape(net), x.device)
         histogram = averaged.histogram(x, classes)
         visited = [histogram] if self.tilts == (0.0,) else [tilted(histogram, self.tilts), histogram]
@@ -142,14 +142,14 @@ class Averaged(Objective):
 
 
 class Pooled(Objective):
-    """One mask for some of the batch's points, the whole batch for targets (`pooled_nelbo`): few different points only.
+    """One mask each for some of the batch's points, with targets from the whole batch (`pooled_nelbo`).
 
     Args:
         label_dropout: see `Objective`. label_smoothing: see `smoothed_targets`.
         rows: partial states of a step; the batch should be much larger.
-        tilts: f of the classes that they are those of, equally many of each (`mdlm_cfg.training.tilting`). Tilts and
-            targets are of one batch, whose sampling error biases what is learned if f > 0; a batch that holds
-            all data once, as that of experiment=tiny_mnist, has none.
+        tilts: f of the tilted classes from which they come, in equal numbers (`mdlm_cfg.training.tilting`). Tilts and
+            targets use the same batch, whose sampling error biases what is learned if f > 0; a batch that is the
+            whole data set, as in experiment=tiny_mnist, has none.
 
     Raises:
         UserError: rows < 1, or a tilt out of its range.
@@ -185,9 +185,9 @@ class Sampled(Objective):
     """One mask per data point.
 
     Args:
-        label_dropout: share of the null class; without pairs the probability with which a label is dropped.
+        label_dropout: share of the null class; if not `paired`, the probability that a label is dropped.
         label_smoothing: see `Objective`.
-        paired: both conditionals of every data point on one mask, weighted, in place of dropped labels.
+        paired: weight both conditionals of every data point, on the same mask, instead of dropping labels.
     """
 
     def __init__(self, label_dropout: float = 0.33, label_smoothing: float = 0.0, paired: bool = True) -> None:
@@ -209,14 +209,14 @@ class Sampled(Objective):
 
 
 class Classifying(Sampled):
-    """`Sampled`, and beside it the cross entropy of the class given the partial state, for classifier guidance.
+    """`Sampled` plus the cross entropy of the class given the partial state, for classifier guidance.
 
-    The states have m masked coordinates, m uniform on 0..D: an exact rule asks about finished states too.
-    Its least value is the mean entropy of p(class | x_U) over them, and only the exact posterior reaches it.
+    The states have m masked coordinates, m uniform on 0..D: an exact rule needs finished states too.
+    Its minimum is the mean entropy of p(class | x_U) over them, and only the exact posterior attains it.
 
     Args:
         label_dropout, label_smoothing, paired: see `Sampled`.
-        class_weight: of the cross entropy beside the NELBO, both in nats per sample.
+        class_weight: of the cross entropy relative to the NELBO, both in nats per sample.
 
     Raises:
         UserError: a weight that is not above 0.

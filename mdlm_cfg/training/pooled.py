@@ -1,4 +1,4 @@
-"""The negative ELBO with the conditionals of a whole batch for targets (theory, section 9)."""
+"""The negative ELBO with the conditionals of a whole batch as targets (theory, section 9)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Pool(NamedTuple):
     """The distinct points of a batch.
 
     Attributes:
-        points: int64 (S, D). On a CPU S is their number; elsewhere to know it is to wait for the device, and S is that
-            of the batch, the rest counted 0 times.
-        counts: how many of each class are at a point, float64 (K, S).
+        points: int64 (S, D). On a CPU S is the number of distinct points; elsewhere that number would have to wait for
+            the device, so S is the batch size, and the spare rows have count 0.
+        counts: the number of examples of each class at each point, float64 (K, S).
         num_tokens: N.
     """
 
@@ -39,7 +39,7 @@ class Pool(NamedTuple):
 
 
 def pool_of(x: Tensor, classes: Tensor, num_tokens: int, num_classes: int) -> Pool:
-    """The pool of a batch x, int64 (B, D), of classes int64 (B,).
+    """The pool of a batch x, int64 (B, D), with classes int64 (B,).
 
     Raises:
         UserError: more states than an int64 can number.
@@ -70,18 +70,18 @@ def pooled_nelbo(
     """Draws of the NELBO with the class and without it; the whole batch provides the targets.
 
     Given the batch and a partial state, the value of a masked coordinate is distributed as among those points of the
-    batch that agree with the partial state: putting that distribution in place of the one value of the point that was
-    masked leaves the expectation as it is, and takes its noise away (Rao and Blackwell). The target depends on the
-    partial state and the label alone, so the points that are masked may be chosen by any rule
-    (`mdlm_cfg.training.tilting`): the exact conditionals still have the least expectation. Where the network has label
-    heads, the label is averaged likewise: every class counts by its share among the visits that agree.
+    batch that agree with the partial state: replacing the single value of the masked point by that distribution
+    leaves the expectation unchanged and removes its noise (Rao and Blackwell). The target depends only on the partial
+    state and the label, so the points to mask may be chosen by any rule (`mdlm_cfg.training.tilting`): the exact
+    conditionals still minimise the expectation. If the network has label heads, the label is averaged likewise: each
+    class is weighted by its share among the visits that agree.
 
     Args:
         net: (tokens, classes) -> log-probs (B, D, N), with or without label heads.
-        pool: of the batch; few different points, or nothing is gained.
-        num_rows: R, partial states.
-        visits: how often each point of each class is masked, (K, S), with the sum of `pool.counts`, and 0 where they
-            are; None: as often as it is in the batch.
+        pool: of the batch; useful only with few distinct points.
+        num_rows: R, the number of partial states.
+        visits: how often each point of each class is masked, (K, S), with the same sum as `pool.counts`, and 0 where
+            those are 0; None: as often as it occurs in the batch.
         smoothing: of the targets (`smoothed_targets`).
 
     Returns:
@@ -111,7 +111,7 @@ def pooled_nelbo(
 
 
 def agreement(tokens: Tensor, pool: Pool) -> Tensor:
-    """1 where a point of the pool has what is unmasked in a partial state, float32 (R, S), from int64 (R, D)."""
+    """1 where a point of the pool agrees with a partial state's unmasked values, float32 (R, S), from int64 (R, D)."""
     known = one_hot_of(tokens, pool.num_tokens).flatten(1)
     values = one_hot_of(pool.points, pool.num_tokens).flatten(1)
     return (known @ values.T == known.sum(dim=1, keepdim=True)).float()
@@ -120,7 +120,7 @@ def agreement(tokens: Tensor, pool: Pool) -> Tensor:
 def pooled_conditionals(agree: Tensor, pool: Pool) -> Tensor:
     """p(x_i = v | x_U, z) among the points of a batch, the null class last, float32 (R, K + 1, D, N).
 
-    It is 0 where no point of the class agrees. Under autocast it is not exact: `exactly`.
+    It is 0 where no point of the class agrees. Under autocast it is not exact; use `exactly`.
 
     Args:
         agree: `agreement` of partial states with the pool, (R, S).

@@ -1,4 +1,4 @@
-"""Work that several processes share, through Lightning's `predict`: samples, drawn piece by piece."""
+"""Work shared by several processes through Lightning's `predict`: samples, drawn piece by piece."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mdlm_cfg.support.signals import interrupts_given_back
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that makes folders, prints and studies: of a run in one process, always."""
+    """Whether this is the process that makes folders, prints and studies; always true in a single process."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
@@ -28,7 +28,7 @@ class Piece(Protocol):
 
     @property
     def key(self) -> object:
-        """Plain values that decide the tensor that it makes."""
+        """Plain values that determine its tensor."""
         ...
 
     def make(self) -> Tensor:
@@ -39,19 +39,19 @@ class Piece(Protocol):
 def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None, cache: Cache) -> None:
     """Make all pieces, each in one of the trainer's processes, and store them in the cache.
 
-    Every process calls this with the same pieces; afterwards the cache has them all. Pieces that it has
-    already are not made again.
+    Every process calls this with the same pieces; afterwards the cache holds them all. Pieces that it
+    already holds are not made again.
 
     Args:
         trainer: of one process or several, on one machine or more that share the folder of `cache`.
-        net: the network that the pieces ask, on the process' own device; None where there is none.
-        cache: the first process's counts.
+        net: the network that the pieces call, on this process's device; None where there is none.
+        cache: that of the first process is used.
 
     Raises:
         UserError: the processes do not have the same weights, data and version.
-        KeyboardInterrupt: of an interrupt, of which Lightning makes an exit with another code.
+        KeyboardInterrupt: an interrupt, which Lightning would turn into an exit with another code.
     """
-    # the processes are given numbers: Lightning would take the pieces apart
+    # the processes get the pieces' numbers: Lightning would take the pieces themselves apart
     numbers: DataLoader[int] = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
     device = None if net is None else next(net.parameters()).device
     with interrupts_given_back():
@@ -63,11 +63,11 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
             raise
     trainer.strategy.barrier()
     if net is not None:
-        net.to(device)  # Lightning leaves everything on the CPU
+        net.to(device)  # Lightning leaves everything on the CPU afterwards
 
 
 class _Worker(LightningModule):
-    """Makes the pieces that it is given: Lightning gives every process its own, and none to two of them."""
+    """Makes the pieces assigned to it: Lightning gives each piece to exactly one process."""
 
     def __init__(self, pieces: Sequence[Piece], net: nn.Module | None, cache: Cache) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class _Worker(LightningModule):
         self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def configure_model(self) -> None:
-        """Every process draws with the whole network, also where training shared its weights out."""
+        """Every process draws with the whole network, even if training sharded its weights."""
 
     def on_predict_start(self) -> None:
-        """The first process says where; what it is about must be the same for all.
+        """Use the first process's folder; the cache's contents must be the same for all.
 
         Lightning's handler of SIGTERM waits for that of the first process, which may have none.
         """
@@ -93,5 +93,5 @@ class _Worker(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         piece = self.pieces[int(batch)]
-        with torch.autocast(self.device.type, enabled=False):  # of training: what a piece needs of it, it says itself
+        with torch.autocast(self.device.type, enabled=False):  # training's autocast: a piece sets what it needs itself
             self.cache(piece.key, piece.make)

@@ -36,12 +36,12 @@ class LoadedRun:
         path: the checkpoint.
         net: with the averaged weights, in evaluation mode.
         denoiser: the network as a `Denoiser`.
-        data: what the data module said of itself (name, num_tokens, num_classes, grid_shape, fingerprint, ...).
+        data: the data module's description (name, num_tokens, num_classes, grid_shape, fingerprint, ...).
         config: the whole configuration of the run, plain containers.
         hyper_parameters: everything recorded, the two above included.
         step: optimiser steps taken.
-        progress: the share of training that was done, in [0, 1]; None where the checkpoint does not say.
-        begun_with: the other settings of an earlier part of the training; empty for none.
+        progress: the share of training done, in [0, 1]; None if the checkpoint does not record it.
+        begun_with: settings of an earlier part of the training that differed; empty for none.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class LoadedRun:
 
     @property
     def folder(self) -> Path:
-        """The run folder: where the checkpoint is, or above its folder `checkpoints`."""
+        """The run folder: that of the checkpoint, or the parent of its folder `checkpoints`."""
         return run_folder_of(self.path.resolve())
 
     @checked
@@ -71,7 +71,7 @@ class LoadedRun:
         seed: int = 0,
         on_step: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Guided samples of one class, drawn where the network is.
+        """Guided samples of one class, drawn on the network's device.
 
         Args:
             target_class: z in 0..K-1; None draws from the whole mixture, unguided.
@@ -100,7 +100,7 @@ class LoadedRun:
         return torch.cat(parts).unflatten(1, tuple(self.data["grid_shape"]))
 
     def begun_with_under(self, config: Mapping[str, Any]) -> str:
-        """`begun_with` of a run of another configuration that has nothing left to train, and takes this network."""
+        """`begun_with` of a run with another configuration that has nothing left to train and uses this network."""
         saved = {"hyper_parameters": self.hyper_parameters, "global_step": self.step, BEGUN: self.begun_with}
         return begun_with(saved, config)
 
@@ -113,7 +113,7 @@ def check_same_data(path: str | Path, saved: Mapping[str, Any], here: Mapping[st
     """Raise UserError unless two descriptions are of the same data, with the same examples held out for validation.
 
     Args:
-        path: the checkpoint. saved: the description in it, in earlier versions without some parts. here: that of a
+        path: the checkpoint. saved: the description in it, which lacks some parts in earlier versions. here: that of a
             data module.
     """
     is_alike = saved["fingerprint"] == here["fingerprint"]
@@ -137,10 +137,10 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
     """Rebuild the network, with its averaged weights, from a checkpoint alone.
 
     Args:
-        path: a checkpoint that training saved, or the folder of a run, whose last one it is.
+        path: a checkpoint that training saved, or the folder of a run, which stands for its last one.
         batch_size: of the denoiser.
-        trusted: names of networks of your own, such as "my_package.MyNet": a checkpoint that names one that is neither
-            here nor in `mdlm_cfg.nets` is refused, and nothing is imported.
+        trusted: names of networks of your own, such as "my_package.MyNet": a checkpoint whose network is neither among
+            these nor in `mdlm_cfg.nets` is refused, and nothing is imported.
 
     Raises:
         UserError: the checkpoint is missing, damaged, not one of ours, names a network that is not trusted, or its
@@ -182,7 +182,7 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
 
 
 def _check_shape(path: Path, data: Mapping[str, Any], net: nn.Module) -> None:
-    """Raise UserError unless data as a checkpoint describes them have the shape that its network takes."""
+    """Raise UserError unless a checkpoint's description of the data fits its network's shape."""
     grid = data.get("grid_shape")
     has_grid = isinstance(grid, list | tuple) and all(type(side) is int and side > 0 for side in grid)
     there = (data.get("num_tokens"), data.get("num_classes"), math.prod(grid) if has_grid and grid else None)

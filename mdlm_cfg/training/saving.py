@@ -1,4 +1,4 @@
-"""Checkpoints while training: the last and the best of them, whole or not at all, also at an interrupt."""
+"""Checkpoints during training: the last and the best, always complete, also after an interrupt."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from mdlm_cfg.training.unfinished import BEGUN
 
 MINUTES = 10.0  # of training between two checkpoints within an epoch
 ASKED_EVERY = 32  # steps after which several processes agree on whether a checkpoint is due
-STOPPED = "stopped"  # an entry of a checkpoint: a callback has asked training to end, as early stopping does
+STOPPED = "stopped"  # an entry of a checkpoint: a callback has ended training, as early stopping does
 WAITING = (
     b"\nInterrupted: finishing this step or validation, then saving. Interrupt again to stop now without saving.\n"
 )
 
 
 def check_saving(minutes: float | None, keep_steps: Sequence[int]) -> None:
-    """Raise UserError for minutes that are not above 0, and for steps that are no whole numbers of at least 1."""
+    """Raise UserError for minutes that are not above 0, and for steps that are not whole numbers of at least 1."""
     if minutes is not None:
         number("save_minutes", minutes, 0, inf, above=True)
     for step in keep_steps:
@@ -45,17 +45,17 @@ def check_saving(minutes: float | None, keep_steps: Sequence[int]) -> None:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, and gives it its name when it is complete.
+    """Writes a checkpoint under a temporary name beside its place, and renames it when it is complete.
 
-    Lightning's own goes through the system's folder for temporary files: from there to another disk is a copy, which a
-    kill leaves half done in the place of the checkpoint before it.
+    Lightning first writes to the system's temporary folder: moving the file to another disk is a copy, and a kill
+    during it leaves half a file in place of the previous checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save, in a folder that must be there still: a new one would hide that the run's own is gone.
+        """Save, in a folder that must still exist: making a new one would hide that the run's own is gone.
 
         Raises:
-            UserError: code of the user's own has put something into the checkpoint that nobody could read again.
+            UserError: the user's own code has put something into the checkpoint that could not be read back.
         """
         try:
             store(checkpoint | {OUTLINE: outline_of(checkpoint)}, path)
@@ -67,11 +67,11 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Interrupts:
-    """`INTERRUPTS` wait for a moment at which all that is trained belongs together; a second one does not wait.
+    """Delays `INTERRUPTS` until the training state is consistent; a second interrupt acts at once.
 
     Attributes:
-        pending: one has come, and waits.
-        abandoned: a second one has come: what is there may be half of a step.
+        pending: an interrupt has come, and waits.
+        abandoned: a second one has come: the state may be that of half a step.
     """
 
     def __init__(self) -> None:
@@ -79,11 +79,11 @@ class Interrupts:
         self._watching = ExitStack()
 
     def watch(self) -> None:
-        """Take the signals over, where they are not ignored."""
+        """Install handlers for the signals that are not ignored."""
         self._watching.enter_context(interrupts_to(self._come, lambda handler: handler not in (signal.SIG_IGN, None)))
 
     def release(self) -> None:
-        """Give them back."""
+        """Restore the previous handlers."""
         self._watching.close()
 
     def _come(self, number: int, frame: FrameType | None) -> None:
@@ -91,8 +91,8 @@ class Interrupts:
             self.abandoned = True
             raise KeyboardInterrupt
         self.pending = True
-        if sys.__stderr__ is not None:  # else 2 may be any file
-            with suppress(OSError):  # nobody reads any more
+        if sys.__stderr__ is not None:  # else descriptor 2 may be any file
+            with suppress(OSError):  # the reader is gone
                 os.write(2, WAITING)  # a handler cannot print: it may have come in the middle of a print
 
 
@@ -104,14 +104,14 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: of the two.
-        minutes: of training between two checkpoints within an epoch; None saves at the ends of epochs alone.
+        minutes: of training between two checkpoints within an epoch; None saves only at the ends of epochs.
         keep_steps: optimiser steps after which a checkpoint is kept beside these two, as step_STEPS.ckpt.
 
     Attributes:
-        saved: the checkpoints that were saved, the latest at the end.
+        saved: the saved checkpoints, the latest at the end.
 
     Raises:
-        UserError: minutes that are not above 0, or steps that are no whole numbers of at least 1.
+        UserError: minutes that are not above 0, or steps that are not whole numbers of at least 1.
     """
 
     def __init__(self, folder: str | Path, minutes: float | None = MINUTES, keep_steps: Sequence[int] = ()) -> None:
@@ -137,16 +137,16 @@ class Checkpoints(Checkpoint):
         return {"lowest": self._lowest, "nelbo": self._nelbo}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The lowest NELBO so far counts where its checkpoint is: in another folder the best begins anew."""
+        """The lowest NELBO so far counts only beside its checkpoint: in another folder the best starts afresh."""
         self._lowest = state_dict["lowest"] if self.best.is_file() else math.inf
         self._nelbo = state_dict.get("nelbo", math.inf)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Several processes are Lightning's to interrupt: they would have to agree on the moment."""
+        """Watch for interrupts; of several processes, which must agree on the moment, Lightning takes care."""
         self._saved = time.monotonic()
         self._is_training = True
         for one in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(one, GradientAccumulationScheduler):  # Lightning asks it at the beginnings of epochs alone
+            if isinstance(one, GradientAccumulationScheduler):  # Lightning consults it only when an epoch begins
                 one.on_train_epoch_start(trainer)
             if isinstance(one, ModelCheckpoint) and one.dirpath and trainer.is_global_zero:
                 Path(one.dirpath).mkdir(parents=True, exist_ok=True)  # see `WholeFiles`
@@ -154,7 +154,7 @@ class Checkpoints(Checkpoint):
             self._interrupts.watch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Within an epoch: all of the batch before is done and logged, and gradients of half a step are not saved."""
+        """Save within an epoch: the previous batch is done and logged. Gradients of half a step are never saved."""
         if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
         if self._interrupts.pending:
@@ -164,14 +164,14 @@ class Checkpoints(Checkpoint):
         self._keep_step(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A batch that is at hand has not begun: Lightning would count it as done in the steps that are logged."""
+        """The current batch has not begun: Lightning would count it among the logged steps."""
         checkpoint[STOPPED] = trainer.should_stop
         for count in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
             if isinstance(count, dict):
                 count.update(dict.fromkeys(("ready", "started", "completed"), count["processed"]))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Training that a callback has ended stays so under the same settings; Lightning would go on."""
+        """Training that a callback ended stays ended under the same settings; Lightning would continue it."""
         is_unchanged = cast(MaskedDiffusion, pl_module).begun_with == (checkpoint.get(BEGUN) or "")
         trainer.should_stop = bool(checkpoint.get(STOPPED)) and is_unchanged
 
@@ -179,7 +179,7 @@ class Checkpoints(Checkpoint):
         self._nelbo = float(trainer.callback_metrics.get("val/nelbo", math.inf))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The best first: after a kill between the two the epoch is repeated, and the best saved again."""
+        """Save the best first: after a kill between the two, the epoch is repeated and the best saved again."""
         nelbo = self._nelbo
         self._nelbo = math.inf
         if trainer.strategy.broadcast(nelbo < self._lowest):  # the first process knows which files are there
@@ -197,10 +197,10 @@ class Checkpoints(Checkpoint):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save after an interrupt alone: what any other error leaves is not to be trusted over what is there.
+        """Save only after an interrupt: the state after any other error must not replace an existing checkpoint.
 
-        One process can still save; of several, the others may be gone, and saving would wait for them. Before training
-        begins a checkpoint is taken over in parts; after it all has been saved, and the weights are the averaged ones.
+        A single process can still save; of several, the others may be gone, and saving would wait for them. Before
+        training, a checkpoint is only partly loaded; after it, all is saved, and the weights are the averaged ones.
         """
         was_training = self._is_training
         self._is_training = False
@@ -210,7 +210,7 @@ class Checkpoints(Checkpoint):
             if may_save and cast(MaskedDiffusion, pl_module).has_finite_weights():
                 trainer.save_checkpoint(self.last, weights_only=False)
         finally:
-            self._interrupts.release()  # not before: the signal may come twice
+            self._interrupts.release()  # not earlier: the signal may come twice
 
     def _is_due(self, trainer: Trainer) -> bool:
         if self.minutes is None:

@@ -15,11 +15,11 @@ from mdlm_cfg.training.objectives import Objective
 BYTES = 4  # of a float32
 COPIES = 5.5  # of a row's (D, N) numbers at a step's peak, measured: logits, log-probabilities, their gradients
 SHARE = 0.7  # of the memory that a step may take
-MOST_ON_CPU = 2**33  # bytes; more batches of a smaller size are faster there
+MOST_ON_CPU = 2**33  # bytes; more, smaller batches are faster there
 
 
 def step_bytes(rows: int, num_dims: int, num_tokens: int) -> float:
-    """Bytes that the network's output for `rows` partial states, (D, N) numbers each, takes at the peak of a step."""
+    """Bytes taken at the peak of a step by the network's output for `rows` partial states, (D, N) numbers each."""
     return BYTES * COPIES * rows * num_dims * num_tokens
 
 
@@ -28,11 +28,11 @@ def check_step_memory(data: DiffusionData, objective: Objective, accelerator: st
 
     Args:
         data: set up.
-        objective: says how many partial states it asks the network about.
+        objective: gives the number of partial states on which it calls the network.
         accelerator: of the trainer, by Lightning's name.
 
     Raises:
-        UserError: as said; it proposes a batch size that fits.
+        UserError: the steps would not fit; the message proposes a batch size that does.
     """
     num_dims = math.prod(data.grid_shape)
     limit = _limit(accelerator)

@@ -1,13 +1,13 @@
-r"""Training on the partial states that guidance visits, beside those of the data (theory, section 9).
+r"""Training on the partial states that guidance visits, in addition to those of the data (theory, section 9).
 
 The conditional p(x_i | x_U, z) minimises the expected cross entropy under every distribution of the partial state x_U
-and the label z, as long as the target is the conditional of the data given both. So partial states may be those of
-other data than the targets are: of a tilted class,
+and the label z, as long as the target is the conditional of the data given both. So partial states may come from
+a distribution other than that of the targets, such as a tilted class,
 
 $$ p_f(x \mid z) \propto p(x \mid z) \, \left(\frac{p(x \mid z)}{p(x)}\right)^f, \qquad
    \frac{p(x \mid z)}{p(x)} = \frac{p(z \mid x)}{p(z)}. $$
 
-f = 0 is the class itself. Every class keeps its share, and the null class sees the partial states of all of them.
+f = 0 is the class itself. Every class keeps its share, and the null class visits the partial states of all of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def tilted(joint: Tensor, tilts: Sequence[float]) -> Tensor:
     log_all = log_joint.logsumexp(dim=0, keepdim=True).expand_as(log_joint)
     possible = log_joint > -math.inf
     total = torch.zeros_like(log_joint)
-    for tilt in tilts:  # p(z) is a factor of a whole row, which normalising takes away
+    for tilt in tilts:  # p(z) is a factor of a whole row, which cancels in the normalisation
         log_tilted = geometric_mean(log_joint, torch.where(possible, log_all, 0.0), tilt)
         total += (log_tilted - log_tilted.logsumexp(dim=1, keepdim=True)).masked_fill(~possible, -math.inf).exp()
     return (total * (weights / len(tilts))).reshape(joint.shape)

@@ -20,20 +20,20 @@ from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG, whole_checkpoint
 # entries of a checkpoint
 BEGUN = "begun_with"
 CODE = "code"
-MARK = "unfinished"  # a file of a run folder, from its beginning to its end
-LOCK = "unfinished.lock"  # beside it: locked by the process that works on the run, and free once that has ended
+MARK = "unfinished"  # a file in a run folder while the run is unfinished
+LOCK = "unfinished.lock"  # beside it: locked by the process that works on the run, until that process ends
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides the result: two runs that agree in it do the same."""
+    """The part of a configuration that decides the result: runs that agree in it have the same result."""
     return with_roles(config, "result", "selection", "seed")
 
 
 def begun_with(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The settings that the training behind a checkpoint had in place of those of a run that goes on from it, and code.
+    """The settings and code of a checkpoint's training that differ from those of the run that resumes from it.
 
     Returns:
-        for people, such as "trainer.max_steps=100 until step 100"; empty where all of a run was trained alike.
+        text for messages, such as "trainer.max_steps=100 until step 100"; empty if nothing differed.
     """
     there, here = (_of_the_training(one) for one in (checkpoint["hyper_parameters"]["config"], config))
     changed = sorted({*there, *here}) if there and here else ()
@@ -44,7 +44,7 @@ def begun_with(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def _of_the_training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that decide what is trained, flat, without where the data are: their fingerprint says which they are."""
+    """Settings that decide what is trained, flat, without the data's paths: their fingerprint identifies them."""
     keys = set(keys_of(TrainSchema, "result", "seed")) - set(keys_of(EvaluationSchema))
     flat = with_roles({key: value for key, value in config.items() if key in keys}, "result", "seed")
     flat.pop("data.path", None)
@@ -75,9 +75,9 @@ def mark_finished(folder: Path) -> None:
 
 
 def finish_the_same(folder: Path, config: Mapping[str, Any]) -> None:
-    """Say that a run is over which another one has ended, if it has that one's configuration and nobody works on it.
+    """Mark a run that another one completed as finished, if their configurations agree and no process works on it.
 
-    A run that went on from it in another way, with another seed or a shorter training, leaves it as it is.
+    A run that resumed from it with other settings, such as a seed or a shorter training, leaves it as it is.
     """
     if not (folder / MARK).is_file() or not is_same(folder / CONFIG, config):
         return
@@ -127,14 +127,14 @@ def unfinished_run(root: str | Path, name: str, config: Mapping[str, Any], is_fi
 
 
 def is_same(path: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a file of settings decides the same result as a configuration."""
+    """Whether a settings file leads to the same result as a configuration."""
     there = read_mapping(path)
     return bool(there) and alike(deciding(there), deciding(config))
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold a lock inside; whether it was free. A file system without locks lets everybody have it."""
+    """Hold a lock inside; yields whether it was free. On a file system without locks it always is."""
     lock = FileLock(path)
     try:
         with suppress(NotImplementedError):
@@ -149,7 +149,7 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether this user may go on with a run: write in its folders, and to its lock."""
+    """Whether this user may resume a run: write in its folders, and to its lock."""
     places = (folder, folder / LOCK, (folder / CHECKPOINT).parent)
     return all(os.access(path, os.W_OK) for path in places if path.exists())
 

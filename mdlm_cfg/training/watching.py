@@ -1,4 +1,4 @@
-"""Numbers to watch training by: means with their errors over draws, and exact ones where the data are a table."""
+"""Numbers to monitor training: means with standard errors over draws, and exact ones if the data are a table."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.averaged import averaged_objective
 
-MAX_STATES = 20_000  # partial states up to which exact laws are watched during training
+MAX_STATES = 20_000  # partial states up to which exact laws are computed during training
 WATCHED_STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 
 
 class ExactWatch:
-    """Holds a network against one table, exactly: NELBOs, their excess over the entropy, and TV of its laws.
+    """Compares a network with one table, exactly: NELBOs, their excess over the entropy, and TV of its laws.
 
-    Classes of weight 0 are left out: no data show them, and where the mixture has no probability guidance to them has
-    infinite rates.
+    Classes of weight 0 are left out: they occur in no data, and guidance to them has infinite rates where the mixture
+    has probability 0.
 
     Args:
         target: the table; its exact laws are computed when they are first needed, and kept.
@@ -57,7 +57,7 @@ class ExactWatch:
 
 
 def watch_for(target: object, known: ExactWatch | None = None, kind: Kind | str = "rate") -> ExactWatch | None:
-    """What watches a network on this target: the known one if it was made for it, None where there is nothing exact."""
+    """The `ExactWatch` for a target: the known one if it was made for it; None if nothing exact can be computed."""
     if not isinstance(target, TableMixture) or (target.num_tokens + 1) ** target.num_dims > MAX_STATES:
         return None
     if known is not None and known.target is target and known.kind == kind_of(kind):
@@ -66,7 +66,7 @@ def watch_for(target: object, known: ExactWatch | None = None, kind: Kind | str 
 
 
 def exact_nelbos(denoiser: Denoiser, target: TableMixture) -> dict[str, float]:
-    """The exact NELBO in nats on a table, conditional and null, and what each has above the entropy."""
+    """The exact NELBO in nats on a table, conditional and null, and the excess of each over the entropy."""
     objective = averaged_objective(target.num_tokens, target.num_dims, target.num_classes)
     joint = target.class_weights.reshape(-1, *[1] * target.num_dims) * target.class_pmfs
     conditional, null = (float(value) for value in objective(denoiser, joint))
@@ -79,7 +79,7 @@ def exact_nelbos(denoiser: Denoiser, target: TableMixture) -> dict[str, float]:
 
 
 def moments(draws: Tensor) -> Tensor:
-    """What adds up over batches of draws (num_draws, B): B, sums of the means and their squares, and of variances."""
+    """Additive moments of draws (num_draws, B): B, sums of the means and their squares, and of variances."""
     means = draws.mean(dim=0)
     variances = draws.var(dim=0) if len(draws) > 1 else torch.zeros_like(means)
     return torch.stack([torch.ones_like(means), means, means**2, variances]).sum(dim=1)
@@ -88,7 +88,7 @@ def moments(draws: Tensor) -> Tensor:
 def mean_and_errors(total: Tensor, num_draws: int) -> tuple[float, float | None, float]:
     """Mean, its Monte-Carlo standard error (None for one draw), and its standard error over the data as well.
 
-    The masks of a batch are stratified, which makes the error smaller than the first one says.
+    The masks of a batch are stratified, so the true Monte-Carlo error is smaller than this estimate.
     """
     count, first, second, variances = total.tolist()
     mean = first / count

@@ -7,7 +7,7 @@ from mdlm_cfg.training.data.huggingface import saved_dataset
 from mdlm_cfg.training.data.images import ImageData
 from mdlm_cfg.training.data.target_data import TargetData, TinyMnistData
 
-# what checkpoints of earlier versions name
+# names in checkpoints of earlier versions
 BinaryImageData = ImageData
 TokenData = token_file
 TextData = text_file

@@ -1,4 +1,4 @@
-"""Arrays of examples in a .npz, and what must hold of arrays wherever they come from."""
+"""Arrays of examples in a .npz, and checks of arrays from any source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.files import names_in, read_npz
 from mdlm_cfg.training.data.examples import Examples, Part, assembled
 
-MOST_TOKENS = 2**18  # N; a network has a row for each
+MOST_TOKENS = 2**18  # N; a network has a row for each token
 WHITE = 255
 
 
@@ -46,7 +46,7 @@ def load_tokens(path: Path, relabel: bool = False) -> Examples:
 
 
 def as_images(where: str, found: Examples) -> Examples:
-    """The same in uint8; raises UserError unless each is (height, width) with values up to 255."""
+    """The same examples in uint8; raises UserError unless each is (height, width) with values up to 255."""
     largest = max(int(found.train.max()), int(found.test.max()))
     if found.train.ndim != 3 or largest > WHITE:
         raise UserError(
@@ -58,7 +58,7 @@ def as_images(where: str, found: Examples) -> Examples:
 
 
 def with_values(where: Path, found: Examples) -> Examples:
-    """The same; raises UserError where there is one value, or where there are names and not one for each."""
+    """The same examples; raises UserError for a single value, or if there are value names but not one for each."""
     largest = max(int(found.train.max()), int(found.test.max()))
     if found.value_names is not None and largest >= len(found.value_names):
         raise UserError(f"{where}: there are {len(found.value_names)} value_names, and tokens up to {largest}")
@@ -68,7 +68,7 @@ def with_values(where: Path, found: Examples) -> Examples:
 
 
 def count_tokens(found: Examples) -> int:
-    """N: as many as have names, else one more than the largest token."""
+    """N: the number of value names, else one more than the largest token."""
     if found.value_names is not None:
         return len(found.value_names)
     return max(int(found.train.max()), int(found.test.max())) + 1
@@ -77,13 +77,13 @@ def count_tokens(found: Examples) -> int:
 def checked(
     where: str, examples: tuple[str, np.ndarray], labels: tuple[str, np.ndarray], most: int = MOST_TOKENS - 1
 ) -> Part:
-    """Both, by their names; raises UserError for other than whole numbers from 0, or shapes that disagree.
+    """Both arrays, by name; raises UserError unless they hold whole numbers from 0 and their shapes agree.
 
     Args:
         most: the largest value of an example.
 
     Returns:
-        examples in uint8 where that is what images hold, and else in int64; labels in int64.
+        examples in uint8 if they are images, else in int64; labels in int64.
     """
     for (name, array), last in ((examples, most), (labels, MOST_TOKENS - 1)):
         if array.size == 0:

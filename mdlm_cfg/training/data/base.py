@@ -1,9 +1,9 @@
 """Shared parts of all data modules: loaders, the randomness of an epoch, and a description.
 
 Every module has, after `setup()`: `name`, `num_tokens`, `num_classes`, `grid_shape` (the product is D), `target` (the
-exactly known distribution, or None), `class_names`, `value_names` and `describe()`. Training batches depend on (seed,
-epoch, rank) alone, so a run that resumes at an epoch's start repeats what an uninterrupted one would have seen, bit by
-bit. Validation and test data do not depend on the seed: different runs are evaluated on the same.
+exactly known distribution, or None), `class_names`, `value_names` and `describe()`. Training batches depend only on
+(seed, epoch, rank), so a run that resumes at an epoch's start sees exactly the batches of an uninterrupted one, bit by
+bit. Validation and test data do not depend on the seed: different runs are evaluated on the same data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST = 2**31 - 1  # of anything counted
 
 @dataclass(frozen=True)
 class Loading:
-    """How examples are handed out.
+    """How examples are split and batched.
 
     Attributes:
         batch_size: examples per training step (and rank).
@@ -57,10 +57,10 @@ class Loading:
 
 
 def loading_of(settings: Mapping[str, Any]) -> Loading:
-    """How examples are handed out, from the settings of data that are left when the data have taken their own.
+    """A `Loading` from the settings that remain once the data have taken their own.
 
     Raises:
-        UserError: one that does not exist.
+        UserError: a setting that does not exist.
     """
     names = [one.name for one in fields(Loading)]
     for key in settings:
@@ -71,12 +71,12 @@ def loading_of(settings: Mapping[str, Any]) -> Loading:
 
 
 class Batches(Iterable[Batch]):
-    """Ready batches, made anew whenever an epoch begins.
+    """Ready batches, drawn again for each epoch.
 
-    No DataLoader of torch: it would have nothing to put together, and would take a tenth of the time of a toy's batch.
+    Not torch's DataLoader: there is nothing to collate, and it would take a tenth of the time of a toy's batch.
 
     Attributes:
-        are_valid: whether they are certain to hold values and classes of their data, and need not be checked.
+        are_valid: whether they are certain to hold only values and classes of their data, and need no check.
     """
 
     def __init__(self, batches: Callable[[], Iterator[Batch]], num_batches: int, are_valid: bool = False) -> None:
@@ -92,10 +92,10 @@ class Batches(Iterable[Batch]):
 
 
 def shared_batches(x: Tensor, classes: Tensor, batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
-    """One rank's batches (int64 (B, D), int64 (B,)) of samples that stay: every world_size-th, from its own on.
+    """One rank's batches (int64 (B, D), int64 (B,)) of fixed samples: every world_size-th batch, from number `rank` on.
 
-    The batches are the same whatever the number of ranks, and no sample is in two. Where they do not divide, the
-    last of some ranks is empty: all ranks must take as many steps.
+    The batches are the same whatever the number of ranks, and no sample is in two. If they do not divide evenly, the
+    last batch of some ranks is empty: all ranks must take the same number of steps.
     """
     for k in range(num_shared(len(x), batch_size, world_size)):
         rows = slice((k * world_size + rank) * batch_size, (k * world_size + rank + 1) * batch_size)
@@ -103,18 +103,18 @@ def shared_batches(x: Tensor, classes: Tensor, batch_size: int, rank: int, world
 
 
 def num_shared(num_samples: int, batch_size: int, world_size: int) -> int:
-    """How many batches every rank has of `shared_batches`."""
+    """The number of batches that every rank has in `shared_batches`."""
     return math.ceil(math.ceil(num_samples / batch_size) / world_size)
 
 
 class DiffusionData(LightningDataModule):
     """Data to train on, which studies see as `mdlm_cfg.targets.data.Data`.
 
-    A subclass sets the attributes below in `setup`, and says in `_epoch` what one epoch's batches are.
+    A subclass sets the attributes below in `setup`, and defines one epoch's batches in `_epoch`.
 
     Attributes:
         device: where batches are made; see `place_on`.
-        class_names: of the K classes, where the data have names; else None.
+        class_names: of the K classes, if the data have names; else None.
         value_names: of the N tokens, likewise.
     """
 
@@ -138,25 +138,25 @@ class DiffusionData(LightningDataModule):
         self.num_test = loading.num_test
         self.seed = loading.seed
         self.device = torch.device("cpu")
-        self._epochs_begun = 0  # counts where no trainer does
+        self._epochs_begun = 0  # used where no trainer counts
 
     def place_on(self, device: torch.device | str) -> None:
-        """Keep the data on a device whole and make batches there, once `setup` is done; nothing is copied in a step.
+        """After `setup`, keep all data on a device and make batches there; nothing is copied in a step.
 
-        Generators are the device's: a seed's training batches on a GPU are others than on the CPU. Validation and test
-        data are drawn on the CPU and moved, so they are the same everywhere.
+        Generators belong to the device: the same seed gives different training batches on a GPU and on the CPU.
+        Validation and test data are drawn on the CPU and moved, so they are the same everywhere.
         """
         self.device = torch.device(device)
         self._val = (self._val[0].to(device), self._val[1].to(device))
         self._test = (self._test[0].to(device), self._test[1].to(device))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Nothing is left to do for a batch that was made there."""
+        """A batch that was made on the device is already there."""
         return batch if batch[0].device == device else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     @property
     def draws_valid_batches(self) -> bool:
-        """Whether `Batches` of training `are_valid`."""
+        """Whether training `Batches` `are_valid`."""
         return False
 
     def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
@@ -179,7 +179,7 @@ class DiffusionData(LightningDataModule):
         return Batches(self._next_epoch, self.steps_per_epoch, self.draws_valid_batches)
 
     def val_dataloader(self) -> Batches:
-        """Few fixed samples, to watch training by."""
+        """A few fixed samples for validation during training."""
         return self._fixed_loader(*self._val)
 
     def test_dataloader(self) -> Batches:
@@ -189,7 +189,7 @@ class DiffusionData(LightningDataModule):
     def _fixed_loader(self, x: Tensor, classes: Tensor) -> Batches:
         trainer = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        # Lightning would give a DataLoader's samples to the ranks itself, and some of them to two
+        # Lightning would itself spread a DataLoader's samples over the ranks, and give some of them to two
         batches = partial(shared_batches, x, classes, self.eval_batch_size, rank, world_size)
         return Batches(batches, num_shared(len(x), self.eval_batch_size, world_size))
 
@@ -208,7 +208,7 @@ class DiffusionData(LightningDataModule):
         return self._test[0].cpu(), self._test[1].cpu()
 
     def val_examples(self) -> Batch | None:
-        """See `mdlm_cfg.targets.data.Data`; None of data that are drawn from a target."""
+        """See `mdlm_cfg.targets.data.Data`; None for data that are drawn from a target."""
         return None
 
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
@@ -216,7 +216,7 @@ class DiffusionData(LightningDataModule):
         raise TypeError(f"{self.name} has no fixed training examples: every batch is drawn from its target")
 
     def fingerprint(self) -> str:
-        """A short hash of the distribution or the examples: a checkpoint of other data has another."""
+        """A short hash of the distribution or the examples, by which a checkpoint recognises its data."""
         if self.target is None:
             raise NotImplementedError
         return self.target.fingerprint()
@@ -224,7 +224,7 @@ class DiffusionData(LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """The description of data in a checkpoint: plain ints, strings and lists.
 
-        What values are called is no part of the fingerprint: other letters may have the same numbers.
+        Value names are not part of the fingerprint, so they are stored: other letters may have the same numbers.
         """
         names = {} if self.value_names is None else {"value_names": content_hash(*self.value_names)}
         return description_of(self) | names
@@ -253,9 +253,9 @@ def check_positive(**counts: Any) -> None:
 
 
 def check_batch(batch: Batch, num_tokens: int, num_classes: int) -> None:
-    """Raise UserError for a batch of own data that holds what is no value or no class of theirs, such as the mask.
+    """Raise UserError for a batch of a user's own data with a number that is no value or class, such as the mask.
 
-    Looked at on the CPU alone: elsewhere it would wait for the device.
+    Checked on the CPU only: elsewhere the check would wait for the device.
     """
     for what, numbers, count in zip(("values", "classes"), batch, (num_tokens, num_classes)):
         if numbers.device.type != "cpu" or numbers.numel() == 0:

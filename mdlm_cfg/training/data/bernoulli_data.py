@@ -22,7 +22,7 @@ from mdlm_cfg.training.data.target_data import TargetData
 class BernoulliData(TargetData):
     """Samples of a Bernoulli mixture fitted to binary images: high dimension, exact conditionals.
 
-    The fit is kept under `root/bernoulli`, under a hash of the images and of all that it depends on.
+    The fit is saved in `root/bernoulli`, named by a hash of the images and of every setting it depends on.
 
     Args:
         num_components: per class.
@@ -30,7 +30,7 @@ class BernoulliData(TargetData):
         binarization: "static" or "threshold": the mixture is fitted to one set of binary images.
         dataset: "mnist", "fashion_mnist", or a folder as `load_images` takes it.
         root: folder of the data sets.
-        fit_seed: of the fit's start; not `seed`, so that runs with other seeds have the same target.
+        fit_seed: of the fit's initial values; separate from `seed`, so that runs with other seeds have the same target.
         steps_per_epoch: training steps that make an epoch.
         loading: see `Loading`; default batches of 64 and 250, 1,000 samples to validate on, 10,000 to test on.
     """
@@ -65,7 +65,7 @@ class BernoulliData(TargetData):
         self._fitted: list[Tensor] | None = None  # by this process
 
     def prepare_data(self) -> None:
-        """Fetch the images where they are not there, and fit the mixture where it is not kept."""
+        """Fetch the images if they are missing, and fit the mixture if it is not saved."""
         images, labels = self._images()
         path = self._path(images, labels)
         if path.is_file() or self._fitted is not None:
@@ -112,7 +112,7 @@ class BernoulliData(TargetData):
     def fingerprint(self) -> str:
         """A short hash of the images and the fit's settings.
 
-        Not of the fitted numbers, whose last digits (1e-14) depend on the number of threads: a checkpoint must be
+        It excludes the fitted numbers, whose last digits (1e-14) depend on the number of threads: a checkpoint must be
         usable on another machine.
         """
         return self._fingerprint

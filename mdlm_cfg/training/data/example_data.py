@@ -1,4 +1,4 @@
-"""Examples that are given, each with its class: images, text, tokens."""
+"""Given examples, each with its class: images, text, tokens."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ VAL_SHARE = 0.1
 
 
 class ExampleData(DiffusionData):
-    """Examples that are given: in training each epoch is all of them in a new order, in full batches.
+    """Given examples: each training epoch has all of them in a new order, in full batches.
 
     Validation examples are held out of training by one fixed draw (`held_out`), or are the first training examples,
-    which show divergence, not overfitting. Test examples are for testing alone.
+    which show divergence, not overfitting. Test examples are used only for testing.
 
     Args:
         load: returns the examples.
         name: of the data.
         hold_out: whether validation examples are held out of training.
-        num_val: how many there are; None is a tenth of the examples that are not for testing, at most 1,000.
+        num_val: the number of validation examples; None: a tenth of the non-test examples, at most 1,000.
         loading: see `Loading`.
 
     Attributes:
-        train_x: what is stored of the training examples, integer (n, D).
+        train_x: the training examples as stored, integer (n, D).
         train_labels: int64 (n,).
-        num_held_out: how many examples are held out for validation; 0 where training examples are validated on.
+        num_held_out: how many examples are held out for validation; 0 if training examples are used for validation.
 
     Raises:
         UserError: a count below 1; in `setup`, what `load` refuses, and more validation examples than can be held out.
@@ -68,12 +68,12 @@ class ExampleData(DiffusionData):
         self._ready = False
 
     def prepare_data(self) -> None:
-        """Load the examples, and fetch them where they are not there."""
+        """Load the examples, and fetch them if they are missing."""
         if not self._ready and self._found is None:
             self._found = self._load()
 
     def setup(self, stage: str | None = None) -> None:
-        """Tokens of all examples, or what they are drawn from."""
+        """Store the tokens of all examples, or the values from which tokens are drawn."""
         if self._ready:
             return
         found = self._load() if self._found is None else self._found
@@ -107,12 +107,12 @@ class ExampleData(DiffusionData):
         return held_out(self.name, labels, self.num_val)
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
-        """What is stored of the training examples, the test examples' tokens, and how these were made, in words."""
+        """The training examples as stored, the test examples' tokens, and a description of how tokens are made."""
         self.num_tokens = count_tokens(found)
         return found.train, found.test, str(self.num_tokens)
 
     def tokens(self, stored: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Tokens, integer (..., D), from rows of `train_x`; random ones by the generator."""
+        """Tokens, integer (..., D), from rows of `train_x`; random tokens use the generator."""
         return stored
 
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
@@ -147,22 +147,22 @@ class ExampleData(DiffusionData):
             yield self.tokens(self.train_x[rows], generator).long(), self.train_labels[rows]
 
     def _steps(self, world_size: int) -> int:
-        """Full batches in an epoch, the same number on every rank; at least one, maybe small."""
+        """Full batches in an epoch, the same number on every rank; at least one, which may be small."""
         return max(1, len(self.train_x) // world_size // self.batch_size)
 
     def train_dataloader(self) -> Batches:
-        """Batches (x int64 (B, D), classes int64 (B,)): each epoch all examples in a new order, in full batches."""
+        """Batches (x int64 (B, D), classes int64 (B,)): each epoch has all examples in a new order, in full batches."""
         self.steps_per_epoch = self._steps(1 if self.trainer is None else self.trainer.world_size)
         return super().train_dataloader()
 
 
 def token_file(dataset: str | Path, relabel: bool = False, **loading: Any) -> ExampleData:
-    """The tokens of a .npz (see `load_tokens`), which are named by their file. loading: see `Loading`."""
+    """The tokens of a .npz (see `load_tokens`), named after the file. loading: see `Loading`."""
     return _of_file(load_tokens, dataset, relabel, loading)
 
 
 def text_file(dataset: str | Path, relabel: bool = False, **loading: Any) -> ExampleData:
-    """The lines of a labelled text (see `load_text`), which are named by their file. loading: see `Loading`."""
+    """The lines of a labelled text (see `load_text`), named after the file. loading: see `Loading`."""
     return _of_file(load_text, dataset, relabel, loading)
 
 

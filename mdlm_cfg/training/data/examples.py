@@ -1,4 +1,4 @@
-"""Examples with a class each: how labels are counted, and how examples are kept apart for testing."""
+"""Examples with a class each: how labels are numbered, and how examples are held out for testing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mdlm_cfg.targets.checks import checked_names
 
 TEST_SHARE = 0.1  # of every class, where the data come without a test set
 LEAST = 2  # training examples of a class
-IMBALANCE = 10  # times as many examples of one class as of another, from which on it is said
+IMBALANCE = 10  # ratio of the examples of two classes from which a message is printed
 MOST_LISTED = 10  # values that a message names
 Part = tuple[np.ndarray, np.ndarray]  # examples (n, ...) and labels (n,), whole numbers from 0
 Names = tuple[str, ...]
@@ -25,7 +25,7 @@ Names = tuple[str, ...]
 
 @rank_zero_only
 def say(line: str) -> None:
-    """One line on stderr, by the first process alone: how data are understood."""
+    """Print one line on stderr, from the first process only, on how data are interpreted."""
     print(line, file=sys.stderr)
 
 
@@ -63,21 +63,21 @@ def assembled(
     relabel: bool = False,
     shuffled: Collection[str] = ("train",),
 ) -> Examples:
-    """Training and test examples whose labels count the classes from 0.
+    """Training and test examples whose labels number the classes from 0.
 
-    Without a test set, a tenth of every class is kept for testing, by one fixed draw. Classes that have a name and no
-    example are left out, which is said.
+    Without a test set, a tenth of every class is kept for testing, by one fixed draw. Classes that have a name but no
+    example are left out, with a message.
 
     Args:
         where: names the data in messages.
         train, test: examples and labels.
         names: of classes, one for each label, and of values.
-        relabel: count labels that have gaps or do not begin at 0 anew; the old ones become the names.
+        relabel: renumber labels that have gaps or do not begin at 0; the old ones become the names.
         shuffled: which of "train" and "test" to put into one fixed random order.
 
     Raises:
-        UserError: labels with gaps that are not to be counted anew, labels that only the test set has, too few or equal
-            names, shapes that differ, or a class of too few examples.
+        UserError: labels with gaps without `relabel`, labels that only the test set has, too few or equal names, shapes
+            that differ, or a class of too few examples.
     """
     train_labels, test_labels, class_names = _counted(
         where, train[1], None if test is None else test[1], names[0], relabel
@@ -108,7 +108,7 @@ def assembled(
 def _counted(
     where: str, train: np.ndarray, test: np.ndarray | None, names: Names | None, relabel: bool
 ) -> tuple[np.ndarray, np.ndarray, Names | None]:
-    """Labels 0..K-1, int64, of both sets (none of a test set that is not there), and the names of the classes."""
+    """Labels 0..K-1, int64, of both sets (none for a missing test set), and the names of the classes."""
     test = np.empty(0, np.int64) if test is None else test
     found = np.unique(train)
     last = int(found[-1])
@@ -135,7 +135,7 @@ def _counted(
 
 
 def stacked(named: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Examples, each with its name, in one array; raises UserError where they are not of one shape."""
+    """Named examples stacked into one array; raises UserError unless all have the same shape."""
     first, one = named[0]
     for name, other in named:
         if other.shape != one.shape:
@@ -148,14 +148,14 @@ def stacked(named: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 def split(where: str, labels: Tensor, class_names: Names | None = None) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows to test on: a tenth of every class (at least one), by one fixed draw.
 
-    Both come in random order, so that the first so many are of all classes.
+    Both are in random order, so that any first part has examples of all classes.
 
     Args:
         where, class_names: for messages.
         labels: int64 (n,), classes 0..K-1 without gaps.
 
     Raises:
-        UserError: a class of fewer than three examples, two to train on and one to test on.
+        UserError: a class of fewer than three examples (two to train on and one to test on).
     """
     check_enough(where, labels, 3, class_names)
     order = torch.randperm(len(labels), generator=generator_for("split"))
@@ -177,7 +177,7 @@ def held_out(where: str, labels: Tensor, num: int) -> tuple[Tensor, Tensor]:
         num: how many rows to hold out.
 
     Raises:
-        UserError: there are not so many beside two of each class.
+        UserError: fewer than `num` rows remain besides two of each class.
     """
     order = torch.randperm(len(labels), generator=generator_for("held out for validation"))
     shuffled = labels[order]
@@ -196,7 +196,7 @@ def held_out(where: str, labels: Tensor, num: int) -> tuple[Tensor, Tensor]:
 
 
 def check_enough(where: str, labels: Tensor, least: int, class_names: Names | None = None) -> None:
-    """Raise UserError unless every class has so many examples: a class of one can be neither learned nor evaluated.
+    """Raise UserError if a class has fewer examples than `least`: a class of one can be neither learned nor evaluated.
 
     Args:
         where, class_names: for the message.
@@ -214,10 +214,10 @@ def check_enough(where: str, labels: Tensor, least: int, class_names: Names | No
 
 
 def say_imbalance(where: str, shares: Tensor, names: Names | None, of_class: str) -> None:
-    """One line where some class has many times the training examples, or the weight, of another.
+    """Print one line if some class has many times the training examples, or the weight, of another.
 
     Args:
-        where: the data. shares: (K,). of_class: what a share is, with a place for it.
+        where: the data. shares: (K,). of_class: a format string that names a share.
     """
     rare = int(shares.argmin())
     common = int(shares.argmax())
@@ -230,7 +230,7 @@ def say_imbalance(where: str, shares: Tensor, names: Names | None, of_class: str
 
 
 def listed(values: np.ndarray | Sequence[int | str], names: Names | None = None) -> str:
-    """Labels or names in a few words: "1 to 26", "0, 2, 5" or "cat, dog"; the first ten of many."""
+    """Labels or names as short text: "1 to 26", "0, 2, 5" or "cat, dog"; only the first ten of many."""
     plain = list(values.tolist() if isinstance(values, np.ndarray) else values)
     if names is not None:
         plain = [names[k] if k < len(names) else k for k in plain]

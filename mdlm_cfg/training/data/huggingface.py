@@ -1,4 +1,4 @@
-"""Data sets that Hugging Face's `datasets` saved to disk: images, or token ids, with a class each."""
+"""Data sets saved to disk by Hugging Face's `datasets`: images, or token ids, with a class each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def saved_dataset(
     relabel: bool = False,
     **loading: Any,
 ) -> ExampleData:
-    """The data module of a folder that `datasets` saved: of images, or of token ids, as its column says.
+    """The data module of a folder that `datasets` saved: of images or of token ids, according to its column.
 
     Args:
         dataset: the folder.
@@ -45,7 +45,7 @@ def saved_dataset(
             length; None is "image", or else "input_ids".
         label: the column of the classes: names, or whole numbers.
         levels, binarization: of images, see `ImageData`.
-        relabel: count labels that have gaps or do not begin at 0 anew.
+        relabel: renumber labels that have gaps or do not begin at 0.
         loading: see `Loading`.
 
     Raises:
@@ -83,7 +83,7 @@ class SavedImages(ImageData):
 
 
 def holds_sequences(folder: str | Path) -> bool:
-    """Whether a data set is saved there that has token ids and no images; False where none can be read."""
+    """Whether the folder holds a saved data set with token ids and no images; False if none can be read."""
     try:
         features = features_of(Path(folder))
     except UserError:
@@ -92,7 +92,7 @@ def holds_sequences(folder: str | Path) -> bool:
 
 
 def is_image(feature: Any) -> bool:
-    """Whether a column's type, as its file says it, is an image or an array of two axes."""
+    """Whether a column's type, as stored in its file, is an image or an array of two axes."""
     depth = 0
     while isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
         feature = feature.get("feature")
@@ -125,7 +125,7 @@ def features_of(folder: Path) -> dict[str, Any]:
 
 
 def load_saved(folder: Path, column: str, label: str, relabel: bool = False) -> Examples:
-    """The examples of a column, with the classes of another: int64 (n, ...) and names where there are any.
+    """The examples of one column with the classes of another: int64 (n, ...), and names if there are any.
 
     A DatasetDict's part "test" is the test set; otherwise a tenth of every class is kept for testing.
 
@@ -145,13 +145,13 @@ def load_saved(folder: Path, column: str, label: str, relabel: bool = False) -> 
         }
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # pyarrow and PIL raise whatever they meet
+    except Exception as error:  # pyarrow and PIL raise errors of any type
         raise UserError(f"{folder} cannot be read ({' '.join(str(error).split())[:200]}): {HOW}") from error
     return assembled(str(folder), labelled["train"], labelled.get("test"), (names, None), relabel)
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """Where the parts "train" and, if there is one, "test" of a saved data set are."""
+    """The folders of the parts "train" and, if there is one, "test" of a saved data set."""
     index = folder / "dataset_dict.json"
     if not index.is_file():
         return {"train": folder}
@@ -160,7 +160,7 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 
 def _rows(folder: Path, where: str, datasets: Any) -> Any:
-    """The rows of a part of a saved data set; raises UserError where it has none, or a file of it is truncated."""
+    """The rows of a part of a saved data set; raises UserError if it has none, or a file is truncated."""
     has_files = json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
     rows = datasets.load_from_disk(str(folder)) if has_files else ()  # it cannot load a data set without files
     if len(rows) == 0:
@@ -170,7 +170,7 @@ def _rows(folder: Path, where: str, datasets: Any) -> Any:
 
 
 def _check_whole(rows: Any) -> None:
-    """Raise UserError for a file that is cut off between two of its batches, which pyarrow takes for its end."""
+    """Raise UserError for a file that is cut off between two batches, which pyarrow takes for the end of the file."""
     for entry in rows.cache_files:
         path = Path(entry["filename"])
         with path.open("rb") as file:
@@ -180,14 +180,14 @@ def _check_whole(rows: Any) -> None:
 
 
 def _undecoded(rows: Any, column: str, datasets: Any) -> Any:
-    """Images as the bytes of their files: decoded, they no longer say how many bits they had."""
+    """Images as the bytes of their files: once decoded, their original bit depth is lost."""
     if column in rows.features and isinstance(rows.features[column], datasets.Image):
         return rows.cast_column(column, datasets.Image(decode=False))
     return rows
 
 
 def _class_names(rows: Any, label: str) -> tuple[str, ...] | None:
-    """The names that the classes have of themselves, or the labels that are text; None for whole numbers."""
+    """The column's own class names, or the labels if they are text; None for whole numbers."""
     feature = rows.features[label]
     if getattr(feature, "names", None):
         return tuple(feature.names)
@@ -213,7 +213,7 @@ def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, 
 
 
 def _array(where: str, value: Any) -> np.ndarray:
-    """One example; an image's file, {"bytes": ..., "path": ...}, as grey values."""
+    """One example as an array; an image file, {"bytes": ..., "path": ...}, becomes grey values."""
     if isinstance(value, dict) and {"bytes", "path"} <= value.keys():
         content = value["bytes"]
         if content is None and value["path"] is None:

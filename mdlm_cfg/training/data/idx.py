@@ -33,7 +33,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         array of the file's shape and type, in native byte order.
 
     Raises:
-        UserError: a file that cannot be read, or is not (or only part of) an IDX file.
+        UserError: a file that cannot be read, is not an IDX file, or is only part of one.
     """
     content = read_bytes(Path(path))
     head = content[:4]
@@ -69,10 +69,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def load_idx_dataset(folder: str | Path, relabel: bool = False) -> Examples:
-    """Images and labels of any folder that holds the usual four IDX files; see `find_file` for their names.
+    """Images and labels of a folder with the usual four IDX files; see `find_file` for their names.
 
     Args:
-        relabel: count labels that have gaps or do not begin at 0 anew.
+        relabel: renumber labels that have gaps or do not begin at 0.
 
     Returns:
         train and test: uint8 (n, height, width), in the order of the files.
@@ -94,14 +94,14 @@ def load_idx_dataset(folder: str | Path, relabel: bool = False) -> Examples:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """The file of this usual name in a folder, or None.
+    """The file in a folder that stands for a usual name, or None.
 
-    Also under the name with .gz, with a dot for the last hyphen but one (as 7-zip writes it), in upper case, behind a
-    prefix and with "test" for "t10k" (emnist-letters-test-images-idx3-ubyte.gz). The usual name comes first, and of two
-    that differ by .gz alone the one without.
+    Also found: the name with .gz, with a dot for the last hyphen but one (as 7-zip writes it), in upper case, after a
+    prefix and with "test" for "t10k" (emnist-letters-test-images-idx3-ubyte.gz). The usual name has priority; of two
+    that differ only by .gz, the one without.
 
     Raises:
-        UserError: several others that fit.
+        UserError: several other names that fit.
     """
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():

@@ -38,16 +38,16 @@ class ImageData(ExampleData):
             N - 1 hold tokens already.
         binarization: for two levels: "dynamic" (fresh Bernoulli(value/255) draws every epoch), "static" (one draw),
             "threshold" (value > 127), or "larochelle" (his files in ROOT/binarized_mnist, checked to be in MNIST's
-            order, so that its labels apply). The test images of "dynamic" and "static" are the same fixed draw. None is
-            dynamic for two levels, and the only choice for more.
-        relabel: count labels that have gaps or do not begin at 0 anew, and keep the old ones as class names.
+            order, so that its labels apply). The test images of "dynamic" and "static" are the same fixed draw. None
+            means dynamic for two levels, and is the only choice for more.
+        relabel: renumber labels that have gaps or do not begin at 0, and keep the old ones as class names.
         loading: see `Loading`.
 
     Attributes:
         train_x: grey values 0..255 ("dynamic"), 0/255, or tokens of more levels, uint8 (n, D).
 
     Raises:
-        UserError: an unknown binarisation, levels or counts out of range, or images that cannot be had.
+        UserError: an unknown binarisation, levels or counts out of range, or images that cannot be loaded.
     """
 
     example_kind = "images"
@@ -81,11 +81,11 @@ class ImageData(ExampleData):
         return load_images(self.dataset, self.root, self.num_tokens, self.relabel)
 
     def tokens(self, stored: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Tokens, uint8, from rows of `train_x`: a new binarisation of two levels, more levels as they are."""
+        """Tokens, uint8, from rows of `train_x`: a new binarisation for two levels, unchanged values for more."""
         return binarize(stored, "dynamic", generator) if self.num_tokens == 2 else stored
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
-        """Training images as values whose `tokens` are the configured ones, the tokens of the test images, and how."""
+        """Training images as stored for `tokens`, the tokens of the test images, and a description of the encoding."""
         how = self.binarization
         images = found.train
         test = found.test
@@ -110,7 +110,7 @@ def load_images(dataset: str, root: str | Path, levels: int = 2, relabel: bool =
     Args:
         dataset: see `ImageData`.
         root: folder of the named data sets.
-        levels: N; images whose largest training value is N - 1 are tokens already, and brought to 0..255.
+        levels: N; images whose largest training value is N - 1 already hold tokens, and are rescaled to 0..255.
         relabel: see `ImageData`.
 
     Raises:
@@ -120,7 +120,7 @@ def load_images(dataset: str, root: str | Path, levels: int = 2, relabel: bool =
 
 
 def on_levels(dataset: str, images: Examples, levels: int) -> Examples:
-    """Images on the scale 0..255; see `on_grey_scale`."""
+    """Images rescaled to 0..255 if they hold tokens; see `on_grey_scale`."""
     train, test, were_tokens = on_grey_scale(dataset, images.train, images.test, levels)
     if were_tokens and levels < 256:
         say(f"{dataset}: the largest training value is {levels - 1}: the images already hold {levels} levels")

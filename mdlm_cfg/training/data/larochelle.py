@@ -15,8 +15,8 @@ from mdlm_cfg.training.data.idx import inventory, read_bytes
 def load_larochelle(folder: str | Path, train_images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:
     """Larochelle's static binarisation of MNIST, in the order of the grey images, so that their labels apply.
 
-    The files binarized_mnist_{train,valid,test}.amat come without labels. That row i is a binarisation of
-    grey image i is checked, not assumed: no pixel is on where the grey value is 0, or off where it is 255.
+    The files binarized_mnist_{train,valid,test}.amat come without labels. It is checked, not assumed, that
+    row i is a binarisation of grey image i: no pixel is on where the grey value is 0, or off where it is 255.
 
     Args:
         folder: holds the three files (50,000, 10,000 and 10,000 rows of 784 numbers 0 or 1).

@@ -1,4 +1,4 @@
-"""How grey values 0..255 become tokens: two of them by a draw or a threshold, or N levels."""
+"""How grey values 0..255 become tokens: two by a random draw or a threshold, or N levels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from mdlm_cfg.support.errors import UserError, one_of
 
 BINARIZATIONS = ("dynamic", "threshold", "static")
 STATIC_SEED = 20250612  # of the one draw that "static" means; part of the protocol, not of a run
-DARKEST = 32  # images none of whose values reaches this are not on the scale 0..255
+DARKEST = 32  # images with no value this large are not on the scale 0..255
 
 
 def binarize(images: Tensor, how: str, generator: torch.Generator | None = None) -> Tensor:
-    """Grey images made binary, on the device that they are on.
+    """Binarised grey images, on the same device.
 
     Args:
         images: uint8, any shape.
@@ -35,7 +35,7 @@ def binarize(images: Tensor, how: str, generator: torch.Generator | None = None)
         return (images > 127).to(torch.uint8)
     if how == "static":
         generator = torch.Generator().manual_seed(STATIC_SEED)
-    # an integer uniform on 0..254 lies below the value with probability value/255: never below 0
+    # an integer uniform on 0..254 is below the value with probability value/255, exactly 0 for the value 0
     device = images.device if generator is None else generator.device
     levels = torch.randint(255, images.shape, dtype=torch.uint8, generator=generator, device=device)
     return (levels.to(images.device) < images).to(torch.uint8)
@@ -55,7 +55,7 @@ def quantize(images: Tensor, levels: int) -> Tensor:
 
 
 def on_grey_scale(where: str, train: Tensor, test: Tensor, levels: int) -> tuple[Tensor, Tensor, bool]:
-    """Images on the scale 0..255, which those whose largest training value is N - 1 are not: they are tokens already.
+    """Images on the scale 0..255; those whose largest training value is N - 1 already hold tokens, and are rescaled.
 
     A token k becomes ceil(255 k / (N - 1)), whose `quantize` is k; for N = 2, values 0 and 1 become 0 and 255.
 
@@ -68,7 +68,7 @@ def on_grey_scale(where: str, train: Tensor, test: Tensor, levels: int) -> tuple
         train, test, and whether they were tokens.
 
     Raises:
-        UserError: test images with values that the training images' scale does not have, or images all but black.
+        UserError: test images with values outside the training images' scale, or images that are almost black.
     """
     largest = int(train.max())
     if largest == levels - 1:

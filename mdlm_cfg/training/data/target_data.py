@@ -18,7 +18,7 @@ from mdlm_cfg.training.data.images import load_images
 
 FROM_TABLE: dict[str, Any] = {"batch_size": 4096, "eval_batch_size": 4096, "num_val": 4096, "num_test": 20_000}
 FROM_MODEL: dict[str, Any] = {"num_val": 500, "num_test": 1000}
-MOST_PARTIAL_STATES = 2**30  # (N+1)^D whose exact law a table is there for: 8 GiB for one number each
+MOST_PARTIAL_STATES = 2**30  # (N+1)^D of a table, up to which its exact laws are computed: 8 GiB at one number each
 
 
 class TargetData(DiffusionData):
@@ -26,16 +26,16 @@ class TargetData(DiffusionData):
 
     Args:
         target: the distribution; None: a subclass makes it in `_build`.
-        name: what to call it; of a path, the name of its file.
+        name: of the data; for a path, the name of its file.
         grid_shape: of the coordinates, for the network; default (D,).
         steps_per_epoch: training steps that make an epoch.
-        stratified: whether a training batch has every state as often as its probability says, up to rounding: a
+        stratified: whether each state occurs in a training batch in proportion to its probability, up to rounding: a
             conditional estimated from a batch then has hardly any sampling error. Tables only.
-        loading: see `Loading`; the defaults are larger for a table, which costs little to draw from.
+        loading: see `Loading`; the defaults are larger for a table, which is cheap to sample.
 
     Raises:
         UserError: a count below 1, a grid that does not have D cells, a table too large for exact laws, or stratified
-            batches of what is not a table.
+        batches of a target that is not a table.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class TargetData(DiffusionData):
 
     @property
     def draws_valid_batches(self) -> bool:
-        """Of a table, where nobody has changed how they are drawn."""
+        """True for a table, unless a subclass changes how batches are drawn."""
         return type(self).__module__ == __name__ and type(self.target) is TableMixture
 
     def _epoch(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
@@ -108,7 +108,7 @@ class TargetData(DiffusionData):
 class TinyMnistData(TargetData):
     """Samples of the table counted from shrunk, binary images (`mdlm_cfg.targets.tiny_mnist`).
 
-    A batch of training is stratified: few states carry most of guidance's effect, and a batch should not miss them.
+    Training batches are stratified: a few states carry most of guidance's effect, and no batch should miss them.
 
     Args:
         height: cells per column; width: cells per row.
@@ -140,7 +140,7 @@ class TinyMnistData(TargetData):
         self.root = root
 
     def prepare_data(self) -> None:
-        """Fetch the images where they are not there."""
+        """Fetch the images if they are missing."""
         load_images(self.dataset, self.root)
 
     def _build(self) -> TableMixture:
@@ -150,7 +150,7 @@ class TinyMnistData(TargetData):
 
 
 def check_size(num_tokens: int, num_dims: int) -> None:
-    """Raise UserError where a table has too many partial states for the exact laws that it is there for."""
+    """Raise UserError where a table has too many partial states for exact laws."""
     if (num_tokens + 1) ** num_dims > MOST_PARTIAL_STATES:
         raise UserError(
             f"a table of N = {num_tokens} values in D = {num_dims} dimensions has ({num_tokens}+1)^{num_dims} = "

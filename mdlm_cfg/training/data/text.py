@@ -12,17 +12,17 @@ from mdlm_cfg.support.folders import check_is_file
 from mdlm_cfg.training.data.arrays import with_values
 from mdlm_cfg.training.data.examples import Examples, assembled, say
 
-BLANK = "<blank>"  # the token that fills up short lines
+BLANK = "<blank>"  # the token that pads short lines
 
 
 def load_text(path: Path, relabel: bool = False) -> Examples:
     """The lines of a text file (UTF-8) as tokens int64 (n, D), with characters and labels as names.
 
-    D is the longest text; shorter ones are filled up at the end with a token of their own, `<blank>`. A tenth of every
-    class is kept for testing, by one fixed draw.
+    D is the length of the longest text; shorter ones are padded at the end with a special token, `<blank>`. A tenth of
+    every class is kept for testing, by one fixed draw.
 
     Args:
-        relabel: has no effect: labels are text, and count in their order.
+        relabel: has no effect: labels are text, numbered in sorted order.
 
     Raises:
         UserError: a file that is missing or not UTF-8, a line without a tab or text, or a class of too few lines.
