@@ -17,8 +17,8 @@ class Arrivals:
     """The states without rates that masking a set of coordinates may lead to, over all finished states x in C order.
 
     Attributes:
-        correction: whose moves. choices: of every set of coordinates, for what a refill may do next.
-        refused: of the sets that have such states: those of x with the set masked.
+        correction: whose moves. choices: the transitions of every set of coordinates, to follow a refill.
+        refused: for the sets that have such states, the states x with the set masked.
     """
 
     correction: Correction
@@ -26,7 +26,7 @@ class Arrivals:
     refused: dict[Subset, Refused]
 
     def check_sets(self, law: Tensor) -> None:
-        """Raise UserError where the confidences that choose a set are those of a state without rates."""
+        """Raise UserError where the confidences that choose a set need a state without rates."""
         if self.refused and self.correction.scan == "lowest_confidence":
             for subset, refused in self.refused.items():
                 if len(subset) == 1:
@@ -39,11 +39,11 @@ class Arrivals:
             mass: of the states from which it is refilled, (N,)*D.
         """
         self._follow(subset, _anywhere(mass > 0, subset), drawn=True)
-        if self.correction.accept:  # the way to the values that are there is asked for too
+        if self.correction.accept:  # the forced path to the present values needs rates too
             self._follow(subset, mass > 0, drawn=False)
 
     def _follow(self, subset: Subset, start: Tensor, drawn: bool) -> None:
-        """All states with masks that come after the first, which differ in what is still masked.
+        """Check all states with masks that a refill passes through, by the set that is still masked.
 
         Args:
             start: bool (N,)*D, of the states whose coordinates `subset` are masked.
@@ -67,7 +67,7 @@ class Arrivals:
 
 
 def _anywhere(states: Tensor, subset: Subset) -> Tensor:
-    """States of which one that differs in the coordinates of a set is flagged, bool (N,)*D."""
+    """States that agree with a flagged one outside a set of coordinates, bool (N,)*D."""
     found = states
     for axis in subset:
         found = found.any(dim=axis, keepdim=True)

@@ -1,8 +1,8 @@
 """The exact law of a correction's moves (theory, section 19).
 
 As a kernel on finished states a move is pi' = mean over S of pi(x_{S^c}) q_S(x_S | x_{S^c}), with q_S the terminal law
-of the slice in which the coordinates S are free (section 13). All q_S are made once, from sets of one coordinate to
-larger ones; a move then is a sum and a product for every S.
+of the slice in which the coordinates S are free (section 13). All q_S are computed once, from sets of one coordinate to
+larger ones; a move is then a sum and a product for every S.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CorrectionKernel:
     """A correction's moves as a map of laws.
 
     Attributes:
-        correction: whose. refills: of every set of coordinates; for a sequential scan, in order, those of one sweep.
+        correction: whose moves. refills: of every set of coordinates; for a sequential scan, those of a sweep in order.
         arrivals: refuses laws whose moves arrive at a state without rates.
     """
 
@@ -46,7 +46,7 @@ class CorrectionKernel:
     arrivals: Arrivals
 
     def move(self, law: Tensor, number: int = 0) -> Tensor:
-        """The law (N,)*D after the move of a number, from 0.
+        """The law (N,)*D after move `number` (from 0).
 
         Raises:
             UserError: the move arrives at a state without rates.
@@ -71,7 +71,7 @@ class CorrectionKernel:
         return law
 
     def sweep(self, law: Tensor) -> Tensor:
-        """The law after one move; for a sequential scan after all that come before it begins again."""
+        """The law after one move, or, for a sequential scan, after one full cycle."""
         for number in range(len(self.refills) if self.correction.scan == "sequential" else 1):
             law = self.move(law, number)
         return law
@@ -87,8 +87,8 @@ def correction_kernel(
     The denoiser is called only on the partial states with at most `size` masks.
 
     Raises:
-        UserError: a size above D; a w that is a schedule or values with a temperature or a top-p with accept, which
-            needs a tilted law; or more states than memory holds.
+        UserError: a size above D; with accept, a guidance without a tilted law (a schedule, a temperature, a top-p); or
+            more states than memory holds.
     """
     lattice = partial_state_lattice(denoiser, target_class)
     n = lattice.num_tokens
@@ -138,7 +138,7 @@ def _choices(
     lattice: Lattice,
     masks: int,
 ) -> Iterator[tuple[Subset, Choice, Refused | None]]:
-    """The next transition of the chain, for every set of so many masked coordinates, and where it has no rates."""
+    """The next transition of the chain, for every set of `masks` coordinates, and where it has no rates."""
     n = lattice.num_tokens
     d = lattice.num_dims
     level = d - masks
@@ -163,7 +163,7 @@ def _choices(
 def _sets(
     correction: Correction, lattice: Lattice, choices: dict[Subset, Choice]
 ) -> tuple[list[Subset], list[float | Tensor]]:
-    """The sets of coordinates that moves mask, and with which probability."""
+    """The sets of coordinates that moves mask, and their probabilities."""
     n = lattice.num_tokens
     d = lattice.num_dims
     size = correction.size

@@ -29,7 +29,7 @@ CONTOUR_NODES = 24  # of which half are conjugates; the contour's own error is e
 PARABOLA_DIGITS = 32.6  # -ln of the error of the contour that several times share: 7e-15
 LONGEST = 1e300  # of s / Lambda: beyond it rates are too slow for float64
 NEG_INF = float("-inf")
-MAX_SPREAD = 10.0  # of clock times that share a contour: its nodes grow with the root of it
+MAX_SPREAD = 10.0  # of clock times that share a contour, as a ratio: the number of nodes grows with its root
 
 
 @checked
@@ -72,7 +72,7 @@ def law_at(
     between = np.flatnonzero((flat > 0) & np.isfinite(flat))
     if between.size:
         most = CONTOUR_NODES // 2
-        if between.size > 1:  # to ask how much memory there is takes longer than a small law
+        if between.size > 1:  # querying the memory takes longer than a small law
             most = max(most, int(0.1 * memory_limit() / (48 * lattice.num_states)))
         # on the device before anything is computed there: a later copy would wait for it
         placed = [
@@ -90,7 +90,7 @@ def law_at(
 def _inversion(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """What turns nodes (K,) and weights (T, K) of a contour into laws (T, N+1, ..., N+1)."""
+    """The function from nodes (K,) and weights (T, K) of a contour to laws (T, N+1, ..., N+1)."""
     chain = joint_chain(denoiser, guidance, target_class)
     if chain is not None:
         return chain.laws_between
@@ -100,8 +100,8 @@ def _inversion(
 def holding_times(log_exit: Tensor, nodes: Tensor) -> Tensor:
     """1 / Lambda of every state, at most `LONGEST` over the largest node.
 
-    A state with a longer one is not left at the times of these nodes, and s / Lambda stays a number. 0 where nothing
-    leaves, which is never visited.
+    A state with a longer one is not left at the times of these nodes, and s / Lambda stays finite. 0 in states without
+    exits, which are never visited.
 
     Args:
         log_exit: log Lambda, any shape. nodes: s, complex.
@@ -142,12 +142,12 @@ def _laws_between(levels: Sequence[LevelRates], lattice: Lattice, nodes: Tensor,
 
 
 def contours(taus: Tensor | np.ndarray, most_nodes: int) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-    """Nodes s_k (K,), weights c_k (T, K) and which times they are for (T,), until all have been.
+    """Nodes s_k (K,) and weights c_k (T, K) of contours, each with the indices of its T times, for all times.
 
     Many times that are not far apart share one contour; few have one each.
 
     Args:
-        taus: float64, positive and finite. most_nodes: that may be pushed together; at least half of `CONTOUR_NODES`.
+        taus: float64, positive and finite. most_nodes: how many to push together; at least half of `CONTOUR_NODES`.
     """
     taus = torch.as_tensor(taus)
     order = taus.argsort()

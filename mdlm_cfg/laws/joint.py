@@ -1,10 +1,10 @@
 """Laws of a chain whose rates are ratios of weights: a table, guided by one number w (theory, sections 4 and 5).
 
 With T = p^(-w) p_z^(1+w) of every partial state, rho_i(v | x_U) = T(x_U + {i=v}) / T(x_U), and under the kind of
-guidance whose rates are rho itself, Lambda(x_U) is the sum of T over all children of x_U, over T(x_U). A flow F = T H
-then needs no number for an edge: H of a child is the sum of H / Lambda over its parents, or of H / (s + Lambda) for the
-Laplace transform of the law in time. All of it is sums over children, and over parents, of numbers that belong to
-states (`mdlm_cfg.chain.blocks`). Schedules of w and other kinds go level by level (`mdlm_cfg.laws.push`).
+guidance whose rates are rho itself, Lambda(x_U) is the sum of T over all children of x_U, divided by T(x_U). A flow
+F = T H then needs no numbers for edges: H of a child is the sum of H / Lambda over its parents, or of H / (s + Lambda)
+for the Laplace transform of the law in time. All of these are sums over children, or over parents, of one number per
+state (`mdlm_cfg.chain.blocks`). Schedules of w and other kinds go level by level (`mdlm_cfg.laws.push`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.targets.table import TableDenoiser
 
-TINY = 1e-300  # below every sum of T: what nothing leaves is never visited, and whatever it is divided by gives 0
+TINY = 1e-300  # below every sum of T: states without exits are never visited, so any divisor gives 0
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class JointChain:
     """A guided chain on all partial states.
 
     Attributes:
-        blocks: how they lie. weights: T, (rows, columns). holding: 1 / Lambda, the mean time spent in each; 0 where the
-            chain never is, and T in finished states, which so hand on their law.
-        is_single_use: whether `holding` has Lambda T still, by which T is divided where it is needed, and the terminal
-            law is written over it: nothing else may be computed after that.
+        blocks: their layout. weights: T, (rows, columns). holding: 1 / Lambda, the mean time spent in each; 0 where the
+            chain never is, and T in finished states, which thus pass on their law.
+        is_single_use: whether `holding` still contains Lambda T, by which T is divided where needed, and is overwritten
+            by the terminal law: nothing else may be computed after that.
     """
 
     blocks: BlockedLattice
@@ -87,7 +87,7 @@ class JointChain:
             return lambda values, p: leave(values, held[p])
 
         values = self.blocks.push(start, hand_on, to_the_end=False)
-        # H / s of finished states is linear in what their parents hand on, and there are fewer times than nodes
+        # H / s of finished states is linear in what their parents pass on, and there are fewer times than nodes
         left, ended = (torch.cat([c.real, -c.imag], dim=1) for c in (weights, weights / nodes))
         rows, columns = self.blocks.finished
         law = values.new_empty(len(weights), len(values), values.shape[2])

@@ -1,4 +1,4 @@
-"""The chain under a policy, level by level: who is next, and what it becomes (theory, sections 10 and 11)."""
+"""The chain under a policy, level by level: which coordinate is next, and its value (theory, sections 10 and 11)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LevelChoices:
     refused: Refused | None = None
 
     def rates(self, power: int = 0) -> LevelRates:
-        """What is pushed: pi_i(x_U) r_i(v | x_U) Z_i^power.
+        """The rates to push: pi_i(x_U) r_i(v | x_U) Z_i^power.
 
         Args:
             power: 0 for the law; 1, 2 and 3 for the first moments of the weights W (theory, section 11).
@@ -68,7 +68,7 @@ def level_choices(
         edges = one.edges
         log_base = one.log_base
         log_z = by_coordinate([unrolled_logsumexp(edge, dim=2) for edge in edges], lattice, level) - log_base[:, None]
-        log_r = partial(_log_values, edges, log_base, log_z, lattice, level)  # only for a policy that asks for it
+        log_r = partial(_log_values, edges, log_base, log_z, lattice, level)  # only for a policy that calls it
         log_pi = policy.log_choice(log_z.transpose(1, 2), log_r, masked_coordinates(lattice, level))
         yield LevelChoices(edges, log_base, log_z, log_pi.transpose(1, 2).contiguous(), one.refused)
 
@@ -79,7 +79,7 @@ def masked_coordinates(lattice: Lattice, level: int) -> Tensor:
 
 
 def _log_values(edges: list[Tensor], log_base: Tensor, log_z: Tensor, lattice: Lattice, level: int) -> Tensor:
-    """log r_i(v | x_U) = edge - log_base - log Z, put together from the edges: (C, N^l, D - l, N)."""
+    """log r_i(v | x_U) = edge - log_base - log Z, assembled from the edges: (C, N^l, D - l, N)."""
     rows = [by_coordinate([edge[:, :, v] for edge in edges], lattice, level) for v in range(lattice.num_tokens)]
     total = log_z + log_base[:, None]
     return (torch.stack(rows, dim=-1) - total.masked_fill(total == NEG_INF, 0.0)[..., None]).transpose(1, 2)

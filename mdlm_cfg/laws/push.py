@@ -1,6 +1,6 @@
-"""The push: everything moves from masked to less masked states, level by level (theory, section 4).
+"""The push: mass moves from masked to less masked states, level by level (theory, section 4).
 
-What moves is a flow F with F(all masked) = 1 and
+It moves a flow F with F(all masked) = 1 and
 
     F(x_U + {i=v}) += F(x_U) * g(x_U) * rate_i(v | x_U) / Lambda(x_U),
 
@@ -25,7 +25,7 @@ from mdlm_cfg.laws.rates import LevelRates, level_rates, partial_state_lattice, 
 from mdlm_cfg.support.arguments import checked
 
 NEG_INF = float("-inf")
-SMALL = 2**15  # numbers up to which the cost is that of the calls, and not of memory
+SMALL = 2**15  # numbers up to which calls cost more than memory
 
 
 def push(rates: LevelRates, flow: Tensor, lattice: Lattice, level: int) -> Tensor:

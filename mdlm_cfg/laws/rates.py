@@ -23,14 +23,14 @@ from mdlm_cfg.support.memory import memory_allowed
 
 NEG_INF = float("-inf")
 MAX_BATCH = 2**16  # partial states in one call of a denoiser
-LOST = 1e-9  # of a law's mass: more than rounding leaves of the largest strength
-SMALL_LAW = 2**25  # bytes that there always are: to ask how much there is takes longer than a small law
-MEMORY_SHARE = 0.7  # of the memory there is, that a law may take
+LOST = 1e-9  # of a law's mass: more than rounding at the largest strength
+SMALL_LAW = 2**25  # bytes that are always available: querying the memory takes longer than a small law
+MEMORY_SHARE = 0.7  # of the available memory, that a law may take
 
 
 @runtime_checkable
 class Telescoping(Protocol):
-    """A denoiser whose conditionals are those of one joint, and that can say the joint's marginals."""
+    """A denoiser whose conditionals are those of one joint, and that provides the joint's marginals."""
 
     def log_marginals(self, target_class: int | None) -> list[Tensor]:
         """log p(x_U | z) of every partial state by level, float64 (C(D, l), N^l); None is the whole mixture."""
@@ -47,7 +47,7 @@ class LevelRates:
         log_jump: what to add to an edge of state x_U and coordinate i for the log-probability that it is the next jump,
             (C(D, l), D - l, N^l), or with an axis of length 1 where it is the same for all coordinates.
         log_exit: log Lambda, (C(D, l), N^l); -inf where nothing can leave (states never visited).
-        refused: the states without rates; a flow that arrives there is refused. None is none.
+        refused: the states without rates; a flow that arrives there is refused. None if there are none.
     """
 
     edges: list[Tensor]
@@ -70,7 +70,7 @@ class LevelEdges:
 
 
 def partial_state_lattice(denoiser: Denoiser, target_class: int | None, states_kept: int = 0) -> Lattice:
-    """The lattice of the partial states; refuses a class that does not exist, and what does not fit."""
+    """The lattice of the partial states; refuses a class that does not exist, and one too large for memory."""
     check_class(target_class, denoiser.num_classes)
     lattice = lattice_of(denoiser.num_tokens, denoiser.num_dims, device_of(denoiser))
     refuse_if_too_large(lattice, states_kept)
@@ -126,7 +126,7 @@ def by_coordinate(values: list[Tensor], lattice: Lattice, level: int) -> Tensor:
 def _telescoped_edges(
     denoiser: Telescoping, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[LevelEdges]:
-    """Edges as views of log T one level on. The chain never visits a state with T = 0; its edges are -inf.
+    """Edges as views of log T of the next level. The chain never visits a state with T = 0; its edges are -inf.
 
     T(x_U) = p(x_U)^(-w) p(x_U|z)^(1+w), and log rho_i(v | x_U) = log T(x_U + {i=v}) - log T(x_U): rho telescopes within
     a step, so the guided mean is taken per state and not per edge (theory, section 4).
@@ -152,7 +152,7 @@ def _telescoped_edges(
 def _asked_edges(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[LevelEdges]:
-    """Edges of any denoiser, asked once for every partial state and both conditionals."""
+    """Edges of any denoiser, evaluated once for every partial state and both conditionals."""
     n = lattice.num_tokens
     d = lattice.num_dims
     log_rho_of = guidance.rho_anywhere(denoiser, target_class)
@@ -184,7 +184,7 @@ def in_batches(
 
 
 def refuse_lost(mass: Tensor, target_class: int | None) -> None:
-    """Raise UserError unless a law has kept its mass: it loses what reaches a state that nothing leaves.
+    """Raise UserError unless a law has kept its mass: mass that reaches a state without exits is lost.
 
     Args:
         mass: the sum of a law, or of several.
@@ -193,7 +193,8 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
     def explain(row: int, left: Tensor) -> str:
         return (
             f"the guided chain under {name_class(target_class)} ends in states with masks with probability "
-            f"{1 - float(left):.3g}: the denoiser gives them no possible value, or your policy no coordinate a weight"
+            f"{1 - float(left):.3g}: the denoiser gives them no possible value, or your policy gives no coordinate "
+            "a weight"
         )
 
     if is_on_cpu(mass) and all(abs(one - 1) < LOST for one in mass.reshape(-1).tolist()):
@@ -202,13 +203,13 @@ def refuse_lost(mass: Tensor, target_class: int | None) -> None:
 
 
 def refuse_dead_ends(log_rho: Tensor, refused: Refused | None, tokens: Tensor, num_tokens: int, rule: object) -> None:
-    """Raise UserError where the chain reaches a state without rates, or one with masks that nothing leaves.
+    """Raise UserError where the chain reaches a state without rates, or one with masks and without exits.
 
-    The states that it reaches by any order, one coordinate at a time, are found by supports alone.
+    The states that it reaches in any order, one coordinate at a time, follow from the supports alone.
 
     Args:
         log_rho: of every state, (S, D, N). refused: those without rates.
-        tokens: partial states, int64 (S, D): all of them in C order, or the state of masks alone.
+        tokens: partial states, int64 (S, D): all of them in C order, or only the all-masked state.
         num_tokens: N.
         rule: for the message.
     """
@@ -251,7 +252,7 @@ def refuse_if_too_large(lattice: Lattice, states_kept: int = 0) -> None:
 
 
 def refuse_beyond_memory(needed: float, what: str, instead: str) -> None:
-    """Raise UserError where something needs more bytes than a law may take."""
+    """Raise UserError if a computation needs more bytes than a law may take."""
     if needed > SMALL_LAW and needed > memory_limit():
         raise UserError(
             f"{what} needs about {needed / 2**30:.3g} GiB, more than the {memory_limit() / 2**30:.3g} GiB allowed "

@@ -1,6 +1,6 @@
-"""One move of a correction for one set S of coordinates: how it is refilled, and what that makes of a law (theory, 19).
+"""One move of a correction for one set S of coordinates: how it is refilled, and the effect on a law (theory, 19).
 
-Everything that belongs to a set is held over all finished states x, at the values that x has: the terminal law q_S of
+All quantities of a set are held for all finished states x, at the values of x: the terminal law q_S of
 the slice in which S is free (section 13) is q_S[x] = q_S(x_S | x_{S^c}).
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from mdlm_cfg.chain.selections import Subset
 
 NEG_INF = float("-inf")
-IMPOSSIBLE = -1e300  # in place of ln 0, the weight of a path: it is never proposed, and left at once
+IMPOSSIBLE = -1e300  # in place of ln 0 as the log-weight of a path: it is never proposed, and left at once
 ROUNDING = 1e-12  # of a probability that is 0
 
 
@@ -25,8 +25,8 @@ class Choice:
     """The next transition of the chain if the coordinates of a set S are masked, over all finished states x.
 
     Attributes:
-        pi: the policy's probability that i in S is next, (|S|, N^D). log_value: ln r_i(x_i), of which r_i(x_i) may be
-            below what float64 holds, and possible all the same. log_z: ln Z_i.
+        pi: the policy's probability that i in S is next, (|S|, N^D). log_value: ln r_i(x_i), finite even where
+            r_i(x_i) underflows. log_z: ln Z_i.
     """
 
     pi: Tensor
@@ -59,7 +59,7 @@ class Refill:
 
     Attributes:
         subset: S. chance: that a move chooses S, a number, or (N,)*D where it depends on the state.
-        stay: the probability of no change since the fill does not end, or is rejected, (N,)*D.
+        stay: the probability of no change because the fill cannot finish or is rejected, (N,)*D.
         fill: q_S(x_S | x_{S^c}), (N,)*D; None with accept. accepted: in its place, with accept.
     """
 
@@ -70,7 +70,7 @@ class Refill:
     accepted: AcceptedFills | None
 
     def push(self, law: Tensor) -> Tensor:
-        """What this set makes of a law (N,)*D, weighted by the chance that it is chosen."""
+        """The law (N,)*D after a move on this set, weighted by the chance that it is chosen."""
         mass = law * self.chance
         if self.fill is not None:
             return mass.sum(dim=self.subset, keepdim=True) * self.fill + mass * self.stay
@@ -83,11 +83,11 @@ class AcceptedFills:
     """The accepted moves of a set S, in every slice sorted by the weight W of their paths.
 
     From a path of weight W to one of weight W' a move is accepted with min(1, W' / W). With the paths of a slice
-    sorted, what they all send to one path is two cumulated sums: no matrix of pairs.
+    sorted, what they all send to one path takes two cumulative sums, and no matrix of pairs.
 
     Attributes:
         axes: the order of the D axes in which slices come first. order: int64 (slices, paths), by rising W.
-        log_weight: ln W over the slice's largest, sorted: under strong guidance W spans more than float64 does.
+        log_weight: ln of W over the slice's largest W, sorted: under strong guidance W spans more than float64 does.
         orders, fills: as in `Paths`, (slices, paths), sorted.
         place: which of the slice's states a sorted path belongs to, int64.
         shape: of the law with those axes.
@@ -101,7 +101,7 @@ class AcceptedFills:
     shape: tuple[int, ...]
 
     def push(self, mass: Tensor) -> Tensor:
-        """The accepted mass where it goes, (N,)*D, of masses of at least 0."""
+        """The accepted mass at its destinations, (N,)*D, from non-negative masses."""
         slices = len(self.log_weight)
         sent = mass.permute(self.axes).reshape(slices, -1).gather(1, self.place) * self.orders
         lighter = sent.cumsum(dim=1)
@@ -124,7 +124,7 @@ class AcceptedFills:
 
 
 def fills_of(choices: dict[Subset, Choice], size: int, parallel: bool) -> dict[Subset, Tensor]:
-    """q_S[x] of every set of `size` coordinates, (N^D,): by the first of them, from smaller sets to larger ones."""
+    """q_S[x] of every set of `size` coordinates, (N^D,): sums over the first of them, smaller sets first."""
     if parallel:
         return {subset: choice.value.prod(dim=0) for subset, choice in choices.items() if len(subset) == size}
     known: dict[Subset, Tensor] = {}
@@ -177,12 +177,12 @@ def _sorted(paths: Paths, subset: Subset, n: int, d: int) -> AcceptedFills:
 
     log_weight, orders, fills = (by_slice(part) for part in (paths.log_weight, paths.orders, paths.fills))
     log_weight, order = log_weight.sort(dim=1)
-    top = log_weight[:, -1:]  # near 0 what is heaviest has all its digits
+    top = log_weight[:, -1:]  # relative to the heaviest, which then keeps all its digits
     log_weight = (log_weight - top.masked_fill(top == NEG_INF, 0.0)).clamp_(min=IMPOSSIBLE)
     return AcceptedFills(axes, log_weight, orders.gather(1, order), fills.gather(1, order), order % states, (n,) * d)
 
 
 def missing(share: Tensor) -> Tensor:
-    """1 - share, without what rounding leaves of it."""
+    """1 - share, and 0 where it is only rounding."""
     missing = 1 - share
     return missing.masked_fill(missing < ROUNDING, 0.0)

@@ -18,14 +18,14 @@ class SliceDenoiser:
     """A denoiser on the free coordinates of a partial state, in their order; all others are known.
 
     The chain started there is a chain on (N+1)^|S| states, and every law applies to it. A strength that changes with
-    progress counts all D coordinates, those that are known as unmasked: as `sample(..., start=state)` does.
+    progress counts all D coordinates, the known ones as unmasked: as `sample(..., start=state)` does.
 
     Args:
         denoiser: on D coordinates.
         state: int64 (D,), values 0..N-1 where a coordinate is known, and the mask N where it is free.
 
     Raises:
-        UserError: a state of another shape or with other values, or with nothing free.
+        UserError: a state of another shape, with other values, or without free coordinates.
     """
 
     @checked
@@ -66,7 +66,7 @@ class SliceDenoiser:
         return torch.cat(answers).to(tokens.device)
 
     def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
-        """Under several labels of the same partial states, (L, B, |S|, N): see `mdlm_cfg.chain.denoiser.Denoiser`."""
+        """The same partial states under several labels, (L, B, |S|, N): see `mdlm_cfg.chain.denoiser.Denoiser`."""
         check_asked(self, tokens, None)
         parts = tokens.split(self._rows_at_once(len(labels)))
         answers = [conditionals_under(self.denoiser, self.fill(part), labels)[:, :, self.free] for part in parts]

@@ -17,12 +17,12 @@ from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
 
 MAX_MOVES = 100_000  # of a power iteration
-CLOSE = 1e-14  # TV that a power iteration may still have to go
+CLOSE = 1e-14  # TV to the limit at which a power iteration stops
 NOISE = 5e-16  # TV by which rounding changes a law
-FIRST_CHECK = 40  # vectors of the eigenvalue's search after which it is looked at first
+FIRST_CHECK = 40  # vectors of the eigenvalue search before its first check
 MAX_VECTORS = 800
 MAX_ENTRIES = 2**26  # of all these vectors, 512 MiB
-EXHAUSTED = 1e-12  # of a vector that only rounding is left of
+EXHAUSTED = 1e-12  # norm of a vector that is only rounding
 RESIDUAL = 1e-6  # of an eigenpair, over the gap
 
 
@@ -53,11 +53,11 @@ def stationary_law(denoiser: Denoiser, guidance: Guidance, target_class: int | N
     before = math.inf
     for _ in range(MAX_MOVES):
         after = kernel.sweep(law)
-        after = after / after.sum()  # first: rounding of strong guidance takes as much mass in every move
+        after = after / after.sum()  # first: under strong guidance rounding loses as much mass in every move
         change = read((after - law).abs().sum()[None])[0] / 2
         law = after
         slowness = min(change / before, 1.0) if before > 0 else 0.0
-        if change <= max(CLOSE * (1 - slowness), NOISE):  # what is still to come is a geometric series
+        if change <= max(CLOSE * (1 - slowness), NOISE):  # the changes still to come are a geometric series
             return law
         before = change
     raise NotSettled(
@@ -72,8 +72,8 @@ def spectral_gap(denoiser: Denoiser, guidance: Guidance, target_class: int | Non
     """1 - |lambda_2| of one move (of one sweep, for a sequential scan): the rate at which it forgets where it began.
 
     By Arnoldi's method on differences of laws, which moves map to differences of laws: their largest eigenvalue in
-    absolute value is the second of the moves. Laws are those of states that the guided chain can end in. The search
-    ends where the eigenvalue's residual is small beside the gap, or where it has all vectors that there are.
+    absolute value is the second of the moves. Laws are on the states in which the guided chain can end. The search
+    ends when the eigenvalue's residual is small compared with the gap, or when its vectors span the whole space.
 
     Returns:
         At least 0; to about 1e-14 in absolute terms. 0 where the moves do not connect the states.
@@ -98,7 +98,7 @@ def spectral_gap(denoiser: Denoiser, guidance: Guidance, target_class: int | Non
     for k in range(limit):
         moved = _moved(kernel, basis[k].view(first.shape)).flatten()
         rest = moved - possible * moved.sum() / states
-        for _ in range(2):  # twice, so that rounding leaves nothing of what is there already
+        for _ in range(2):  # twice, so that rounding leaves no part along the earlier vectors
             parts = basis[: k + 1] @ rest
             rest = rest - parts @ basis[: k + 1]
             hessenberg[: k + 1, k] += parts

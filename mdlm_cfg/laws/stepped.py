@@ -2,11 +2,11 @@
 
 The kernel of a step that only unmasks has (2N+1)^D nonzero entries: from a partial state x_U, every masked coordinate
 stays or takes one of N values. It is applied to sets of unmasked coordinates of one size, many at a time, on the dense
-tensor (N+1,)*D. A step that also masks again moves the coordinates that were unmasked by a matrix of their own, axis by
-axis, on the outcomes by their origin, (2N+1,)*D (theory, section 18).
+tensor (N+1,)*D. A step that also remasks moves the coordinates that were unmasked before it by their own matrix, axis
+by axis, on the outcomes indexed by origin, (2N+1,)*D (theory, section 18).
 
-A parallel step can land on a partial state that is impossible under the class. What happens there is the denoiser's
-answer (docs/design.md, "The denoiser's contract"), here as in the sampler.
+A parallel step can land on a partial state that is impossible under the class. What happens there is defined by the
+denoiser (docs/design.md, "The denoiser's contract"), here as in the sampler.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mdlm_cfg.support.errors import UserError
 
 NEG_INF = float("-inf")
 MAX_ENTRIES = 1e9  # kernel entries of a step: beyond that a step takes minutes
-GROUP = 2**20  # kernel entries made at a time, where the states of a single set have not more
+GROUP = 2**20  # kernel entries made at a time, or those of a single set if they are more
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FrozenRates:
         states: where these states lie in C order in the dense tensor (N+1,)*D, int64 (C * N^l,).
         masked: their masked coordinates, int64 (C * N^l, D - l).
         log_z: of those, (C * N^l, D - l). values: rho_i(v) / Z_i, (C * N^l, D - l, N).
-        refused: the states without rates, at which no mass may arrive; None is none.
+        refused: the states without rates, at which no mass may arrive; None if there are none.
     """
 
     num_sets: int
@@ -53,10 +53,10 @@ class FrozenRates:
     refused: Refused | None = None
 
     def mass_of(self, law: Tensor) -> Tensor:
-        """What a law, (N+1)^D flat, has of these states, (C * N^l,).
+        """The mass of a law, (N+1)^D flat, in these states, (C * N^l,).
 
         Raises:
-            UserError: of a state without rates.
+            UserError: a state without rates has mass.
         """
         mass = law[self.states]
         if self.refused is not None:
@@ -66,13 +66,13 @@ class FrozenRates:
     def places(self, num_tokens: int, num_dims: int) -> Tensor:
         """Where every outcome of a step lies in C order, int64 (C, N^l, (N+1)^(D-l)), in the order of `Step.moves`."""
         masked = self.masked.unflatten(0, (self.num_sets, -1))[:, 0]
-        # how far from the mask to every value, and to the mask itself
+        # the distance from the mask to every value, and to the mask itself
         ways = torch.arange(num_tokens + 1, device=masked.device) - num_tokens
         moved = offsets(masked, ways, num_tokens + 1, num_dims)
         return self.states.unflatten(0, (self.num_sets, -1))[:, :, None] + moved[:, None]
 
     def places_by_origin(self, num_tokens: int, num_dims: int) -> Tensor:
-        """The same in (2N+1,)*D, whose axes have the values that were there, those that are new, and the mask."""
+        """The same in (2N+1,)*D, whose axes hold the old values, the new values, and the mask."""
         base = 2 * num_tokens + 1
         tokens = points_at(self.states, num_tokens + 1, num_dims)
         before = flat_index(tokens.masked_fill(tokens == num_tokens, 0), base)
@@ -83,7 +83,7 @@ class FrozenRates:
 
 
 def offsets(coordinates: Tensor, ways: Tensor, base: int, num_dims: int) -> Tensor:
-    """What some coordinates add to a place in C order, for all combinations of what each may be.
+    """What some coordinates add to a place in C order, for all combinations of their values.
 
     Args:
         coordinates: int64 (C, q). ways: int64 (R,), with values on an axis of `base`.
@@ -127,7 +127,7 @@ def frozen_rates(
 
 @dataclass(frozen=True)
 class FrozenChain:
-    """A guided chain's rates at every partial state: what every step of every sampler is made of.
+    """A guided chain's rates at every partial state: all that the steps of any sampler need.
 
     Attributes:
         num_tokens: N. num_dims: D. guidance: whose rates. rates: of every set of unmasked coordinates.
@@ -143,7 +143,7 @@ class FrozenChain:
         """The exact law after the steps, started from all masked: float64 (N+1,)*D, index N being the mask.
 
         Raises:
-            UserError: a step that masks again, on more states than can be spread.
+            UserError: a remasking step on more states than memory holds.
         """
         law = self._start()
         for step in steps:
@@ -152,10 +152,10 @@ class FrozenChain:
 
     @checked_at_the_end()
     def law_at_end(self, step: Step) -> tuple[Tensor, Tensor]:
-        """The exact law after one step again and again, until nothing moves any more; and how often it is made.
+        """The exact law after one step is repeated until nothing moves, and the expected number of steps.
 
-        The step only unmasks, and always something: every state is left once, so that the law goes through the levels
-        once (theory, section 17).
+        The step only unmasks, and always unmasks something: every state is left at once, so the law passes through the
+        levels once (theory, section 17).
 
         Returns:
             (law as `law_after`; the expected number of steps of a sample, ()).
@@ -210,7 +210,7 @@ def apply_step(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Tensor:
     """The law after one step, (N+1,)*D: every state's mass spread over its moves.
 
     Raises:
-        UserError: a step that masks again, on more states than memory holds by their origin.
+        UserError: a remasking step on more states, indexed by origin, than memory holds.
     """
     n = law.shape[0] - 1
     d = law.ndim
@@ -237,8 +237,8 @@ def _spread(law: Tensor, rates: Sequence[FrozenRates], step: Step) -> Iterator[t
 def _apply_remasking(law: Tensor, rates: Sequence[FrozenRates], step: Step, again: Tensor) -> Tensor:
     """`apply_step` where coordinates that were unmasked move too.
 
-    Every entry of the masked coordinates' kernel has a place of its own in a tensor (2N+1,)*D, whose axes tell values
-    that were there from values that are new. What was there then moves, axis by axis.
+    Every entry of the masked coordinates' kernel has a place of its own in a tensor (2N+1,)*D, whose axes separate old
+    values from new ones. The old values then move, axis by axis.
 
     Args:
         again: the kernel of an unmasked coordinate, (N, N+1).
@@ -257,7 +257,7 @@ def _apply_remasking(law: Tensor, rates: Sequence[FrozenRates], step: Step, agai
 
 
 def refuse_remasking(num_tokens: int, num_dims: int) -> None:
-    """Raise UserError where the outcomes of a step that masks again do not fit into memory by their origin."""
+    """Raise UserError if the outcomes of a remasking step, indexed by origin, do not fit into memory."""
     needed = 3 * 8 * kernel_entries(num_tokens, num_dims)
-    what = f"the law of a step that masks again on ({num_tokens}+1)^{num_dims} partial states"
+    what = f"the law of a remasking step on ({num_tokens}+1)^{num_dims} partial states"
     refuse_beyond_memory(needed, what, "compare samples instead")

@@ -2,10 +2,10 @@
 
 A path of the chain with exit rates Lambda_0, ..., Lambda_{D-1} is unfinished at tau with the survival probability of a
 sum of exponential times. It lies between e^(-b tau) and a polynomial in tau times that, where b is the smallest of the
-rates. An inverse Laplace transform that is shifted by $b$ has this path to 14 digits, however small it
-is. One shift does not do for all paths where slow states are hardly ever visited: the paths are therefore split by
-their smallest rate, and those with a rate in one interval are summed by a transform of their own. All terms are
-positive, so that nothing cancels between intervals.
+rates. An inverse Laplace transform shifted by b gives this probability to 14 digits, however small it
+is. One shift does not suffice for all paths where slow states are rarely visited: the paths are therefore split by
+their smallest rate, and those with a rate in one interval are summed by their own transform. All terms are positive,
+so nothing cancels between intervals.
 
 The paths of one interval are those of the chain conditioned on taking one of them (Doob's h-transform), which is again
 a chain: its transitions are those of the guided chain times a ratio of probabilities, taken in logarithms.
@@ -28,17 +28,17 @@ from mdlm_cfg.laws.push import push
 from mdlm_cfg.laws.rates import LevelRates, by_coordinate
 
 NEG_INF = float("-inf")
-WIDTH = 6.0  # of an interval of rates, times tau: a transform then keeps all but e^6 of its 14 digits
-RELATIVE_WIDTH = 1e-13  # of an interval of rates at least: rounding leaves no more of a rate
+WIDTH = 6.0  # of an interval of rates, times tau: a transform then loses at most a factor e^6 of its 14 digits
+RELATIVE_WIDTH = 1e-13  # of an interval of rates at least: rates are known no better
 SURE = 1e-3  # of e^(-b tau): from here on a transform keeps 11 digits
-NEGLIGIBLE = 30.0  # a share of e^-30 that is left out
+NEGLIGIBLE = 30.0  # a share below e^-30 is left out
 
 
 @dataclass(frozen=True)
 class Conditioned:
     """The chain conditioned on paths whose smallest exit rate lies in one interval.
 
-    A path that has had a rate of the interval needs no other; the states of such paths are the first of two copies.
+    Two copies of its states tell paths that have met a rate of the interval from paths that have yet to.
 
     Attributes:
         log_stays: for levels 0, ..., D, log P(no rate below the interval from here on), (C(D, l), N^l).

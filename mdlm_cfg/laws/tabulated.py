@@ -17,24 +17,24 @@ from mdlm_cfg.support.cache import AnyCache, no_cache
 
 @contextmanager
 def unseen() -> Iterator[Callable[[float], object]]:
-    """Where a table that is being made does not show."""
+    """A context in which a table is made without showing progress."""
     yield lambda share: None
 
 
 class TabulatedDenoiser:
     """The same conditionals as `denoiser`, held in memory for all (N+1)^D partial states.
 
-    A law of a network asks for every partial state under two labels; laws at several strengths and classes ask again
-    for the same. Every label is tabulated when it is first needed, the null class in the same calls as one other; no
+    A law of a network evaluates every partial state under two labels; laws at several strengths and classes would
+    repeat this. Every label is tabulated when it is first needed, the null class in the same calls as one other; no
     state is evaluated twice, and none without a mask. A network's last digits depend on what is in the same call.
 
     Args:
         denoiser: on {0..N-1}^D with (N+1)^D small.
-        cache: has the answers of work that was interrupted. about: what tells this denoiser from others there.
+        cache: holds the results of interrupted work. about: what identifies this denoiser there.
         shown: a context that is entered while the denoiser is called; it gives a function of the share done, 0 to 1.
         device: where the table is, and with it its laws; the denoiser is called where it is itself.
-        beside: the class that is tabulated with the null class; None is the first one that is needed, which after an
-            interruption may be another one.
+        beside: the class that is tabulated with the null class; None is the first one that is needed, which may
+            be another one after an interruption.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TabulatedDenoiser:
         device: torch.device | str = "cpu",
         beside: int | None = None,
     ) -> None:
-        # of a table already made, share what it holds: nothing is computed or copied again
+        # share the tables of a tabulated denoiser: nothing is computed or copied again
         self.denoiser: Denoiser = denoiser.denoiser if isinstance(denoiser, TabulatedDenoiser) else denoiser
         self.num_tokens = denoiser.num_tokens
         self.num_dims = denoiser.num_dims

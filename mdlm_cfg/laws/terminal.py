@@ -59,7 +59,7 @@ def terminal_law(
 def tilted_law(target: TableMixture, w: float | Guidance, target_class: int | None) -> Tensor:
     """The tilted distribution, proportional to T(x): p(x)^(-w) p(x|z)^(1+w), or another rule's (theory, 3 and 20).
 
-    What guidance is often believed to sample. The guided chain does so for D = 1 only.
+    Guidance is often believed to sample it. The guided chain does so only for D = 1.
 
     Args:
         w: the strength of classifier-free guidance, or a guidance of one strength.
@@ -82,7 +82,7 @@ def _log_tilted(target: TableMixture, w: float | Guidance, target_class: int | N
     if not guidance.rule.telescopes:
         return _log_tilted_by_rule(target, guidance, target_class)
     log_t = geometric_mean(target.class_pmf(target_class).log(), target.pmf.log(), guidance.one_strength)
-    largest = points_at(log_t.flatten().argmax(), n, d)  # the first infinite one, where there are any
+    largest = points_at(log_t.flatten().argmax(), n, d)  # the first infinite one, if there is any
     refuse_infinite(log_t.reshape(1, -1), largest[None], n, target_class, guidance.label)
     return log_t.flatten()
 

@@ -41,7 +41,7 @@ class TiltedWeights:
 
     @property
     def ess(self) -> float:
-        """The relative effective sample size (E W)^2 / E W^2, in (0, 1]: what share of the samples is left."""
+        """The relative effective sample size (E W)^2 / E W^2, in (0, 1]: the share of the samples that is effective."""
         return math.exp(min(2 * self.log_normalizer - self.log_second_moment, 0.0))
 
 
@@ -80,7 +80,7 @@ def tilted_weights(
 
 
 def log_weights_of_step(before: Tensor, after: Tensor, log_rates: Tensor) -> Tensor:
-    """ln of the product of the Z_i of what each state unmasked in a step, float64 (B,): its part of ln W.
+    """ln of the product of the Z_i of the coordinates unmasked in a step, float64 (B,): the step's part of ln W.
 
     Args:
         before, after: int64 (B, D), partial states. log_rates: of `before`, (B, D, N).
@@ -89,7 +89,7 @@ def log_weights_of_step(before: Tensor, after: Tensor, log_rates: Tensor) -> Ten
 
 
 def check_weights(guidance: Guidance) -> None:
-    """Raise UserError unless weights lead to a tilted law: one w, and values as guidance gives them."""
+    """Raise UserError unless weights lead to a tilted law: one w, a rule with a T, and no temperature or top-p."""
     _ = guidance.one_strength
     if not guidance.rule.has_tilted:
         raise no_tilted(guidance.rule)

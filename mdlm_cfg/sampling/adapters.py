@@ -93,12 +93,12 @@ class SchedulerSampler:
 class GenerateSampler:
     """A sampler with the interface of LLaDA's `generate`.
 
-    It is called as `generate(model, prompt, steps=, gen_length=, block_length=, temperature=, cfg_scale=, mask_id=)`,
-    and asks `model(input_ids).logits`. Its own classifier-free guidance is used, cfg_scale = w: the class is the
+    It is called as `generate(model, prompt, steps=, gen_length=, block_length=, temperature=, cfg_scale=, mask_id=)`
+    and calls `model(input_ids).logits`. Its own classifier-free guidance is used, cfg_scale = w: the class is the
     prompt, one token N + 1 + z, which the loop itself replaces by the mask N for the unguided logits; the model then
-    answers without a class. Logits are conditionals, float64 (B, 1 + D, N); -inf is -1e4.
+    uses no class. Logits are conditionals, float64 (B, 1 + D, N); -inf is -1e4.
 
-    The loop draws from torch's global generator: it is seeded from the given one, and set back.
+    The loop draws from torch's global generator, which is seeded from the given one and restored afterwards.
 
     Args:
         generate: the loop.
@@ -135,7 +135,8 @@ class GenerateSampler:
         """Samples of the class, int64 (num_samples, D), in at most `calls` steps, as many in every block.
 
         Raises:
-            UserError: guidance that the loop cannot do, a block length that does not divide D, or samples with masks.
+            UserError: guidance that the loop does not support, a block length that does not divide D, or samples with
+                masks.
         """
         d = denoiser.num_dims
         mask_id = denoiser.num_tokens
@@ -175,7 +176,7 @@ class GenerateSampler:
 
 
 class _ModelOfPrompts:
-    """A denoiser as LLaDA's loop asks a model: the first token is the class, or the mask for no class."""
+    """A denoiser with the interface of LLaDA's model: the first token is the class, the mask being no class."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
@@ -209,7 +210,7 @@ def _finite(log_probs: Tensor) -> Tensor:
 
 
 def _taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those arguments that a function has a parameter for."""
+    """The arguments for which a function has a parameter."""
     parameters = parameters_of(function)
     return {name: value for name, value in offered.items() if name in parameters}
 

@@ -45,13 +45,13 @@ FIRST_HITTING = "first_hitting"
 EVENT_LEAPING = "event_leaping"
 SAMPLED_CONFIDENCE = "sampled_confidence"
 REMDM = "remdm"
-PROBES = ((-3.0, -0.5, 0.0, 0.7, 4.0), (0.01, 0.3, 0.9, 1.0))  # log Z and u at which a jump rule is looked at
+PROBES = ((-3.0, -0.5, 0.0, 0.7, 4.0), (0.01, 0.3, 0.9, 1.0))  # log Z and u at which a jump rule is checked
 SHOWN_TIMES = 6  # of a grid, in a label
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a sampler; see `mdlm_cfg.sampling.sampler.Sampler`, which says what each means."""
+    """The options of a sampler; `mdlm_cfg.sampling.sampler.Sampler` documents them."""
 
     name: str = FIRST_HITTING
     steps: int | Grid | None = None
@@ -93,8 +93,8 @@ class Options:
             raise UserError("annealed = True needs a choice_temperature above 0, which then falls to 0")
         if self.events is not None and (self.steps is not None or self.schedule is not None):
             raise UserError(
-                f"events = {self.events} takes the place of steps and a schedule: it says how many coordinates each "
-                "step unmasks"
+                f"events = {self.events} replaces steps and a schedule, since it gives the number of coordinates that "
+                "each step unmasks: leave them out"
             )
         if isinstance(self.events, tuple) and self.family.blocks_alone and self.policy is not None:
             raise UserError(
@@ -110,7 +110,7 @@ class Options:
             )
 
     def _settle_steps(self) -> None:
-        """Steps as a number or a grid, and the schedule that belongs to a number."""
+        """Read the steps, a number or a grid, and set the schedule of a number of steps."""
         if "steps" not in self.family.takes or self.events is not None:
             return
         if self.steps is None:
@@ -142,13 +142,13 @@ class Options:
 
     @property
     def set_options(self) -> dict[str, Any]:
-        """Its options that are not None, but for steps, schedule and correction."""
+        """Its options that are not None, except steps, schedule and correction."""
         names = [name for name in OPTIONS if name not in ("steps", "schedule")]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def label(self) -> str:
-        """The sampler for people, such as "tau_leaping, 8 steps, cosine"."""
+        """The sampler as text, such as "tau_leaping, 8 steps, cosine"."""
         if self.correction is not None:
             return f"{replace(self, correction=None).label}, {self.correction}"
         if self.policy is not None:
@@ -166,7 +166,7 @@ class Options:
 
     @property
     def traits(self) -> list[str]:
-        """What decides its steps beside their number, schedule, policy and correction, for people."""
+        """What determines its steps besides their number, schedule, policy and correction, as text."""
         found = []
         if self.choice_temperature:
             found.append(f"choice temperature {exact_number(self.choice_temperature)}")
@@ -177,7 +177,7 @@ class Options:
     def describe(self) -> dict[str, Any]:
         """The sampler as plain values: `sampler`, `schedule` and `steps` (a number, a list of clock times, or None).
 
-        And the other options that it has.
+        The other options that are set are included.
         """
         steps = list(self.steps) if isinstance(self.steps, tuple) else self.steps
         more = {
@@ -196,9 +196,9 @@ class Options:
 
     @property
     def key(self) -> str:
-        """The values that decide the sampler, the same in every process: what seeds and caches depend on.
+        """The values that identify the sampler, the same in every process: seeds and caches depend on them.
 
-        A jump rule of one's own is known by what it answers, whatever its function is called.
+        A user-defined jump rule is identified by its values, whatever its function is called.
         """
         key = value_key({one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None})
         if self.jump is None or self.name in FAMILIES:
@@ -212,7 +212,7 @@ class Options:
         return cast("Blocks | None", self.policy)
 
     def counts(self, num_dims: int) -> list[int]:
-        """How many coordinates every step of events unmasks at most; a decoder in blocks keeps to one block at a time.
+        """The most coordinates that each event step unmasks; a decoder in blocks keeps to one block at a time.
 
         Raises:
             UserError: numbers of events that do not sum to D.
@@ -228,14 +228,14 @@ class Options:
             return list(self.events)
         each = self.events or 1
         if self.family.blocks_alone and self.blocks is not None:
-            # a step takes as many of its block as are left: how many are known at the start is not known here
+            # a step takes what is left of its block; how much is unmasked at the start is not known here
             return [each for block in self.blocks.blocks for _ in range(0, len(block), each)]
-        # a policy goes on to the next block within a step
+        # a policy may continue with the next block within a step
         return [min(each, num_dims - done) for done in range(0, num_dims, each)]
 
 
 def _grid_name(grid: Grid) -> str:
-    """A grid of clock times for people: all of a short one; of a long one its first times, and a digest of all."""
+    """A grid of clock times as text: a short one in full, a long one by its first and last times and a digest."""
     times = [exact_number(time) for time in grid]
     if len(times) <= SHOWN_TIMES:
         return ",".join(times)
@@ -244,10 +244,10 @@ def _grid_name(grid: Grid) -> str:
 
 
 def _check_jump(name: str, jump: JumpRule) -> None:
-    """Raise UserError unless a jump rule of one's own gives probabilities at a few places, the same again, 1 at u = 1.
+    """Raise UserError unless a user-defined jump rule gives probabilities at a few points, always the same, 1 at u = 1.
 
-    It must answer every log Z by itself, since laws and draws ask for different coordinates and states together. The
-    law and the draws of anything else would differ, or leave masks.
+    It must treat every log Z by itself, since laws and draws pass different coordinates and states together. Otherwise
+    the law and the draws would differ, or masks would be left.
     """
     log_z, u = torch.meshgrid(*(torch.tensor(values, dtype=torch.float64) for values in PROBES), indexing="ij")
     with calling(name):
@@ -270,7 +270,7 @@ def _check_jump(name: str, jump: JumpRule) -> None:
     if not torch.allclose(found.flatten(), alone, rtol=0, atol=1e-6, equal_nan=True):
         raise UserError(
             f"the jump rule of {name} must compute each probability from its own log Z: it changes with the other "
-            "coordinates or states of the call"
+            "coordinates or states in the call"
         )
     for wrong, must in (
         (~((found >= 0) & (found <= 1)), "be a probability, from 0 to 1"),
@@ -289,11 +289,11 @@ class Family:
     """The samplers of one name.
 
     Attributes:
-        plan: the steps for D coordinates; of an adaptive one as many as there may be, all the same.
-        takes: options that it takes, beside a correction.
+        plan: the steps for D coordinates; of an adaptive sampler the largest number of them, all equal.
+        takes: options that it takes, besides a correction.
         adaptive: whether the number of steps depends on what is drawn.
-        blocks_alone: whether it takes no policies but blocks. because: added where an option is refused.
-        schedule: where none is given. defaults: of its options.
+        blocks_alone: whether blocks are the only policy it takes. because: added to the error for a refused option.
+        schedule: the default. defaults: of its other options.
     """
 
     plan: Plan

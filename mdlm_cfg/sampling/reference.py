@@ -3,7 +3,7 @@
     p_{z,w}(x) is proportional to p(x)^(-w) p(x|z)^(1+w) = p(x|z) (p(x|z) / p(x))^w:
 
 samples of the class, weighted by (p_z / p)^w = (p(z|x) / p(z))^w, are samples of the tilted law, and the mean weight is
-its normaliser. No chain is run; the weights are at most p(z)^(-w), and even where images tell their class.
+its normaliser. No chain is run; the weights are at most p(z)^(-w), and nearly equal where images identify their class.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def tilted_reference(
 
 
 def check_reference(num_samples: int) -> None:
-    """Raise UserError unless groups divide so many samples."""
+    """Raise UserError unless the number of samples is a multiple of `NUM_GROUPS`."""
     if whole_number("num_samples", num_samples) % NUM_GROUPS:
         raise UserError(f"a reference of {num_samples} samples is not allowed: take a multiple of {NUM_GROUPS}")
 

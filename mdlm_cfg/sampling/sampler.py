@@ -45,7 +45,7 @@ __all__ = [
     "as_sampler",
 ]
 
-CHUNK = 1000  # samples that are drawn together; their seeds follow it, so another number gives other samples
+CHUNK = 1000  # samples drawn together; seeds depend on it, so another number gives other samples
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Sampler(Options):
     Draw values for all coordinates, then choose which to keep, by the probability of what was drawn; ties are broken at
     random, and by position in the published codes (theory, sections 16 and 17):
 
-    - "sampled_confidence": the `events` most probable, or as many as K steps on a schedule say. This is LLaDA's
+    - "sampled_confidence": the `events` most probable, or as many as K steps on a schedule give. This is LLaDA's
       `low_confidence` remasking at temperature 1 (arXiv 2502.09992; its published code also has temperature 0, at which
       nothing is random) and, with a choice temperature, MaskGIT (arXiv 2202.04200).
     - "threshold": all with a probability of at least `threshold`, and the most probable in any case; "factor": the n
@@ -77,14 +77,14 @@ class Sampler(Options):
 
     Args:
         name: one of these; or a name of your own beside `jump`.
-        steps: K, or, for steps of a length and of events, a grid of clock times from 0 to inf.
+        steps: K, or, for time steps and event steps, a grid of clock times from 0 to inf.
         schedule: the noise schedule of K steps, or its name; None is linear, and cosine for event_leaping and
             sampled_confidence. A grid has none.
-        jump: a jump rule of your own (log Z, u) -> J, for a sampler that makes steps of a length.
-        policy: which coordinates a step of events unmasks (theory, section 10), a name or an object; None is the order
+        jump: a jump rule of your own (log Z, u) -> J, for a sampler with time steps.
+        policy: which coordinates an event step unmasks (theory, section 10), a name or an object; None is the order
             of the kind of guidance. First_hitting unmasks one at a time; event_leaping several, by the frozen rates.
-            Decoders that choose by themselves take `Blocks` alone: the first block with a mask comes first, as in
-            LLaDA's semi-autoregressive decoding, and no step goes beyond it.
+            Decoders that choose coordinates themselves take only `Blocks`: the first block with a mask comes first, as
+            in LLaDA's semi-autoregressive decoding, and no step goes beyond it.
         events: in place of steps: how many coordinates every step unmasks; or a list, one number for each step, which
             sums to the number of masked coordinates, such as the sizes of `InformationProfile.best`.
         choice_temperature: of sampled_confidence: t of the Gumbel noise t G added to ln c; default 0. annealed: whether
@@ -109,7 +109,7 @@ class Sampler(Options):
 
     @checked
     def plan(self, num_dims: int) -> Sequence[Step]:
-        """The steps, in order; of an adaptive sampler as many as there may be.
+        """The steps, in order; of an adaptive sampler the largest number of them.
 
         Raises:
             UserError: event-leaping on a grid that would leave masks.
@@ -219,7 +219,7 @@ class Sampler(Options):
         start: Tensor | None,
         on_step: Callable[[Tensor], None] | None,
     ) -> Start:
-        """The states before the first step, once all that was asked is checked."""
+        """The states before the first step, after all arguments have been checked."""
         check_class(target_class, denoiser.num_classes)
         begin = starts(denoiser, num_samples, start)
         self.check(denoiser.num_dims, begin.most)
@@ -254,7 +254,7 @@ class Sampler(Options):
             before = x
             log_rates = log_rates_of(x)
             x = step.draw(before, log_rates, generator)
-            if not step.only_unmasks:  # what was known at the start stays
+            if not step.only_unmasks:  # coordinates known at the start stay
                 x = torch.where(free, x, before)
             if seen is not None:
                 seen(before, x, log_rates)
@@ -264,7 +264,7 @@ class Sampler(Options):
         return x
 
     def check_guidance(self, guidance: Guidance) -> None:
-        """Raise UserError where moves are to be accepted, and there is no tilted law."""
+        """Raise UserError if the correction has accept, and there is no tilted law."""
         if self.correction is not None and self.correction.accept:
             check_weights(guidance)
 
@@ -276,8 +276,8 @@ class Sampler(Options):
         """The exact law of what `draw` draws, float64 (N,)*D, summing to 1.
 
         Args:
-            chain: `freeze(denoiser, guidance, target_class)`, where other samplers have asked for it already; of use if
-                it is of the guidance as this sampler's steps see it (`effective_guidance`).
+            chain: `freeze(denoiser, guidance, target_class)`, if it was computed for other samplers already; used if
+                its guidance is the one of this sampler's steps (`effective_guidance`).
 
         Raises:
             UserError: as `draw`, or more partial states or kernel entries than can be pushed.
@@ -313,12 +313,12 @@ class Sampler(Options):
     def _chain(
         self, denoiser: Denoiser, guidance: Guidance, target_class: int | None, chain: FrozenChain | None
     ) -> FrozenChain:
-        """The chain as its steps see it: the one that is given, where it is that."""
+        """The chain under the guidance of its steps: the given one if that is its guidance."""
         given = self.effective_guidance(guidance)
         return chain if chain is not None and chain.guidance == given else freeze(denoiser, given, target_class)
 
     def check_weighted(self, guidance: Guidance) -> None:
-        """Raise UserError unless the weights of the paths have the tilted law."""
+        """Raise UserError unless the weights of the paths lead to the tilted law."""
         if not self.exact_in_time:
             raise UserError(
                 f"{self.label} has no path weights: only first_hitting, which unmasks one coordinate at a time, has "

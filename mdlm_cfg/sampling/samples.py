@@ -1,4 +1,4 @@
-"""Samples of the guided chain, and the exact law of a sampler's steps, by one call each (theory, section 6)."""
+"""Samples of the guided chain, and the exact law of a sampler's steps, in one call each (theory, section 6)."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def sample(
         policy: which coordinates come next (theory, section 10): "rate", "uniform", "fixed_order", "confidence",
             "margin", "entropy", or an object such as `FixedOrder(order)`; None is the order of the kind of guidance.
             For first_hitting and event_leaping.
-        start: partial states to start from, int64 (D,) or (n, D), the mask being N; what is unmasked stays. Steps that
-            follow a schedule of events are those of the state with the most masks. None is all masked.
+        start: partial states to start from, int64 (D,) or (n, D), the mask being N; unmasked coordinates stay.
+            Event steps on a schedule are planned for the state with the most masks. None is all masked.
         generator: the only source of randomness, on the denoiser's device; the same seed gives the same samples.
         on_step: called with the partial states (n, D) at the start and after every step: the trajectory.
 
@@ -56,8 +56,8 @@ def sample(
         the tilted law too.
 
     Raises:
-        UserError: an unknown sampler, policy or class, a start that is no partial state, missing or useless steps, a
-            grid that would leave masks, a denoiser that breaks its contract.
+        UserError: an unknown sampler, policy or class, a start that is no partial state, missing or superfluous steps,
+            a grid that would leave masks, a denoiser that breaks its contract.
     """
     made = as_sampler(sampler, steps, schedule)
     if policy is not None:

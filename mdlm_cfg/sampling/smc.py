@@ -34,8 +34,8 @@ class Weighted:
 
     Attributes:
         x: int64 (n, D).
-        log_weights: float64 (n,); the mean of exp of it estimates sum_x T(x), without bias.
-        num_groups: how many independent groups of n / num_groups samples, one after another, these are.
+        log_weights: float64 (n,); the mean of their exponentials estimates sum_x T(x), without bias.
+        num_groups: the number of independent groups, each of n / num_groups consecutive samples.
         num_resampled: how many groups were resampled at each of the steps.
         ess_on_the_way: the groups' mean relative effective sample size at each of the steps, before any resampling.
     """
@@ -139,7 +139,7 @@ def check_groups(num_samples: int, num_groups: int, threshold: float) -> int:
     """The number of groups.
 
     Raises:
-        UserError: so many samples cannot be divided into so many groups, or resampled at this threshold.
+        UserError: the samples do not divide into groups of equal size, or a threshold outside [0, 1].
     """
     number("threshold", threshold, 0, 1)
     num_groups = whole_number("num_groups", num_groups, 2)

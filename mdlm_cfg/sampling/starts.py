@@ -33,13 +33,13 @@ def starts(denoiser: Denoiser, num_samples: int, start: Tensor | None = None) ->
         start: int64 (D,) or (n, D), values 0..N with N the mask; None is all masked.
 
     Raises:
-        UserError: no whole number of samples, another shape, or values that are no token and no mask.
+        UserError: no whole number of samples, another shape, or values that are neither tokens nor the mask.
     """
     num_samples = whole_number("num_samples", num_samples)
     d = denoiser.num_dims
     mask_id = denoiser.num_tokens
     if start is None:
-        return Start(all_masked(num_samples, d, mask_id, device_of(denoiser)), d, d)  # no accelerator is waited for
+        return Start(all_masked(num_samples, d, mask_id, device_of(denoiser)), d, d)  # no wait for a device
     if start.shape not in ((d,), (num_samples, d)):
         raise UserError(f"start has shape {tuple(start.shape)}, and must have ({d},) or ({num_samples}, {d})")
     if not bool(((start >= 0) & (start <= mask_id)).all()):
@@ -65,7 +65,7 @@ def refuse_unfinished(unfinished: Tensor, label: str) -> None:
     def explain(row: int, left: Tensor) -> str:
         return (
             f"{int(left)} of {len(unfinished)} samples of {label} end with masks: the denoiser gave them no "
-            "possible value, or your policy no coordinate a weight"
+            "possible value, or your policy gave no coordinate a weight"
         )
 
     raise_where(unfinished.any()[None], explain, unfinished.sum()[None])
