@@ -259,5 +259,5 @@ def _apply_remasking(law: Tensor, rates: Sequence[FrozenRates], step: Step, agai
 def refuse_remasking(num_tokens: int, num_dims: int) -> None:
     """Raise UserError if the outcomes of a remasking step, indexed by origin, do not fit into memory."""
     needed = 3 * 8 * kernel_entries(num_tokens, num_dims)
-    what = f"the law of a remasking step on ({num_tokens}+1)^{num_dims} partial states"
+    what = f"the law of a step that masks again on ({num_tokens}+1)^{num_dims} partial states"
     refuse_beyond_memory(needed, what, "compare samples instead")

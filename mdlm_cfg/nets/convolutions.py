@@ -1,4 +1,4 @@
-"""Convolutions around a transformer, for what a patch is too coarse for."""
+"""Convolutions around a transformer, for details that are finer than a patch."""
 
 from __future__ import annotations
 

@@ -23,21 +23,21 @@ Ids = Sequence[int]
 class MaskedLanguageModel(nn.Module):
     """The D masks in a sentence of a masked language model, each to become one of N words.
 
-    Every class has a sentence of its own, whose masks are the coordinates, in their order; what stands around them says
-    the class. What the model answers is restricted to the N words and normalised again:
+    Every class has its own sentence, whose masks are the coordinates, in order, and whose other words describe the
+    class. The model's output is restricted to the N words and normalised again:
     log p(v | x_U, z) = logits_v - log sum_u exp(logits_u), u running over the N words. Shorter sentences are padded at
     the end and the padding is hidden by the attention mask.
 
     Args:
-        model: answers logits (B, L, vocabulary) under `.logits`, and has a `config` with `vocab_size`.
+        model: returns logits (B, L, vocabulary) under `.logits`, and has a `config` with `vocab_size`.
         values: the model's ids of our tokens 0..N-1.
         mask_id: the model's own mask.
         sentences: ids with the mask at D places, one row for each of K classes, start and end tokens included.
         null_sentence: the same for no class.
 
     Raises:
-        UserError: fewer than two values, one twice, or the mask among them; an id that the model has not; no classes;
-            sentences without masks or of different numbers of them, or longer than the model allows.
+        UserError: fewer than two values, one twice, or the mask among them; an id that the model does not have; no
+            classes; sentences without masks or of different numbers of them, or longer than the model allows.
     """
 
     sentences: Tensor  # int64 (K+1, L): the model's input under every class, all D coordinates masked
@@ -83,7 +83,7 @@ class MaskedLanguageModel(nn.Module):
             self.register_buffer(name, torch.tensor(value, device=device), persistent=False)
 
     def _check(self, rows: Sequence[Ids], values: Ids) -> None:
-        """Raise UserError for ids, or a length, that the model has not."""
+        """Raise UserError for ids that the model does not have, or a length that it does not allow."""
         config: Any = getattr(self.model, "config", None)
         size = getattr(config, "vocab_size", None)
         if size is None:
@@ -122,7 +122,7 @@ def masked_lm_denoiser(
     """A masked language model as a `Denoiser`, where its parameters are: see `MaskedLanguageModel`.
 
     Args:
-        batch_size: most partial states per call of the model, whose logits over the whole vocabulary are held.
+        batch_size: the most partial states per call of the model; their logits over the whole vocabulary are held.
     """
     return NetDenoiser(MaskedLanguageModel(model, values, mask_id, sentences, null_sentence), batch_size)
 

@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
         parameters: matrices (rows, columns).
         lr: learning rate. weight_decay: decoupled.
         momentum: mu.
-        precision: of the iteration: "float32", "bfloat16", or "auto": what is fast on the device, by measuring.
+        precision: of the iteration: "float32", "bfloat16", or "auto": what is fast on the device, as measured.
 
     Raises:
         UserError: a parameter that is no matrix, or another precision.

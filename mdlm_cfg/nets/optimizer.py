@@ -34,7 +34,7 @@ def _adamw(parameters: Sequence[Tensor], lr: float, betas: Sequence[float], weig
     if not 0 <= weight_decay < math.inf:
         raise UserError(f"weight_decay {weight_decay} must be finite and not negative")
     first, second = betas
-    # on a CPU one loop over all parameters; on a GPU torch's own choice, which goes with every precision
+    # on a CPU one loop over all parameters; on a GPU torch's own choice, which works with every precision
     fused = True if all(p.device.type == "cpu" and p.is_floating_point() for p in parameters) else None
     return torch.optim.AdamW(parameters, lr, (first, second), weight_decay=weight_decay, fused=fused)
 
@@ -62,7 +62,7 @@ class MuonAdamW(torch.optim.Optimizer):
         net: with its transformer blocks under `blocks`.
         lr: of AdamW. muon_lr: of Muon.
         betas: of AdamW. weight_decay: decoupled, of both.
-        precision: of Muon's iteration: "auto" (what is fast on the device, by measuring), "float32", "bfloat16".
+        precision: of Muon's iteration: "auto" (what is fast on the device, as measured), "float32", "bfloat16".
 
     Raises:
         UserError: a network without such matrices, or a setting that AdamW or Muon does not allow.
@@ -108,11 +108,11 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The parts' own."""
+        """The state of each part, by name."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The parts' own.
+        """Load the state of each part.
 
         Raises:
             UserError: the state of another optimiser.

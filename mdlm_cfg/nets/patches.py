@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mdlm_cfg.support.errors import UserError
 
-MOST_PATCHES = 256  # that are chosen unasked: attention over more is slow
+MOST_PATCHES = 256  # at most, by default: attention over more is slow
 
 
 def patchify(x: Tensor, patch: tuple[int, ...]) -> Tensor:
@@ -35,7 +35,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -
 
 
 def fitting_patch(grid_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The sides of a patch that suit a grid: the largest up to 8 (up to 4 on a line) that divide its own.
+    """The sides of a patch that fit a grid: the largest up to 8 (up to 4 on a line) that divide the grid's.
 
     Raises:
         UserError: they leave more than `MOST_PATCHES` patches, as a side that is prime does.

@@ -28,7 +28,7 @@ class GridTransformer(nn.Module):
 
     Args:
         num_tokens: N; token N is the mask.
-        grid_shape: how the D = prod(grid_shape) coordinates lie, row-major: (5,) for a toy, (28, 28) for an
+        grid_shape: layout of the D = prod(grid_shape) coordinates, row-major: (5,) for a toy, (28, 28) for an
             image.
         num_classes: K; class K is the null class (no class).
         patch_size: side of a patch, or one side per axis; the transformer sees prod(grid_shape / patch_size) tokens.
@@ -38,12 +38,12 @@ class GridTransformer(nn.Module):
         num_heads: attention heads; must divide `width`.
         mlp_ratio: hidden width of a block's MLP, over `width`.
         stem_channels: features of a coordinate in the convolutions (3x3, or 3 along a line) around the transformer,
-            which see what a patch is too coarse for; 0 for none (and otherwise the grid must have one or two axes).
+            which see details finer than a patch; 0 for none (otherwise the grid must have one or two axes).
         stem_depth: residual convolution blocks in the stem, and again in the head.
-        class_head: whether it also answers log p(class | x_U), for classifier guidance (`class_log_probs`).
-        label_heads: whether the blocks and convolutions see the partial state alone: they give the logits of the null
-            class, and a linear head of the patches for each class what it adds to them, the log-ratio that guidance
-            amplifies. One pass then answers under several labels (`under_labels`). With a class head too, the null
+        class_head: whether it also predicts log p(class | x_U), for classifier guidance (`class_log_probs`).
+        label_heads: whether the blocks and convolutions see only the partial state: they give the logits of the null
+            class, and a linear head of the patches for each class gives what is added to them, the log-ratio that
+            guidance amplifies. One pass then serves several labels (`under_labels`). With a class head too, the null
             class is the mixture of the classes by that head, p = sum_z q(z | x_U) p_z: the ratio is at most 1 / q.
 
     Raises:
@@ -96,7 +96,7 @@ class GridTransformer(nn.Module):
         self.classes = None if label_heads else nn.Embedding(num_classes + 1, width)
         self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        # of a coordinate: the log-ratios of the classes, where they have heads, and what its own logits come from
+        # per coordinate: the log-ratios of the classes, if they have heads, and the inputs of its own logits
         self.outputs = (num_classes * num_tokens if label_heads else 0, stem_channels or num_tokens)
         self.patch_out = nn.Linear(width, patch_dims * sum(self.outputs))
         self.head = ConvHead(stem_channels, num_tokens, stem_depth, axes) if stem_channels else None
@@ -118,7 +118,7 @@ class GridTransformer(nn.Module):
     def under_labels(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
         """float32 log-probabilities under several labels of each partial state, (B, L, D, N).
 
-        With label heads in one pass; without, only the stem, which sees no label, is computed once for a state.
+        With label heads it takes one pass; without, only the stem, which sees no label, is computed once for a state.
 
         Args:
             tokens: int64 (B, D).

@@ -26,7 +26,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
 NET_ROUNDING = 1e-3  # of the logarithm of a row's sum; float32 leaves 1e-6
-HALF_ROUNDING = 5e-2  # the same of types with half as many digits
+HALF_ROUNDING = 5e-2  # the same for half-precision types
 
 
 class _Wrapped:
@@ -49,13 +49,14 @@ class NetDenoiser(_Wrapped):
     """Wraps a network `(tokens, classes) -> log-probs (B, D, N)`: float64 where the tokens are, no gradients.
 
     Rows are normalised again in float64: a float32 row sums to 1 only to 1e-7, and guidance raises it to the
-    power w. The first answer must be log-probabilities to about 1e-3 (5e-2 of types with half as many digits).
+    power w. The first output must be log-probabilities to about 1e-3 (5e-2 for half-precision types).
     Splitting into batches changes nothing but the rounding of float32 products.
 
     Args:
         net: has `num_tokens`, `num_dims` and `num_classes`; it is evaluated where its parameters are, in eval
             mode, and left in the mode it was in.
-        batch_size: most rows per call of the network: partial states, each once for every label without label heads.
+        batch_size: the most rows per call of the network: partial states, or, without label heads, one for each state
+            and label.
         bf16: run the network's products in bfloat16; log-probabilities are then good to about 1e-2.
 
     Raises:
@@ -68,13 +69,13 @@ class NetDenoiser(_Wrapped):
         self._has_answered = False
         self._together: Callable[..., Tensor] | None = getattr(net, "under_labels", None)
         if not has_label_heads(net) and not copies_unmasked.is_kept_by(net.forward):
-            self._together = None  # a forward of one's own is the only one that is known to answer
+            self._together = None  # a user-defined forward may differ from an inherited `under_labels`
         asked = [net.forward, *([] if self._together is None else [self._together])]
         self._is_copied = all(map(copies_unmasked.is_kept_by, asked))
 
     @property
     def rounding(self) -> float:
-        """The relative rounding of the network's numbers, see `mdlm_cfg.chain.denoiser.rounding_of`."""
+        """The relative rounding of the network's output, see `mdlm_cfg.chain.denoiser.rounding_of`."""
         types = [torch.bfloat16] if self.bf16 else [p.dtype for p in self.net.parameters() if p.is_floating_point()]
         return max(torch.finfo(one).eps for one in types or [torch.float32])
 
@@ -96,9 +97,9 @@ class NetDenoiser(_Wrapped):
 
     @normalizes
     def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
-        """Under several labels of the same partial states, float64 (L, B, D, N), see `Denoiser`.
+        """The same partial states under several labels, float64 (L, B, D, N), see `Denoiser`.
 
-        A network with label heads is asked once for each partial state, any other once for each label too; of a
+        A network with label heads is called once for each partial state, any other once for each label too; in a
         `GridTransformer` the convolutions that see no label are still computed once.
         """
         check_asked(self, tokens, None)
@@ -114,7 +115,7 @@ class NetDenoiser(_Wrapped):
 
     @torch.inference_mode()
     def _asked(self, ask: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor, size: int) -> Tensor:
-        """What the network answers where the tokens are, `size` rows a call; it may write over what it is given."""
+        """The network's output on the device of the tokens, `size` rows a call; it may write over its arguments."""
         device = self.device
         given = tokens.to(device), classes.to(device)
         with eval_mode(self.net), _precision(device, self.bf16):
@@ -126,7 +127,7 @@ class NetDenoiser(_Wrapped):
         return (answers[0] if len(answers) == 1 else torch.cat(answers)).to(tokens.device)
 
     def _normalized(self, log_probs: Tensor, tokens: Tensor) -> Tensor:
-        """Its answers (..., B, D, N) normalised in float64, the rows of unmasked coordinates copied."""
+        """Outputs (..., B, D, N) normalised in float64, with the rows of unmasked coordinates copied."""
         tolerance = HALF_ROUNDING if log_probs.dtype in HALF_TYPES or self.bf16 else NET_ROUNDING
         log_probs = in_planes(log_probs, copy=True)
         totals = unrolled_logsumexp(log_probs, dim=-1)
@@ -138,10 +139,10 @@ class NetDenoiser(_Wrapped):
         return copy_unmasked(log_probs, tokens, in_place=True)
 
     def _check_sums(self, totals: Tensor, tokens: Tensor, tolerance: float) -> None:
-        """Raise UserError for rows that are no log-probabilities, such as probabilities: normalised, they would pass.
+        """Raise UserError for rows that are no log-probabilities, such as probabilities: normalising would hide them.
 
         Args:
-            totals: the logarithms of their sums, (..., B, D); NaN is said of later.
+            totals: the logarithms of their sums, (..., B, D); NaN is reported later.
         """
         wrong = (totals.abs() > tolerance) & (tokens == self.num_tokens)
 
@@ -204,7 +205,7 @@ def of_labels(net: Callable[..., Tensor], tokens: Tensor, labels: Tensor | None)
     """log p(x_i = v | x_U, z) under several labels of each partial state, (B, L, D, N); with gradients.
 
     Args:
-        net: (tokens, classes) -> log-probs (B, D, N). With label heads it is asked once for each partial state.
+        net: (tokens, classes) -> log-probs (B, D, N). With label heads it is called once for each partial state.
         tokens: int64 (B, D).
         labels: int64 (B, L), the null class included; None is every label, for label heads only.
     """
@@ -235,7 +236,7 @@ def check_network(net: object, name: str) -> None:
     tokens = torch.full((k + 1, cast(int, net.num_dims)), cast(int, net.num_tokens))
     classes = torch.arange(k + 1)
     with torch.no_grad(), eval_mode(net):
-        net(tokens, classes)  # what it keeps of its first call is used in training: not for inference alone
+        net(tokens, classes)  # not in inference mode: training uses what it keeps of its first call
     conditionals(NetDenoiser(net), tokens, classes)
 
 
@@ -268,7 +269,7 @@ def refuse_odd_tensors(net: nn.Module, name: str) -> None:
 
 
 def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:
-    """Products in bfloat16 or not, whatever the caller has them in."""
+    """Products in bfloat16 or not, whatever the caller's autocast setting."""
     if bf16 or torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
     return nullcontext()

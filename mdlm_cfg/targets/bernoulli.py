@@ -1,7 +1,7 @@
 """Mixtures of product Bernoullis: exact conditionals given any partial image, in any dimension.
 
-Given the component, pixels are independent: the posterior over components carries all there is to know about
-a partial image, and log p(x_U | c) of every component is two matrix products.
+Given the component, pixels are independent, so a partial image matters only through its posterior over components, and
+log p(x_U | c) of every component is two matrix products.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mdlm_cfg.targets.checks import hash_of, normalised
 NEG_INF = float("-inf")
 ONE_HOT = torch.eye(3, 2, dtype=torch.float64)  # of the values 0 and 1, and the mask
 CHUNK = 4096  # samples drawn at a time
-UNDERFLOW = 1e-280  # a sum of products below this may have lost terms: it is done again in logarithms
+UNDERFLOW = 1e-280  # a sum of products below this may have lost terms: it is computed again in logarithms
 
 
 class BernoulliMixture:
@@ -54,7 +54,7 @@ class BernoulliMixture:
         self.class_weights = normalised("class_weights", class_weights, shape[:1])
         p = self.probabilities.flatten(0, 1)
         self._of_values = torch.stack([1 - p, p], dim=2).flatten(1)
-        # logarithms with zeros replaced: `log_likelihood` counts what is impossible instead
+        # logarithms with zeros replaced: `log_likelihood` counts impossible values instead
         self._log_of_values = torch.where(self._of_values > 0, self._of_values, 1.0).log()
         self._impossible = (self._of_values == 0).double()
         self._has_zeros = bool(self._impossible.any())
@@ -115,7 +115,7 @@ class BernoulliMixture:
         return self.under_labels(lambda rows, k: self.log_joint(rows, k).logsumexp(dim=1), tokens, classes)
 
     def under_labels(self, ask: Callable[[Tensor, int | None], Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
-        """The answers of `ask` for the rows of each class 0..K-1, and of K, the whole mixture, which is None to it."""
+        """The values of `ask` for the rows of each label 0..K; for K, the whole mixture, it is called with None."""
         k_null = self.num_classes
         return by_label(tokens, classes, k_null + 1, lambda rows, k: ask(rows, None if k == k_null else k))
 
@@ -147,7 +147,7 @@ class BernoulliMixture:
     def sample(
         self, num: int, generator: torch.Generator | None = None, target_class: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Independent draws (x, class), int64 (num, D) and (num,); of one class where one is given."""
+        """Independent draws (x, class), int64 (num, D) and (num,); of one class if it is given."""
         x, classes, _ = self.sample_components(num, generator, target_class)
         return x, classes
 
@@ -156,7 +156,7 @@ class BernoulliMixture:
         return self.weights(target_class) @ self.component_probabilities(target_class)
 
     def covariance(self, target_class: int | None = None) -> Tensor:
-        """Cov[x | z], float64 (D, D): of the components' means diag sum_c w_c p_c (1 - p_c)."""
+        """Cov[x | z], float64 (D, D): that of the components' means, plus diag sum_c w_c p_c (1 - p_c)."""
         weights = self.weights(target_class)
         p = self.component_probabilities(target_class)
         centred = p - self.mean(target_class)
@@ -175,8 +175,8 @@ class BernoulliMixture:
 class BernoulliDenoiser:
     """log p(x_i = v | x_U, z) = log sum_c P(c | x_U, z) Bernoulli(v; p_ci): exact, in any dimension.
 
-    A partial state of probability 0 under the class is answered by the whole mixture, and by the uniform
-    distribution where that is 0 too (docs/design.md, "The denoiser's contract").
+    For a partial state of probability 0 under the class it gives the conditionals of the whole mixture, and uniform
+    ones where that is 0 too (docs/design.md, "The denoiser's contract").
     """
 
     device = CPU
@@ -195,7 +195,7 @@ class BernoulliDenoiser:
         return copy_unmasked(self.target.under_labels(self._conditionals, tokens, classes), tokens)
 
     def _conditionals(self, tokens: Tensor, k: int | None) -> Tensor:
-        """log p(x_i = v | x_U, k) of every coordinate, (B, D, 2); rows of unmasked coordinates are junk."""
+        """log p(x_i = v | x_U, k) of every coordinate, (B, D, 2); rows of unmasked coordinates are arbitrary."""
         log_joint = self.target.log_joint(tokens, k)
         log_prob = log_joint.logsumexp(dim=1, keepdim=True)
         dead = log_prob.isneginf()[:, 0]

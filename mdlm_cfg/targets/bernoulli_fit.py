@@ -53,7 +53,7 @@ def fit_em(
 
 
 def _maximize(x: Tensor, responsibilities: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """The pixels' probabilities (C, D) and the weights (C,) that best explain images dealt out softly."""
+    """The pixels' probabilities (C, D) and the weights (C,) that best explain softly assigned images."""
     counts = responsibilities.sum(dim=0)
     p = (responsibilities.T @ x + smoothing) / (counts[:, None] + 2 * smoothing)
     return p, (counts + smoothing) / (len(x) + len(counts) * smoothing)

@@ -1,4 +1,4 @@
-"""What every exact target checks of the numbers and names it is given, and the hash that tells two of them apart."""
+"""Checks of the numbers and names that exact targets are given, and the hash that identifies a target."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def checked_names(name: str, names: Sequence[str] | None, count: int) -> tuple[s
 
 
 def hash_of(about: object, *values: Tensor) -> str:
-    """A short hash of numbers themselves, after the text of what is said `about` them: 16 hexadecimal digits."""
+    """A short hash of the text of `about` and of the numbers themselves: 16 hexadecimal digits."""
     digest = hashlib.sha256(repr(about).encode())
     for one in values:
         digest.update(one.cpu().contiguous().numpy().tobytes())

@@ -54,7 +54,7 @@ class Data(Protocol):
         ...
 
     def val_examples(self) -> Labelled | None:
-        """Examples like those of the test, of which no network was trained on any; None where there are no such."""
+        """Held-out examples like the test examples, on which no network was trained; None if there are none."""
         ...
 
     def train_examples(self, target_class: int, generator: torch.Generator) -> Tensor:
@@ -152,7 +152,7 @@ class UnknownData:
         raise TypeError(f"nothing is known of {self.name}, and there are no examples")
 
     def fingerprint(self) -> str:
-        """None: it is of no distribution and of no examples."""
+        """Empty: there is no distribution, and there are no examples."""
         return ""
 
     def describe(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def load_table(path: str | Path) -> TableMixture:
     pmfs, weights = (_numbers_in(path, name, arrays) for name in ARRAYS)
     if pmfs.ndim > 1 and pmfs.shape[1] == 1:
         raise UserError(
-            f"{path}: class_pmfs of shape {tuple(pmfs.shape)} leave every coordinate one value; give N >= 2"
+            f"{path}: class_pmfs of shape {tuple(pmfs.shape)} give every coordinate only one value; give N >= 2"
         )
     names = {name: names_in(path, name, arrays) for name in NAMES}
     try:
@@ -68,7 +68,7 @@ def load_hidden_markov(path: str | Path, num_dims: int | None = None) -> HiddenM
             raise UserError(f"{path}: num_dims must be one whole number, not {length.dtype} of shape {length.shape}")
         num_dims = int(length.item())
     if emission.ndim == 3 and emission.shape[2] == 1:
-        raise UserError(f"{path}: emission of shape {tuple(emission.shape)} leaves one value; give N >= 2")
+        raise UserError(f"{path}: emission of shape {tuple(emission.shape)} allows only one value; give N >= 2")
     names = {name: names_in(path, name, arrays) for name in NAMES}
     try:
         return HiddenMarkovMixture(initial, transition, emission, weights, num_dims=num_dims, **names)
@@ -89,7 +89,7 @@ def _numbers_in(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Tensor:
 
 
 def names_in(path: Path, name: str, arrays: dict[str, np.ndarray]) -> tuple[str, ...] | None:
-    """The names in an array of text, None where it is not there; raises UserError where it is no list of text."""
+    """The names in an array of text, None if it is absent; raises UserError unless it is a list of text."""
     if name not in arrays:
         return None
     if arrays[name].dtype.kind != "U" or arrays[name].ndim != 1:
@@ -98,7 +98,7 @@ def names_in(path: Path, name: str, arrays: dict[str, np.ndarray]) -> tuple[str,
 
 
 def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The named arrays of a .npz; others in it are not read, and no pickle is.
+    """The named arrays of a .npz; others in it are not read, and pickles never are.
 
     Each array's header is read first: one that promises another size than the archive's entry, or more than 4 GiB, is
     refused before anything is allocated.
@@ -119,8 +119,8 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
             return {name: _read_array(archive, held[name]) for name in (*required, *optional) if name in held}
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # zipfile, zlib and numpy's parser of headers raise whatever they meet
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is of a place before the beginning
+    except Exception as error:  # zipfile, zlib and numpy's parser of headers raise errors of many types
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a position before the beginning
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
         how = ", ".join(f"{name}=..." for name in required)
         raise UserError(

@@ -2,9 +2,9 @@
 
 Class k has an initial law pi_k of S hidden states, a transition matrix A_k and an emission matrix B_k. Given a partial
 sequence, p(x_i = v | x_U, k) is forward-backward with emission 1 at masked positions (Rabiner 1989): all positions at
-once in O(D S^2). The whole mixture is the mean of the classes by their posterior, a_k p_k(x_U). In float64, scaled
-often enough that no length underflows. Sequences of a batch lie side by side along the last axis, which makes products
-with the transition matrices few and wide.
+once in O(D S^2). The whole mixture is the mean of the classes by their posterior, a_k p_k(x_U). All in float64, scaled
+often enough that no length underflows. The sequences of a batch run along the last axis, so that products with the
+transition matrices are few and wide.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
 MAX_TABLE_STATES = 10**6
-UNDERFLOW = 1e-280  # a sum of products below this may have lost terms: it is done again in logarithms
+UNDERFLOW = 1e-280  # a sum of products below this may have lost terms: it is computed again in logarithms
 
 
 class HiddenMarkovMixture:
@@ -77,7 +77,7 @@ class HiddenMarkovMixture:
 
         Args:
             tokens: int64 (B, D), values 0..N with N the mask.
-            target_class: z of all, or int64 (B,) of each, K being the whole mixture; None is the whole mixture.
+            target_class: z for all rows, or one per row, int64 (B,), with K for the whole mixture, as is None.
         """
         if isinstance(target_class, Tensor):
             check_labels(target_class, self.num_classes, len(tokens))
@@ -107,7 +107,7 @@ class HiddenMarkovMixture:
         """Independent draws (x, class), int64 (num, D) and (num,), on the generator's device.
 
         Args:
-            target_class: of one class where one is given.
+            target_class: the class of all draws; None draws it too.
         """
         check_class(target_class, self.num_classes)
         num = whole_number("num", num, 0)
@@ -158,8 +158,8 @@ class HiddenMarkovMixture:
 class HiddenMarkovDenoiser:
     """log p(x_i = v | x_U, z) by forward-backward: exact, for sequences of any length.
 
-    A partial sequence of probability 0 under the class is answered by the whole mixture, and by the uniform
-    distribution where that is 0 too (docs/design.md, "The denoiser's contract").
+    For a partial sequence of probability 0 under the class it gives the conditionals of the whole mixture, and uniform
+    ones where that is 0 too (docs/design.md, "The denoiser's contract").
     """
 
     device = CPU
@@ -242,7 +242,7 @@ def _log_mean(weights: Tensor, possible: Tensor, values: Tensor) -> tuple[Tensor
     """log sum_s weights[d, s, b] values[s, n], (B, D, N); and for which b something possible underflows, (B,).
 
     Args:
-        weights: (D, S, B). possible: not 0 where a weight is not, before it underflowed. values: (S, N).
+        weights: (D, S, B). possible: positive where the weight is, or was before it underflowed. values: (S, N).
     """
     means = weights.transpose(1, 2) @ values
     low = means < UNDERFLOW
@@ -252,9 +252,9 @@ def _log_mean(weights: Tensor, possible: Tensor, values: Tensor) -> tuple[Tensor
 
 
 def _labels_of_copies(tokens: Tensor, classes: Tensor) -> list[int] | None:
-    """The label of every part, where a batch is the same states under one label after another; None where it is not.
+    """The labels of a batch that repeats the same states under one label after another; None for any other batch.
 
-    Guidance asks so: its conditionals then share the messages.
+    Guidance calls a denoiser like this: its conditionals then share the messages.
     """
     labels = classes.unique_consecutive().tolist()
     if not labels or len(tokens) % len(labels) or len(set(labels)) < len(labels):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 Classes = slice | list[int]
 DIGITS = 30.0  # decimal digits of the range of float64 (some 300) that a message may use before it is scaled
-FAINT = 1e-90  # a hidden state that is rarer than this beside others may underflow before it is the only one left
+FAINT = 1e-90  # a hidden state rarer than this, relative to others, may underflow before it is the only one left
 
 
 class Messages:
@@ -41,8 +41,8 @@ class Messages:
     def hidden_posterior(self, tokens: Tensor, classes: Classes) -> tuple[Tensor, Tensor, Tensor]:
         """p(hidden state at i | all x_j but x_i, k), (D, K', S, B); and log p(x_U | k), (B, K').
 
-        For a masked i that is given x_U. NaN for classes under which x_U is impossible. And which sequences need
-        logarithms, bool (B,): what may have underflowed for these means nothing.
+        For a masked i this is given x_U. NaN for classes under which x_U is impossible. And which sequences need
+        logarithms, bool (B,): their results may have underflowed, and must not be used.
         """
         seen = self._likelihoods(tokens, classes)
         ahead, log_prob, faint = self._forward(seen, classes)

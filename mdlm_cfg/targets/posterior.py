@@ -1,6 +1,6 @@
 """The exact posterior of the class, as a classifier of partial states (theory, section 20).
 
-Every one is log p(k | x_U) = log a_k + log p(x_U | k) - log p(x_U), for partial states and between them. Between
+All compute log p(k | x_U) = log a_k + log p(x_U | k) - log p(x_U), for partial states and between them. Between
 discrete states p(x_U | k) is replaced by its multilinear extension: with rows e_i on the values and the mask,
 
     p(e | k) = sum_x p(x | k) prod_i (e_{i, x_i} + e_{i, mask}).
@@ -117,7 +117,7 @@ def _log(x: Tensor) -> Tensor:
 
 
 def _logsumexp(x: Tensor, dim: int) -> Tensor:
-    """log sum exp x, with no gradient where x is -inf, as of `_log`: torch's is NaN where all are."""
+    """log sum exp x, with no gradient where x is -inf, as in `_log`: torch's gradient is NaN where all are."""
     top = x.detach().amax(dim=dim, keepdim=True).nan_to_num(neginf=0.0)
     return top.squeeze(dim) + _log((x - top).exp().sum(dim=dim))
 
@@ -133,7 +133,7 @@ def posterior_of(target: Any) -> Posterior:
     """The exact posterior of the class of a target.
 
     Raises:
-        UserError: a target that none is known for.
+        UserError: a target for which none is known.
     """
     for kind, posterior in POSTERIORS.items():
         if isinstance(target, kind):

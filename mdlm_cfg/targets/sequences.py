@@ -14,7 +14,7 @@ BASES = "ACGT"
 MOTIFS = ("TTGACATA", "TTGAGCGC")  # the first half is shared
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"  # the last stands between words
 
-SOUNDS = {  # hidden states, and what each writes: a letter that comes twice is twice as likely
+SOUNDS = {  # hidden states, and what each emits: a letter that comes twice is twice as likely
     "gap": "_",
     "stop": "tttkkppddbg",
     "hiss": "sssfhhvz",
@@ -36,7 +36,7 @@ ONSETS = {"stop": 5.0, "hiss": 3.0, "nasal": 3.0, "liquid": 2.0, "rare": 1.0}
 ENDS = {"humming end": 3.0, "flowing end": 2.0, "closed end": 2.0, "hissing end": 2.0}
 VOWELS = {"open": 4.0, "front": 3.0, "back": 3.0}
 AFTER_VOWEL = ONSETS | ENDS | {"second": 2.0, "gap": 1.0, "last vowel": 0.0}
-FOLLOWS: dict[str, Mapping[str, float]] = {  # shares of what comes next; for all that is not named: nothing
+FOLLOWS: dict[str, Mapping[str, float]] = {  # weights of the next state, 0 for those not named
     "gap": ONSETS | {"open": 2.0, "front": 1.0, "back": 1.0},
     "stop": VOWELS | {"glide": 2.0, "last vowel": 2.0},
     "hiss": VOWELS | {"stop": 1.5, "last vowel": 2.0},
@@ -54,14 +54,14 @@ FOLLOWS: dict[str, Mapping[str, float]] = {  # shares of what comes next; for al
     "hissing end": {"gap": 4.0, "stop": 2.0},
     "last vowel": {"gap": 1.0},
 }
-SECOND_FOLLOWS: dict[str, Mapping[str, float]] = {  # what the second dialect does otherwise
+SECOND_FOLLOWS: dict[str, Mapping[str, float]] = {  # where the second dialect differs
     "stop": {"open": 3.0, "front": 2.0, "back": 5.0, "glide": 1.0, "last vowel": 2.0},
     "nasal": {"open": 3.0, "front": 2.0, "back": 5.0, "last vowel": 2.0},
     "second": ONSETS | ENDS | {"gap": 1.0},
     "closed end": {"gap": 3.0, "hiss": 2.0, "liquid": 2.0},
 }
 SECOND_SOUNDS = {"hissing end": "ssffz", "last vowel": "aaeeoou"}
-SLIP = 0.02  # share of letters that are any letter: no sequence is impossible
+SLIP = 0.02  # share of letters drawn uniformly: no sequence is impossible
 
 
 def motif_in_noise(num_dims: int = 64, entry: float = 1 / 24, fidelity: float = 0.75) -> HiddenMarkovMixture:
@@ -72,7 +72,7 @@ def motif_in_noise(num_dims: int = 64, entry: float = 1 / 24, fidelity: float = 
 
     Args:
         num_dims: D.
-        entry: the probability that a motif begins after a place of noise.
+        entry: the probability that a motif begins after a noise position.
         fidelity: the probability that a letter of a motif is correct; the other letters share the rest.
 
     Raises:
@@ -109,12 +109,12 @@ def motif_in_noise(num_dims: int = 64, entry: float = 1 / 24, fidelity: float = 
 def dialects(num_dims: int = 128, apart: float = 1.0) -> HiddenMarkovMixture:
     """Two dialects of one made-up language over 27 letters, of sixteen hidden sounds: words of syllables, and gaps.
 
-    They share their sounds and most of what follows what: the second prefers back vowels after stops and nasals, rarely
-    ends a word after two vowels, and writes two sounds otherwise.
+    They share their sounds and most transitions: the second prefers back vowels after stops and nasals, rarely ends a
+    word after two vowels, and writes two sounds differently.
 
     Args:
         num_dims: D.
-        apart: from 0, one language, to 1: the share of what the second dialect does otherwise.
+        apart: from 0, one language, to 1: the share of these differences that the second dialect has.
 
     Raises:
         UserError: apart is not from 0 to 1.

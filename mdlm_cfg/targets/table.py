@@ -20,7 +20,7 @@ from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.checks import checked_names, hash_of, normalised
 
 KEPT_STATES = 10**6  # partial states up to which a denoiser keeps its marginals
-MOST_LISTED = 10**5  # states up to which samples look their values up
+MOST_LISTED = 10**5  # states up to which samples are looked up in a list of them
 MOST_SQUARED = 64  # the largest power that is taken by squaring
 MAX_LOG_RANGE = 600.0  # of weights T as numbers: products and quotients of two then neither overflow nor underflow
 
@@ -69,7 +69,7 @@ class TableMixture:
         """p(x | z), float64 (N,)*D; None is the whole mixture.
 
         Raises:
-            ValueError: a class that does not exist.
+            UserError: a class that does not exist.
         """
         if target_class is None:
             return self.pmf
@@ -93,7 +93,7 @@ class TableMixture:
         device = torch.device("cpu") if generator is None else generator.device
         ends, total, states = self._drawn_from(target_class, device)
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=device)
-        if stratified:  # one in each stratum: in their order, the cells are counted and not looked up one by one
+        if stratified:  # one in each stratum: in ascending order cells are counted, not looked up one by one
             strata = torch.randperm(num, generator=generator, device=device)
             ascending = torch.arange(num, dtype=torch.float64, device=device).scatter_add_(0, strata, uniform)
             counts = torch.searchsorted(ascending.mul_(total / max(num, 1)), ends).diff()
@@ -113,15 +113,15 @@ class TableMixture:
         return points_at(cells, self.num_tokens, self.num_dims), classes
 
     def _drawn_from(self, target_class: int | None, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What samples of a class, or of all of them, are drawn from; on a device.
+        """The tables that samples of a class, or of the whole mixture, are drawn from, on a device.
 
-        Made once, and copied there once, for a copy in every batch would wait for it.
+        They are made once and copied there once, since a copy in every batch would wait for it.
 
         Returns:
             ends: of the cells of the cdf of the S states, or of all (class, state): 0, and the cdf with infinity in
-            place of its last number, (S + 1,). total: that number, (). states: what `_split` makes of them all, the
-            points coordinate by coordinate as samples are used, and the classes, int64 (D + 1, S); None where there are
-            more than `MOST_LISTED`.
+            place of its last number, (S + 1,). total: that number, (). states: `_split` of them all, the points
+            coordinate by coordinate as samples are used, and the classes, int64 (D + 1, S); None if there are more than
+            `MOST_LISTED`.
         """
         if (target_class, device) not in self._drawn:
             if target_class is None:
@@ -170,9 +170,9 @@ class Marginals:
     """The marginals of a class, and of the mixture beside them, at every partial state.
 
     Attributes:
-        blocks: how the states lie. cond: p(x_U | z), (rows, columns).
-        uncond: p(x_U), the same shape; None for the whole mixture, which has nothing to guide to.
-        has_zeros: whether the class lacks a state.
+        blocks: the layout of the states. cond: p(x_U | z), (rows, columns).
+        uncond: p(x_U), the same shape; None for the whole mixture, which is not guided.
+        has_zeros: whether some state has probability 0 under the class.
         span: the least and the largest of log p(x_U | z), and of log p(x_U | z) - log p(x_U), where the class has
             probability.
     """
@@ -187,8 +187,8 @@ class Marginals:
     def of(cls, target: TableMixture, target_class: int | None) -> Marginals:
         """Those of a table.
 
-        A marginal is a sum over finished states: where the class has all of them, no ratio of marginals lies outside
-        the ratios of these.
+        A marginal is a sum over finished states: where the class has all of them, the ratios of marginals lie within
+        the range of their ratios.
         """
         blocks = blocks_of(target.num_tokens, target.num_dims, target.class_pmfs.device)
         pmf = target.class_pmf(target_class)
@@ -211,8 +211,8 @@ class Marginals:
         """T = p^(-w) p_z^(1+w) of every partial state; None where it may span more than float64 does.
 
         Args:
-            in_place: whether T takes the place of these marginals, which are then lost: of many states fresh memory
-                costs as much time as what is computed in it.
+            in_place: whether T takes the place of these marginals, which are then lost: with many states,
+                allocating memory takes as long as the computation.
         """
         (low, high) = self.span[0]
         ends = [w * end for end in self.span[1] if w]
@@ -254,8 +254,8 @@ def _raise(values: Tensor, power: float) -> Tensor:
 class TableDenoiser:
     """log p(x_i = v | x_U, z) read off the marginals of a table.
 
-    A partial state of probability 0 under the class is answered by the whole mixture, and by the uniform distribution
-    where that is 0 too (docs/design.md, "The denoiser's contract").
+    For a partial state of probability 0 under the class it gives the conditionals of the whole mixture, and uniform
+    ones where that is 0 too (docs/design.md, "The denoiser's contract").
     """
 
     def __init__(self, target: TableMixture) -> None:
@@ -270,7 +270,7 @@ class TableDenoiser:
         self._in_blocks: dict[int | None, Marginals] = {}
 
     def log_marginals(self, target_class: int | None) -> list[Tensor]:
-        """log p(x_U | z) of every partial state, by level; None is the whole mixture. Not to be written on."""
+        """log p(x_U | z) of every partial state, by level; None is the whole mixture. Do not modify it."""
         if target_class in self._log_marginals:
             return self._log_marginals[target_class]
         levels = [level.log() for level in self.lattice.marginals(self.target.class_pmf(target_class))]
@@ -279,7 +279,7 @@ class TableDenoiser:
         return levels
 
     def marginals_in_blocks(self, target_class: int | None) -> Marginals:
-        """p(x_U | z) of every partial state, and p(x_U). Not to be written on where they are kept."""
+        """p(x_U | z) of every partial state, and p(x_U). Not to be modified where they are kept."""
         if target_class not in self._in_blocks:
             found = Marginals.of(self.target, target_class)
             if not self.keeps_marginals:
@@ -289,7 +289,7 @@ class TableDenoiser:
 
     @property
     def keeps_marginals(self) -> bool:
-        """Whether marginals are kept; those of more states are computed anew for whoever asks, and are theirs."""
+        """Whether marginals are kept; those of more states are computed at every call, and belong to the caller."""
         return self.lattice.num_states <= KEPT_STATES
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
@@ -309,7 +309,7 @@ class TableDenoiser:
         return torch.where(own.isnan(), self._of_label(tokens, self.num_classes), own)
 
     def _lookup(self, tokens: Tensor, k: int) -> Tensor:
-        """log p(x_U, x_i = v | k) - log p(x_U | k), (B, D, N); NaN where p(x_U | k) = 0. Unmasked rows are junk."""
+        """log p(x_U, x_i = v | k) - log p(x_U | k), (B, D, N); NaN where p(x_U | k) = 0; unmasked rows mean nothing."""
         if k not in self._dense:
             pmf = self.target.class_pmf(None if k == self.num_classes else k)
             self._dense[k] = self.lattice.to_dense(self.lattice.marginals(pmf)).log().flatten()
