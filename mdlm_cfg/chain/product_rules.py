@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
-from mdlm_cfg.chain.denoiser import Denoiser, check_denoiser, conditionals
+from mdlm_cfg.chain.denoiser import Denoiser, check_denoiser, conditionals_under
 from mdlm_cfg.chain.rules import ProductRule, Term, probes
 from mdlm_cfg.support.by_value import exact_number, value_key
 from mdlm_cfg.support.errors import UserError, shown
@@ -115,8 +113,7 @@ class Auto(ProductRule):
     @cached_property
     def _answers(self) -> str:
         tokens = probes(self.weak.num_tokens, self.weak.num_dims, getattr(self.weak, "device", None))
-        labels = torch.arange(len(tokens), device=tokens.device) % (self.weak.num_classes + 1)
-        return value_key(conditionals(self.weak, tokens, labels))
+        return value_key(conditionals_under(self.weak, tokens, range(self.weak.num_classes + 1)))
 
     def __str__(self) -> str:
         return "auto"

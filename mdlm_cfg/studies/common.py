@@ -131,6 +131,29 @@ def held_out_of(case: Case, k: int) -> Tensor:
     return x[order][labels[order] == k]
 
 
+def class_weights_of(case: Case) -> Tensor:
+    """p(z), float64 (K,): where it is not known, the shares of the training examples, of which the mixture consists.
+
+    The test examples may have other ones, and may lack a class.
+    """
+    if case.target is not None:
+        weights: Tensor = case.target.class_weights
+        return weights
+    key = ("shares of classes",)
+    if key not in case.made:  # once: the examples of every class are made for it
+        counts = _class_counts(case).double()
+        case.made[key] = counts / counts.sum()
+    shares: Tensor = case.made[key]
+    return shares
+
+
+def _class_counts(case: Case) -> Tensor:
+    data = case.data
+    if data.example_kind is None:
+        return data.test_examples()[1].long().bincount(minlength=data.num_classes)
+    return torch.tensor([len(data.train_examples(k, generator_for("shares"))) for k in range(data.num_classes)])
+
+
 def columns_shown(case: Case, sets: int) -> int:
     """How many images of each of some sets are in a line of a picture."""
     return max(2, min(10, MOST_COLUMNS // sets, case.plan.num_samples))

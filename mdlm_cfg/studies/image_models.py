@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.compare.images import class_nelbos
-from mdlm_cfg.studies.common import SURE
+from mdlm_cfg.studies.common import SURE, class_weights_of
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case
 from mdlm_cfg.studies.simple_models import NelboRow, Words, nelbo_block, without_structure
@@ -43,7 +43,9 @@ class JudgeRow:
 
     judge: str = col("classifier", '"classifier", or "nelbo": the class of the smallest NELBO', index=True)
     test_accuracy: float = col("accuracy", "share of test images that are classified correctly", unit="share")
-    commonest: float = col("commonest class", "accuracy of always naming the most common class", unit="share")
+    commonest: float = col(
+        "commonest class", "accuracy of always naming the most common class of the training images", unit="share"
+    )
     num_images: int = col("images", "number of test images that were classified")
 
     @property
@@ -61,9 +63,9 @@ def nelbos_of_classes(case: Case, num: int, num_draws: int) -> tuple[Tensor, Ten
     return chosen, class_nelbos(case.denoisers[LEARNED], x[chosen].long(), num_draws, generator)
 
 
-def commonest(labels: Tensor) -> float:
-    """The share of the most frequent class: the accuracy of a guess."""
-    return int(labels.long().bincount().max()) / len(labels)
+def commonest(case: Case, labels: Tensor) -> float:
+    """The share of test images in the most common class of training: the accuracy of always naming that class."""
+    return float((labels == class_weights_of(case).argmax()).double().mean())
 
 
 def baselines_of(case: Case, x: Tensor, labels: Tensor) -> Tensor:

@@ -164,13 +164,13 @@ class Images(Settings):
     def _judgements(self, case: Case, made: Made, accuracy: float | None) -> tuple[list[NelboRow], list[JudgeRow]]:
         """The network and the classifiers on test images."""
         x, labels = case.data.test_examples()
-        judges = [] if accuracy is None else [JudgeRow("classifier", accuracy, commonest(labels), len(x))]
+        judges = [] if accuracy is None else [JudgeRow("classifier", accuracy, commonest(case, labels), len(x))]
         if not (num := self._num_classified(case.data)):
             return [], judges
         chosen, nelbos = made.of(nelbos_of_classes, num, self.num_draws)
         own = labels[chosen].long()
         hits = float(recognised(-nelbos, own).mean())
-        judges.append(JudgeRow("nelbo", hits, commonest(own), len(own)))
+        judges.append(JudgeRow("nelbo", hits, commonest(case, own), len(own)))
         return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], baselines_of(case, x[chosen], own), IMAGE), judges
 
 

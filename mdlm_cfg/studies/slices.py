@@ -20,7 +20,7 @@ from mdlm_cfg.laws.tabulated import TabulatedDenoiser
 from mdlm_cfg.laws.terminal import terminal_law
 from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
-from mdlm_cfg.studies.common import draw_pieces, samples_of
+from mdlm_cfg.studies.common import class_weights_of, draw_pieces, samples_of
 from mdlm_cfg.studies.protocol import EXACT, Case, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
@@ -149,29 +149,6 @@ def posterior_of(case: Case, s: Slice) -> float:
     denoiser = case.denoisers.get(EXACT, case.denoisers[case.judged])
     generator = generator_for("order of the known pixels", case.plan.seed, s.image)
     return float(class_posterior(denoiser, s.state, class_weights_of(case), generator)[s.target_class])
-
-
-def class_weights_of(case: Case) -> Tensor:
-    """p(z), float64 (K,): where it is not known, the shares of the training examples, of which the mixture consists.
-
-    The test examples may have other ones, and may lack a class.
-    """
-    if case.target is not None:
-        weights: Tensor = case.target.class_weights
-        return weights
-    key = ("shares of classes",)
-    if key not in case.made:  # of all slices: the examples of every class are made for it
-        counts = _class_counts(case).double()
-        case.made[key] = counts / counts.sum()
-    shares: Tensor = case.made[key]
-    return shares
-
-
-def _class_counts(case: Case) -> Tensor:
-    data = case.data
-    if data.example_kind is None:
-        return data.test_examples()[1].long().bincount(minlength=data.num_classes)
-    return torch.tensor([len(data.train_examples(k, generator_for("shares"))) for k in range(data.num_classes)])
 
 
 def draws_of_slice(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:

@@ -395,6 +395,16 @@ def test_rules_tell_guidances_apart() -> None:
     assert [Guidance(1.0, rule=rule).rows(D) for rule in RULES.values()] == [2, 2, 3, 1, 2, 1, 1, D + 2, D + 2]
 
 
+def test_weaker_denoisers_that_differ_in_one_class_are_told_apart() -> None:
+    """Each of a few states was asked under one label: on one coordinate the other classes could be any."""
+    uniform = torch.full((3, 50), 1 / 50, dtype=torch.float64)
+    for k in range(3):
+        other = uniform.clone()
+        other[k] = torch.arange(1, 51).double() / 1275
+        keys = {Auto(TableMixture(pmfs, torch.ones(3) / 3).denoiser()).key for pmfs in (uniform, other)}
+        assert len(keys) == 2
+
+
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("num", [0, 1, 5])
 def test_rates_of_a_batch_are_those_of_its_states_and_of_none_are_none(name: str, num: int) -> None:

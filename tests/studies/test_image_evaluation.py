@@ -190,6 +190,21 @@ def test_a_classifier_that_is_not_good_enough_is_said(found: Findings) -> None:
     assert ["precision" in sentence for sentence in warned] == [True, True, False]
 
 
+def test_the_class_that_is_always_named_is_the_commonest_of_training(data: BinaryImageData) -> None:
+    """That of the test images would be chosen by what is judged, and be right too often by chance."""
+    shifted = BinaryImageData()
+    vars(shifted).update(vars(data))
+    parts = ((data.train_labels, (10, 10, 40)), (data.test_classes, (60, 0, 20)))
+    train, test = (
+        torch.cat([(labels == k).nonzero().squeeze(1)[:num] for k, num in enumerate(numbers)])
+        for labels, numbers in parts
+    )
+    shifted.train_x, shifted.train_labels = data.train_x[train], data.train_labels[train]
+    shifted._test = data.test_x[test], data.test_classes[test]
+    (row,) = block_of(found_of(shifted, target().denoiser(), plan_of(Guidance(0.0), n=2), None, 80), "classifiers")
+    assert row.commonest == 20 / 80 and not row.is_useless
+
+
 def test_the_page_shows_everything(found: Findings, tmp_path: Path) -> None:
     sections = sections_of(found, tmp_path)
     pictures = [picture.path for section in sections for picture in section.pictures]
