@@ -2,7 +2,7 @@
 
 The push is differentiable in them, and its exact gradient is followed (L-BFGS) from several starts. TV has kinks, and
 the law under a policy that picks the best coordinate has jumps: there random starts are added, and the best ends are
-improved by a search without gradients. No method guarantees the least value, so that what is given is the best found.
+improved by a derivative-free search. No method guarantees the global minimum, so the result is the best found.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ from mdlm_cfg.support.numeric import number, numbers
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
-LEAST = 1e-300  # a probability that stands for 0 in functions to descend from
+LEAST = 1e-300  # a probability that stands for 0 in functions to minimise
 Objective = Callable[[Tensor], Tensor]  # a law, (N,)*D -> a number, the smaller the better
 ITERATIONS = 200
-LARGE = 100.0  # a strength that some starts have once
+LARGE = 100.0  # the strength of one level in some starts
 RANDOM_STARTS = 12  # of objectives with kinks or jumps
 WITHOUT_JUMPS = (KindPolicy, RatePolicy, Uniform, FixedOrder)  # policies whose order changes smoothly with w
-POLISHED = 2  # ends of descents that a search without gradients goes on from
-SIMPLEX = 0.2  # its first size
-VALUES = 500  # that it asks for, times D
+POLISHED = 2  # ends of descents from which a derivative-free search continues
+SIMPLEX = 0.2  # the initial size of its simplex
+VALUES = 500  # function values that it may use per dimension
 NUDGE = 1e-7  # strengths this close must do as well: a policy's order may jump between them
-ROUNDING = 1e-12  # of an objective: what differs by less is as good
-EQUAL = 1e-3  # strengths closer than this are equal: what a descent leaves
+ROUNDING = 1e-12  # of an objective: values that differ by less are equally good
+EQUAL = 1e-3  # strengths closer than this are equal: the accuracy of a descent
 FLAT = 1e-12  # values of a search this close are equal
 
 
 @dataclass(frozen=True)
 class _Level:
-    """The states of one level, and where they lead.
+    """The states of one level, and their children.
 
     Attributes:
         states: their place among all (N+1)^D, (S,). children: the place of x_U + {i=v}, (S, m, N).
         log_cond: log p(v | x_U, z), (S, m, N). log_ratio: log p(v | x_U, z) - log p(v | x_U), 0 where impossible.
         coordinates: the m masked ones of every state, (S, m).
-        refused: the states in which the class has probability where the mixture has none; None is none.
+        refused: the states in which the class has probability where the mixture has none; None if there are none.
     """
 
     states: Tensor
@@ -73,9 +73,9 @@ class DifferentiablePush:
     """The terminal law of any denoiser as a differentiable function of w_0, ..., w_{D-1}.
 
     Args:
-        denoiser: asked once for every partial state and both conditionals.
+        denoiser: evaluated once for every partial state and both conditionals.
         target_class: z.
-        policy: which coordinate comes next. Under one that picks the best, the law is differentiable piece by piece.
+        policy: which coordinate comes next. Under one that picks the best, the law is piecewise differentiable.
     """
 
     def __init__(self, denoiser: Denoiser, target_class: int, policy: Policy) -> None:
@@ -104,7 +104,7 @@ class DifferentiablePush:
 
 
 def _level(denoiser: Denoiser, target_class: int, lattice: Lattice, level: int) -> _Level:
-    """The states of one level, asked for both conditionals."""
+    """The states of one level, with both conditionals."""
     n = lattice.num_tokens
     d = lattice.num_dims
     tokens = lattice.tokens(level)
@@ -154,7 +154,7 @@ def rises(strengths: Sequence[float]) -> bool:
 
 
 def kl_to(reference: Tensor) -> Objective:
-    """KL(reference || law), in nats; a law of 0 counts as `LEAST`, to descend from."""
+    """KL(reference || law), in nats; a probability of 0 counts as `LEAST`, so that it can be minimised."""
     inside = reference > 0
     p = reference[inside]
     return lambda law: (p * (p.log() - law[inside].clamp(min=LEAST).log())).sum()
@@ -169,7 +169,7 @@ def tv_to(reference: Tensor) -> Objective:
 class TradeOff:
     """-E ln p(z | x) - entropy_weight * H(law), in nats.
 
-    Called, it is a function to descend from: probabilities of 0 count as `LEAST`.
+    Called, it is a function to minimise: probabilities of 0 count as `LEAST`.
 
     Attributes:
         log_posterior: ln p(z | x), float64 (N,)*D; -inf where the class has no probability.
@@ -183,7 +183,7 @@ class TradeOff:
         return (law * (self.entropy_weight * law.clamp(min=LEAST).log() - log_posterior)).sum()
 
     def value(self, law: Tensor) -> float:
-        """The number itself: infinite where the law has states that the class does not have."""
+        """Its exact value: infinite where the law has states that the class does not have."""
         p = law[law > 0]
         return float((p * (self.entropy_weight * p.log() - self.log_posterior[law > 0])).sum())
 
@@ -212,8 +212,8 @@ def best_schedule(
 ) -> BestSchedule:
     """The best strengths found, per number of unmasked coordinates, to bring the chain near a tilted law.
 
-    They are never worse than the constant w or the calibrated strengths, except where another order of unmasking an
-    infinitesimal change away is worse still. Where the strength of a level makes no difference it is w.
+    They are never worse than the constant w or the calibrated strengths, unless an infinitesimal change of these, which
+    changes the order of unmasking, is worse still. Where the strength of a level makes no difference it is w.
 
     Args:
         target: the known distribution, on few dimensions.
@@ -233,7 +233,7 @@ def best_schedule(
     goal = objective_of(objective, reference)
     starts = [*_starts(target, w, target_class), *(numbers("a strength of more_starts", one) for one in more_starts)]
     constant = starts[0]
-    if objective == "tv":  # not smooth where it is least: also from where KL is
+    if objective == "tv":  # not smooth at its minimum: start from that of KL too
         smooth = kl_to(reference)
         starts.append(min((_descend(push, smooth, w0) for w0 in starts), key=lambda v: float(smooth(push(v)))))
 
@@ -245,7 +245,7 @@ def best_schedule(
     nudges = (0.0, -NUDGE, NUDGE) if may_jump else (0.0,)
 
     def steady(strengths: Tensor) -> float:
-        """The largest value nearby: at strengths where a policy's order jumps, rounding would decide on it."""
+        """The largest value nearby: at strengths where a policy's order jumps, rounding would decide the value."""
         return max(value(_allowed(strengths + nudge)) for nudge in nudges)
 
     if objective == "kl" and not may_jump:
@@ -260,7 +260,7 @@ def best_schedule(
     with torch.no_grad():
         laws = [push(best), push(constant)]
     values = [goal.value(law) if isinstance(goal, TradeOff) else float(goal(law)) for law in laws]
-    if objective == "kl":  # the descent's is finite everywhere
+    if objective == "kl":  # in the descent it is finite everywhere
         chains = [Guidance(PerCount(strengths.tolist()), kind_of(kind)) for strengths in (best, constant)]
         asked = denoiser or target.denoiser()
         values = [
@@ -270,7 +270,7 @@ def best_schedule(
 
 
 def _best_of(found: Sequence[Tensor], value: Callable[[Tensor], float]) -> Tensor:
-    """The best strengths, with those of the first in place of what does no better: rounding would decide on it."""
+    """The best strengths, each replaced by that of the first list if this is as good: else rounding would decide."""
     constant, *_ = found
     best = min(map(_allowed, found), key=value)
     least = value(best)
@@ -286,7 +286,7 @@ def _best_of(found: Sequence[Tensor], value: Callable[[Tensor], float]) -> Tenso
 
 def _starts(target: TableMixture, w: float, target_class: int) -> list[Tensor]:
     """The constant w first; rising from 0 and from a third of it; the class itself; the calibrated strengths; and the
-    constant w but for one strength that is large, for there may be another minimum."""
+    constant w with one large strength, since there may be another minimum."""
     constant = torch.full((target.num_dims,), float(w), dtype=torch.float64)
     rising = torch.linspace(0, 1, target.num_dims, dtype=torch.float64)
     calibrated = torch.tensor(calibrated_strengths(target, w, target_class), dtype=torch.float64)
@@ -314,7 +314,7 @@ def _allowed(strengths: Tensor) -> Tensor:
 
 
 def objective_of(objective: str | Objective, reference: Tensor) -> Objective:
-    """What `objective` means for laws that are to come near to `reference`; a function of the law is itself.
+    """The objective of a name, for laws that should be near `reference`; a function of the law is returned unchanged.
 
     Raises:
         UserError: an unknown name.
@@ -347,12 +347,12 @@ def _descend(push: DifferentiablePush, goal: Objective, w: Tensor) -> Tensor:
 def nelder_mead(value: Callable[[Tensor], float], start: Tensor, size: float, max_values: int) -> Tensor:
     """The best point that scipy's Nelder-Mead finds, with coefficients that fit the dimension.
 
-    At a kink a simplex may collapse early. So another one is built around the best point, and a smaller one where that
+    At a kink a simplex may collapse early, so another one is built around the best point, and a smaller one if that
     does not help.
 
     Args:
-        value: of a point (D,), to be made small; inf where it is not allowed.
-        start: float64 (D,). size: of the first simplex. max_values: how often `value` may be asked for.
+        value: of a point (D,), to be minimised; inf where it is not allowed.
+        start: float64 (D,). size: of the first simplex. max_values: how often `value` may be called.
 
     Returns:
         (D,), never worse than `start`.

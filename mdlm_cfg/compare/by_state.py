@@ -21,8 +21,8 @@ from mdlm_cfg.targets.table import TableMixture
 class MixedDenoiser:
     """One denoiser for the classes, another for the null class: it shows how much of the error each of them causes.
 
-    A learned class has some probability everywhere; where an exact mixture beside it has none, a guided rate that
-    divides by it would be infinite. There the class is restricted to the mixture's support, and renormalised.
+    A learned class conditional is positive everywhere; where an exact mixture is 0, a guided rate that divides by it
+    would be infinite. There the class conditional is restricted to the mixture's support, and renormalised.
 
     Args:
         restricted: whether rates divide by the mixture while 0, 1, ..., D - 1 coordinates are unmasked
@@ -66,8 +66,8 @@ class MixedDenoiser:
 def divides_by_mixture(guidance: Guidance, num_dims: int, target_class: int | None) -> list[bool]:
     """Whether guided rates hold the mixture's conditional to a negative power, by the number of unmasked coordinates.
 
-    Without a guided strength none do, nor do rules that leave the mixture out, or ask it about another partial state,
-    as `AdaptiveCFG`; of a rule of one's own it is not known.
+    Under `CFG` they do where w > 0. Rules that leave the mixture out, or evaluate it at another partial state, as
+    `AdaptiveCFG`, do not; of a user-defined rule that is no `ProductRule` it is not known, and taken to be False.
     """
     rule = guidance.rule
     if isinstance(rule, CFG):

@@ -32,7 +32,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 MIN_STRENGTH = -1.0
 ITERATIONS = 100  # of Newton's method; far fewer are needed, and bisection alone ends within them
-SETTLED = 1e-12  # a relative step that is not taken: it is what rounding leaves
+SETTLED = 1e-12  # smaller relative steps are only rounding, and are not taken
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def calibrated_strengths(
 
 
 def given_class(target_class: int | None) -> int:
-    """The class that is guided to; raises UserError for no class."""
+    """The class to guide to; raises UserError for None."""
     if target_class is None:
         raise UserError("no class was given to guide to: give a target_class")
     return target_class
@@ -144,7 +144,7 @@ def calibrate(
     """Calibrated strengths from samples of the target distribution, in one pass (theory, section 21).
 
     Samples of the tilted law p_{z,w} are samples of the class with log-weights w ln p(z | x). With data of the class
-    and no weights (w = 0), a positive strength says that the denoiser's class-conditional probabilities are too flat.
+    and no weights (w = 0), a positive strength means that the denoiser's class-conditional probabilities are too flat.
 
     Args:
         denoiser: exact or learned; evaluated on n * masks partial states, for both conditionals.
@@ -155,7 +155,7 @@ def calibrate(
         groups: number of groups of neighbouring levels, 1..D, that share a strength; None
             is D. With few samples, the strengths of single levels follow the noise.
         centre, spread: mean and standard deviation of a Gaussian prior of every strength, to which every partial state
-            adds the log-likelihood of one of its coordinates, their mean. Levels where class and mixture hardly differ
+            adds the mean log-likelihood of its masked coordinates. Levels where class and mixture hardly differ
             then stay near the centre. An infinite spread is no prior.
 
     Returns:
@@ -173,7 +173,7 @@ def calibrate(
     rows = sampled_rows(masked, target_class)
     spread = number("spread", spread, 0, inf, above=True)
     shared = replace(rows, level=group_of(rows.level, groups, d))
-    states = masks / (d * float(masked.weights.square().sum()))  # of a level, whose rows weigh 1; of effective samples
+    states = masks / (d * float(masked.weights.square().sum()))  # effective number at a level, whose weights sum to 1
     pull = 1 / states / spread / spread
     strengths = minimise(shared, rows.weight.new_full((groups,), Guidance(centre).constant), pull)
     errors = standard_errors(shared, strengths, masked.num_states, pull)
@@ -188,7 +188,7 @@ def group_of(level: Tensor, groups: int, num_dims: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Gain:
-    """What one list of strengths costs more than another on samples that neither was fitted to, by level.
+    """How much more one list of strengths costs than another, by level, on samples that neither was fitted to.
 
     Attributes:
         before, after: the cross entropies of both, float64 (D,) in nats; their sums are NELBOs.
@@ -202,7 +202,7 @@ class Gain:
     def of(self, levels: slice = slice(None)) -> tuple[float | None, float]:
         """The gain over some levels, the sum of before - after, and its standard error, in nats.
 
-        None where both sums are infinite: the conditionals give probability 0 to what is possible at every strength.
+        None where both sums are infinite: the conditionals give probability 0 to possible values at every strength.
         """
         before = self.before[levels]
         after = self.after[levels]

@@ -23,12 +23,12 @@ class ConditionalsError:
 
     Attributes:
         nelbo: of the denoiser; exact_nelbo: of the exact one, by the same masks.
-        conditionals_error: nelbo - exact_nelbo, with its standard error: most of the noise is of both and cancels.
+        conditionals_error: nelbo - exact_nelbo, with its standard error: most noise is common to both and cancels.
         conditionals_kl: the same expectation with less noise, the cross entropy replaced by the KL divergence from the
             exact conditionals; never negative.
         entropy: mean -log p(x | z) of the same images, which exact_nelbo estimates.
 
-    A denoiser that gives probability 0 to what is possible has an infinite error, which has no standard error.
+    A denoiser that gives probability 0 to possible values has an infinite error, without a standard error.
     """
 
     nelbo: float
@@ -53,7 +53,7 @@ def conditionals_error(
     """The NELBO of a denoiser minus that of the exact one, on the same images with the same masks (theory, section 9).
 
     Args:
-        target: the mixture that the images or sequences are drawn from (otherwise `kl` means nothing).
+        target: the mixture that the images or sequences are drawn from (otherwise `conditionals_kl` is meaningless).
         denoiser: the learned one.
         x: int64 (n, D), n >= 2.
         classes: int64 (n,); None judges the null class.
@@ -69,7 +69,7 @@ def conditionals_error(
         counts = draw_counts(len(part), num_draws, target.num_dims, generator).flatten()
         clean, drawn = (v.repeat_interleave(num_draws, dim=0) for v in (part, part_labels))
         tokens = mask_uniform(clean, counts, target.num_tokens, generator)
-        masked = (tokens == target.num_tokens)[..., None]  # of the others a denoiser may say what it likes
+        masked = (tokens == target.num_tokens)[..., None]  # a denoiser's output for the others is arbitrary
         log_p, log_q = (torch.where(masked, d(tokens, drawn), 0.0) for d in (exact, denoiser))
         kl = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q)).sum(dim=(1, 2))
         kl = kl.clamp(min=0)  # rounding alone may be below 0

@@ -30,9 +30,9 @@ from mdlm_cfg.support.numeric import number, numbers
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
-SAME = 1e-12  # conditionals with a log-ratio below this are equal: what rounding leaves of one
-NODES = 12  # of the contour, a time
-LATEST = 1e300  # the latest clock time that is looked at
+SAME = 1e-12  # conditionals with a log-ratio below this are equal: it is only rounding
+NODES = 12  # of the contour, per time
+LATEST = 1e300  # the latest clock time that is considered
 BRACKETS = 50  # factors of 1e-12 by which a time may lie below its bound
 
 
@@ -59,14 +59,14 @@ class Waiting:
         return log_survival(self.lattice, self.rates, self.log_slowest, torch.as_tensor(taus, dtype=torch.float64))
 
     def time_to_tv(self, level: float) -> float:
-        """The clock time at which TV(q_tau, q_infinity) has come down to `level`, to 1e-9 relative, by Brent's method.
+        """The clock time at which TV(q_tau, q_infinity) has fallen to `level`, to 1e-9 relative, by Brent's method.
 
-        0 where it is less than float64 can say, and inf where it is above `LATEST`.
+        0 where it is below the range of float64, and inf where it is above `LATEST`.
         """
         if not 0 < level < 1:
             raise UserError(f"a TV level must lie strictly between 0 and 1, got {level}")
         if self.slowest == math.inf:
-            return 0.0  # less than float64 can say
+            return 0.0  # below the range of float64
         # P(still masked) is at most that of D stages at the slowest rate, one after another
         bound = math.log(self.lattice.num_dims / level) * self.lattice.num_dims
         high = bound / self.slowest if self.slowest * LATEST > bound else LATEST
@@ -81,7 +81,7 @@ class Waiting:
             raise ArithmeticError(f"TV stays below {level} down to tau = {low:g}")
         from scipy.optimize import brentq  # takes a quarter of a second to import
 
-        least = 9 * math.log(level)  # no infinite value, and no steep one
+        least = 9 * math.log(level)  # a floor, against infinite and steep values
         above_high = math.log(high) + 1e-3  # at the bound itself rounding decides
         root = brentq(lambda x: max(self._excess(math.exp(x), level), least), math.log(low), above_high, xtol=5e-10)
         return math.exp(root)
@@ -127,13 +127,13 @@ def log_still_masked(
 
 @checked
 def time_to_tv(denoiser: Denoiser, guidance: Guidance, target_class: int | None, level: float) -> float:
-    """The clock time at which TV(q_tau, q_infinity) has come down to `level`, to 1e-9 relative, by Brent's method."""
+    """The clock time at which TV(q_tau, q_infinity) has fallen to `level`, to 1e-9 relative, by Brent's method."""
     return waiting(denoiser, guidance, target_class).time_to_tv(level)
 
 
 @dataclass(frozen=True)
 class NeutralState:
-    """A reachable partial state whose masked coordinates say nothing more about the class: Z_i = 1 for every w.
+    """A reachable partial state whose masked coordinates say no more about the class: Z_i = 1 for every w.
 
     Attributes:
         state: tokens (D,), N being the mask.
@@ -175,8 +175,8 @@ def neutral_states(target: TableMixture, target_class: int, kind: Kind | str = "
 def growth_in_w(neutral: Sequence[NeutralState]) -> str:
     """How -ln TV of a chain whose rates are rho grows with w: "exponential", "linear" or "bounded" (theory, section 5).
 
-    Exponentially without neutral states, for then every exit rate does. Where the chain visits neutral states in the
-    limit of infinite w it is bounded. Else their visit probability falls exponentially in w, and -ln TV grows linearly.
+    Without neutral states it grows exponentially, as every exit rate does. If the chain visits neutral states in the
+    limit of infinite w, it is bounded. Else their visit probability falls exponentially in w, and it grows linearly.
     """
     if not neutral:
         return "exponential"

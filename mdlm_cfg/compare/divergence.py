@@ -1,7 +1,7 @@
 """Kullback-Leibler divergences from guided laws whose probabilities may be too small for float64.
 
-Under strong guidance a state of the class has probabilities such as e^-2000. A law holds 0 there, and a divergence from
-it is finite: its logarithm is needed.
+Under strong guidance a state of the class may have a probability such as e^-2000. A law in float64 is 0 there, although
+the divergence from it is finite: the logarithm of the law is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mdlm_cfg.laws.rates import MAX_BATCH, LevelRates, level_rates, partial_stat
 from mdlm_cfg.sampling.sampler import Sampler
 
 NEG_INF = float("-inf")
-LEAST_LOG = -600.0  # of a probability that is the product of all that are chosen on a way: float64 goes down to -708
+LEAST_LOG = -600.0  # of the probability of a whole path, a product over its steps: float64 goes down to -708
 
 
 def _is_too_small(p: Tensor, q: Tensor) -> bool:
@@ -48,7 +48,7 @@ def divergence_from_chain(
 def divergence_from_sampler(
     p: Tensor, q: Tensor, sampler: Sampler, denoiser: Denoiser, guidance: Guidance, target_class: int | None
 ) -> float | None:
-    """KL(p || q) in nats of q, the law of a sampler; None where that is of steps, and too small for float64."""
+    """KL(p || q) in nats of q, the law of a sampler; None if that is a law of steps, too small for float64."""
     if sampler.exact_in_time:
         return divergence_from_chain(p, q, denoiser, guidance, target_class, sampler.policy)
     found = kl_divergence(p, q)
@@ -87,11 +87,11 @@ def _least_log_choice(denoiser: Denoiser, guidance: Guidance, target_class: int 
     for level in range(lattice.num_dims):
         for tokens in lattice.tokens(level).split(MAX_BATCH):
             log_rates, refused = rates_of(tokens)
-            if refused is not None:  # no chain that has a law is ever there
+            if refused is not None:  # a chain that has a law never reaches them
                 log_rates = log_rates.masked_fill(refused.states[:, None, None], NEG_INF)
             log_z = log_rates.logsumexp(dim=-1, keepdim=True)
             able = log_z.isfinite()
             values = (log_rates - log_z)[able.expand_as(log_rates) & log_rates.isfinite()]
             least_value = min(least_value, float(values.amin())) if len(values) else least_value
             largest_rate = max(largest_rate, float(log_z[able].abs().amax())) if bool(able.any()) else largest_rate
-    return least_value - 2 * largest_rate  # a rate beside the largest of its state
+    return least_value - 2 * largest_rate  # a rate relative to the largest of its state

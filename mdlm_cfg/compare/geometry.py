@@ -85,7 +85,7 @@ def regions(target: TableMixture, target_class: int) -> list[Region]:
 def others_law(target: TableMixture, target_class: int) -> Tensor:
     """sum over the other classes of a_k p(. | k), (N,)*D: where a class overlaps with others."""
     weights = target.class_weights.clone()
-    weights[target_class] = 0  # a difference to the whole mixture would leave its rounding of an exact zero
+    weights[target_class] = 0  # a difference from the whole mixture would round exact zeros away
     return torch.tensordot(weights, target.class_pmfs, dims=1)
 
 
@@ -131,7 +131,7 @@ def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate"
     they differ by less, this is the law of a w far above 1 and far below 1e9.
 
     Raises:
-        UserError: a kind of one's own whose rate is no power of Z_i with an exponent of at least 0.
+        UserError: a user-defined kind whose rate is no power of Z_i with an exponent of at least 0.
     """
     return limit_visits(target, target_class, kind)[-1].reshape([target.num_tokens] * target.num_dims)
 
@@ -140,8 +140,8 @@ def limit_law(target: TableMixture, target_class: int, kind: Kind | str = "rate"
 def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "rate") -> list[Tensor]:
     """The probability that the guided chain ever visits each partial state as w goes to infinity.
 
-    rho = p(.|z) (p(.|z) / p)^w is in the limit carried by the largest ratio p(v | x_U, z) / p(v | x_U): over all (i, v)
-    for `rate` and any other power of Z_i, over the values of each coordinate for `normalized`; among ties by
+    In the limit rho = p(.|z) (p(.|z) / p)^w is dominated by the largest ratio p(v | x_U, z) / p(v | x_U): over all
+    (i, v) for `rate` and any other power of Z_i, over the values of each coordinate for `normalized`; among ties by
     p(v | x_U, z).
 
     Returns:
@@ -172,7 +172,7 @@ def limit_visits(target: TableMixture, target_class: int, kind: Kind | str = "ra
             top = best.flatten(0, 1).index_select(0, lattice.rows[level][j])
             tied = ratio >= lattice.insert(top, level, j) - TIE
             edges.append(lattice.split(log_cond[level + 1], level, j).masked_fill(~tied, NEG_INF))
-        base = torch.zeros_like(log_cond[level])  # a factor of the state, which shares of a power do not depend on
+        base = torch.zeros_like(log_cond[level])  # a factor of the state, which cancels in shares of a power
         rates = rates_from_edges(LevelEdges(edges, base), kind, lattice, level)
         visits.append(push(rates, visits[-1], lattice, level))
     return visits

@@ -102,13 +102,13 @@ class Judge:
         return energy_error(classifier.features(x), self.features)
 
     def nearby(self, num: int) -> Tensor:
-        """The first `num` reference features: precision and recall want sets of one size."""
+        """The first `num` reference features: precision and recall need sets of equal size."""
         assert self.features is not None
         return self.features[: max(2, num)]
 
 
 def judges_of(data: Data, classifier: Classifier | None, classes: Sequence[int], seed: int) -> list[Judge]:
-    """One judge per class; `seed` is of the binarisation and the order of its images."""
+    """One judge per class; `seed` decides the binarisation and the order of its images."""
     judges = []
     top = data.num_tokens - 1
     for k in classes:
@@ -130,7 +130,7 @@ def judge_all(
         together: places of these classes, at least one.
 
     Returns:
-        rows by class, and means over those of `together` that have them; but precision and recall are of their union.
+        rows by class, and means over those of `together` that have a value; precision and recall are of their union.
     """
     rows = [judge.row(x, classifier) for judge, x in zip(judges, images)]
     pooled: Row = {name: _mean([rows[at][name] for at in together]) for name in STATISTICS}

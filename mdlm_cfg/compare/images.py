@@ -1,8 +1,8 @@
 """How sets of images compare: moments, diversity, nearest neighbours, precision and recall, energy distance.
 
-Pure functions of tensors. Images are integer (n, D) with values 0..top, one more than which is N; top = 1 is black and
-white. The distance between two is the sum over pixels of the squared difference, where 1 is from 0 to top: of black and
-white images the number of pixels in which they differ. Its square root is the Euclidean distance.
+Pure functions of tensors. Images are integer (n, D) with values 0..top = N - 1; top = 1 is black and white. The
+distance between two is the sum over pixels of the squared difference, in units of top: for black and white images the
+number of pixels in which they differ. Its square root is the Euclidean distance.
 """
 
 from __future__ import annotations
@@ -149,10 +149,10 @@ def energy_by_chance(x: Tensor, generator: torch.Generator | None = None) -> flo
     """The chance level of the energy distance between two sets from one distribution: the RMS over random halves.
 
     Args:
-        x: (2n, F), both sets; of more than `MAX_SPLIT` some, since the value falls as 1/n.
+        x: (2n, F), both sets; of more than `MAX_SPLIT` points a subset is used, since the value falls as 1/n.
 
     Returns:
-        of sets of n; 0 for fewer than two points in each.
+        for sets of n; 0 for fewer than two points in each.
     """
     num = len(x) // 2
     kept = x[torch.randperm(len(x), generator=generator)[:MAX_SPLIT]].double()
@@ -182,7 +182,7 @@ def _distance_sums(x: Tensor, y: Tensor) -> Tensor:
 
 
 def class_nelbos(denoiser: Denoiser, x: Tensor, num_draws: int, generator: torch.Generator | None = None) -> Tensor:
-    """The negative ELBO of every image under every class, by masks that all classes share (theory, section 9).
+    """The negative ELBO of every image under every class, with masks that all classes share (theory, section 9).
 
     The masks of the draws of one image are stratified in their number; sharing them leaves the classes'
     differences with little noise.

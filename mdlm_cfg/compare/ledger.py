@@ -1,4 +1,4 @@
-"""The error ledger: a trained sampler's total error taken apart, line by line (theory, section 8).
+"""The error ledger: a trained sampler's total error, decomposed line by line (theory, section 8).
 
 L0 = p(. | z); L1 = the tilted law; L2 = exact conditionals in exact time; L3 = learned conditionals in exact time;
 L2' and L3' = the same under a K-step sampler; L4 = n samples of that sampler. All but L4 are exact laws, so every line
@@ -43,7 +43,7 @@ from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
 
 DRAWN_CELLS = 2**25  # numbers that repeated histograms may hold at a time
-OUTSIDE = 0.01  # of what exact laws predict, beyond the bounds of an interval
+OUTSIDE = 0.01  # probability, under the exact laws, outside a predicted interval
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -124,7 +124,7 @@ class SampledLedger:
     def closes(self) -> bool:
         """Whether the sampled total lies within the interval that the exact lines predict, up to rounding.
 
-        Its ends are totals of draws: of few states many have the same total, which is summed in another order.
+        Its ends are totals of draws: with few states many have the same total, but for the order of summation.
         """
         beyond = self.predicted_total.low - self.tv["total"], self.tv["total"] - self.predicted_total.high
         return max(beyond) < ROUNDING
@@ -136,8 +136,8 @@ class Ledger(SampledLedger):
 
     Attributes:
         shared: what does not depend on the sampler.
-        kl: by line, of the first law to the second in nats: inf where the second lacks support, None where it is of
-            steps that leave probabilities too small for float64.
+        kl: by line, of the first law to the second in nats: inf where the second lacks support, None if it is a
+            law of steps with probabilities too small for float64.
         mean, covariance: by line, the difference relative to the first law of the line.
         noise: TV(L3', L4) with its bootstrap interval.
     """
@@ -191,7 +191,7 @@ def ledger_laws(
     for name, pair in pairs.items():
         try:
             law = terminal_law(MixedDenoiser(*pair, divided), guidance, target_class, policy)
-        except UserError:  # an infinite rate: all else is as in L2 and L3
+        except UserError:  # an infinite rate: all else was accepted for L2 and L3
             alone[name] = None
         else:
             alone[name] = total_variation(laws["L2"], law)
@@ -210,7 +210,7 @@ def ledger_of(
 
     Args:
         generator: draws the samples and the intervals.
-        samples: int64 (n, D) that this sampler drew of the judged denoiser already; None draws `num_samples`.
+        samples: int64 (n, D), already drawn by this sampler from the judged denoiser; None draws `num_samples`.
     """
     s = shared
     laws = dict(shared.laws)

@@ -18,7 +18,7 @@ from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
 EQUAL = 1e-9  # log-ratios of a row that differ by less are equal: they say nothing about a strength
-ROUNDINGS = 8.0  # how many roundings two log-probabilities of class and mixture that are equal may differ by
+ROUNDINGS = 8.0  # roundings by which equal log-probabilities of class and mixture may differ
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class LevelRows:
 
     Attributes:
         log_cond: log p(v | x_S, z), float64 (R, N).
-        log_ratio: log p(v | x_S, z) - log p(v | x_S) less that of the value that the data have most often, 0 where
-            impossible: what the other values add to a slope then keeps its digits, however improbable they are. 0 too
-            where class and mixture differ by the rounding of the denoiser's numbers, which would decide a strength.
+        log_ratio: log p(v | x_S, z) - log p(v | x_S) less that of the most frequent value of the data, 0 where
+            impossible: what the other values add to a slope then keeps its digits, however improbable they are. Also 0
+            where class and mixture differ only by the denoiser's rounding, which would otherwise decide a strength.
         own_log_cond, own_ratio: the expectations of both for the values of the data, (R,).
         weight: (R,), summing to 1 in each level. level: int64 (R,). state: the partial state of each row, int64 (R,).
     """
@@ -100,7 +100,7 @@ def exact_rows(
 
     Args:
         denoiser: whose conditionals they hold; None is the exact one.
-        guided: False leaves the mixture's conditionals out, and log-ratios are 0: every strength is then that of none.
+        guided: False leaves the mixture's conditionals out, and log-ratios are 0: strengths then have no effect.
 
     Raises:
         UserError: a class that does not exist, a class that has probability where the mixture has none, or a w that is
@@ -146,7 +146,7 @@ def sampled_rows(samples: MaskedSamples, target_class: int) -> LevelRows:
 
     def explain(row: int, state: Tensor) -> str:
         return (
-            f"{name_class(target_class)} of the denoiser gives probability 0 to a sample, given its part "
+            f"the denoiser under {name_class(target_class)} gives probability 0 to a sample, given its part "
             f"{name_state(state.tolist(), mask_id)}: give samples that it can produce"
         )
 

@@ -1,7 +1,7 @@
 """Samples masked at every level, the number l of unmasked coordinates, in one pass over them (theory, sections 21, 22).
 
-What is estimated is an expectation for each level l: a uniformly drawn set S of l coordinates is kept, the others are
-masked, and a denoiser is asked for the conditionals of the masked ones.
+An expectation is estimated for each level l: a uniformly drawn set S of l coordinates is kept, the others are masked,
+and a denoiser gives the conditionals of the masked ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mdlm_cfg.support.arguments import Integers, Reals, check_fields
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
-MAX_ROWS = 4096  # partial states that a denoiser is asked for at a time
+MAX_ROWS = 4096  # partial states per call of a denoiser
 LEAST = 2  # partial states of a level: one has no standard error
 MAX_SAMPLES = 1024  # whose influence on every level is held at a time
 
@@ -45,7 +45,7 @@ class MaskedBatch:
 def drawn_levels(num: int, num_dims: int, masks: int, generator: torch.Generator | None = None) -> Tensor:
     """The levels of the masks of every sample, int64 (num, masks), values 0..D-1.
 
-    A sample's levels differ from one another, and every level comes equally often, up to one time.
+    A sample's levels differ from one another, and the counts of all levels differ by at most one.
     """
     device = device_of_generator(generator)
     place = torch.randperm(num, generator=generator, device=device)[:, None] * masks
@@ -82,7 +82,7 @@ class MaskedSamples:
         """Weights of the samples that sum to 1, float64 (n,) on the denoiser's device.
 
         Raises:
-            UserError: samples of another shape or with masks, too few of them, or weights that are not weights.
+            UserError: samples of another shape or with masks, too few of them, or invalid weights.
         """
         _check_samples(self.denoiser, self.x, self.masks)
         return _normalised(self.log_weights, len(self.x), device_of(self.denoiser))

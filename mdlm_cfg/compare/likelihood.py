@@ -26,7 +26,7 @@ from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
 
 NEG_INF = float("-inf")
-MAX_ROWS = 4096  # partial states a denoiser is asked for at a time
+MAX_ROWS = 4096  # partial states per call of a denoiser
 NextOf = Callable[[int, Tensor, Tensor], Tensor]  # (place, tokens, log-probs) -> the coordinate of every row, (B,)
 
 
@@ -100,17 +100,17 @@ def likelihood(
 ) -> Likelihood:
     """Upper bounds on the NLL of samples, from k orders each (theory, section 14).
 
-    A product along an order needs D evaluations of the denoiser: n * k * D rows in all. Orders depend on the rows of x
-    alone: with and without classes they are the same for equal generators.
+    A product along an order needs D evaluations of the denoiser: n * k * D rows in all. Random orders do not
+    depend on classes: with and without them they are the same for equal generators.
 
     Args:
         x: int64 (n, D), at least 2 samples, nothing masked.
         target_class: z of all, or int64 (n,) of each; None is the whole mixture.
         orders: k.
-        policy: whose orders, at w = 0: prod p_theta along an order that it draws has the mean q(x) of its law, and is
-            q(x) itself if the policy is deterministic (arXiv 2603.01367). None is random orders: `uniform`.
+        policy: draws the orders, at w = 0: prod p_theta along an order has the mean q(x), with q the law of the policy,
+            and is q(x) itself if the policy is deterministic (arXiv 2603.01367). None is random orders: `uniform`.
         generator: draws the orders; on the denoiser's device.
-        progress: called with the share done, now and then.
+        progress: called from time to time with the share done.
 
     Raises:
         UserError: samples that hold masks, fewer than two, no orders, a policy or a class that does not exist.
@@ -225,7 +225,7 @@ def nelbo_bound(
 def class_posterior(
     denoiser: Denoiser, state: Integers, class_weights: Reals, generator: torch.Generator | None = None
 ) -> Tensor:
-    """p(z | x_U) of what is known of a partial state, for every class z, float64 (K,): Bayes' rule.
+    """p(z | x_U) given the unmasked part of a state, for every class z, float64 (K,): Bayes' rule.
 
     p(x_U | z) is the product of the conditionals along one random order of U. For exact conditionals every order gives
     the same; for those of a network this is what its conditionals say along that order (theory, section 14).
@@ -260,7 +260,7 @@ class ExactLikelihood:
 
     Attributes:
         nll: of the law of the uniform-order chain, or of the policy given. nelbo: the bound from one uniform order.
-        entropy: of the data: what both are for exact conditionals.
+        entropy: of the data: the value of both for exact conditionals.
     """
 
     nll: float

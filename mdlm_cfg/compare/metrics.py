@@ -1,6 +1,6 @@
 """Distances and moments of laws on {0..N-1}^D, and of samples with their noise floor (theory, section 8).
 
-Laws are float64 tensors (N,)*D, compared on the device where they are, which a number is waited for once;
+Laws are float64 tensors (N,)*D, compared on the device where they are, with one wait for each number;
 intervals are drawn on the CPU. (torchmetrics' TotalVariation is the smoothness of an image, not this distance.)
 """
 
@@ -21,14 +21,14 @@ from mdlm_cfg.support.arguments import Integers, Reals, checked
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
-SQUARED_ROUNDING = 1e-24  # what rounding of 1e-12 makes of a covariance that is 0
-TIED = 1e-3  # nats; classes that close are as probable, to 1 in 4000, and rounding of float32 is less
-CHANCE = 0.05  # that the extremes of several equal sets are said to differ
+SQUARED_ROUNDING = 1e-24  # what a rounding of 1e-12 leaves of a covariance that is 0
+TIED = 1e-3  # nats; closer classes count as equally probable (they are to 1 in 4000): float32 rounds by less
+CHANCE = 0.05  # probability that the extremes of several equal sets are reported to differ
 
 
 @checked
 def total_variation(p: Reals, q: Reals) -> float:
-    """TV(p, q) = 1/2 sum |p - q|, in [0, 1]; NaN where a law holds what is no number."""
+    """TV(p, q) = 1/2 sum |p - q|, in [0, 1]; NaN if a law holds NaN or infinity."""
     _check_same_shape(p, q)
     found = 0.5 * float((p - q.to(p.device)).abs().sum())
     return min(found, 1.0) if found < math.inf else math.nan  # rounding alone may exceed 1
@@ -41,7 +41,7 @@ def kl_divergence(p: Reals, q: Reals) -> float:
     From a law of guidance, which may be too small for float64: `mdlm_cfg.compare.divergence.divergence_from_chain`.
     """
     _check_same_shape(p, q)
-    no_mass = (p <= 0) & ~q.isnan()  # which NaN has: it must not be left out
+    no_mass = (p <= 0) & ~q.isnan()  # NaN must not be left out
     return max(float(torch.where(no_mass, 0.0, p * (p.log() - q.log())).sum()), 0.0)  # rounding alone may be below 0
 
 
@@ -53,8 +53,8 @@ def histogram(x: Integers, num_tokens: int, weights: Reals | None = None) -> Ten
         weights: of the samples, float64 (n,), finite, not negative and not all 0; None is one each.
 
     Raises:
-        UserError: no samples, a value outside 0..N-1, such as the mask: it would be counted as another cell; or other
-            weights.
+        UserError: no samples, a value outside 0..N-1, such as the mask, which would be counted in another cell; or
+            invalid weights.
     """
 
     def explain(row: int, sample: Tensor, weight: Tensor) -> str:
@@ -120,7 +120,7 @@ def expected_sampling_tv(law: Tensor, num_samples: int) -> float:
 def expected_share_tv(shares: Tensor, weights: Tensor, num_samples: int) -> float:
     """E TV of the mean shares of n independent samples to the mean shares q of their law.
 
-    Shares that are 0 or 1 make it `expected_sampling_tv` of q. Others, such as probabilities of hidden components, vary
+    For shares of 0 or 1 it is `expected_sampling_tv` of q. Others, such as probabilities of hidden components, vary
     less: the deviation of each q is that of a count, times the ratio of the two standard deviations.
 
     Args:
@@ -155,13 +155,13 @@ class Estimate:
 def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torch.Generator | None = None) -> Estimate:
     """TV between a law and samples, with the interval of its sampling distribution.
 
-    Resampling n points from n adds a second helping of noise to a TV; the interval is therefore that of the statistic
+    Resampling n points from n adds the noise of a TV a second time; the interval is therefore that of the statistic
     re-centred: value + (resampled - mean of resampled).
     """
     empirical = histogram(x, law.shape[0]).cpu()
     law = law.cpu()
     value = total_variation(law, empirical)
-    # only cells that were seen can be seen again; what all others differ by is constant, which centring takes away
+    # only cells that were seen can be drawn again; the others contribute a constant, which centring removes
     seen = empirical.flatten() > 0
     counts = multinomial_counts(empirical.flatten()[seen], len(x), num_resamples, generator)
     resampled = 0.5 * (counts / len(x) - law.flatten()[seen]).abs().sum(dim=1)
@@ -171,11 +171,11 @@ def sampled_tv(law: Tensor, x: Tensor, num_resamples: int = 200, generator: torc
 
 
 def least_tv(law: Tensor, x: Tensor) -> float:
-    """A low end of the TV between a law and the one that samples follow: in 39 of 40 cases the TV is at least that.
+    """A lower bound on the TV between a law and the one that samples follow, which holds in 39 of 40 cases.
 
-    The TV is the largest q(A) - p(A) of any event A. Each half of the samples chooses an event, the states of which it
-    has more than the law p, and the other half measures it without bias. The standard deviation of the mean of both is
-    at most 1 / sqrt(2n). (The TV of the samples less their noise is no such end: what they leave out has noise, too.)
+    The TV is the largest q(A) - p(A) of any event A. Each half of the samples chooses an event, the states that it has
+    more often than the law p, and the other half measures it without bias. The standard deviation of the mean of both
+    is at most 1 / sqrt(2n). (The TV of the samples less their noise is no such bound, since it is noisy itself.)
     """
     if len(x) < 2:
         return 0.0
@@ -185,11 +185,11 @@ def least_tv(law: Tensor, x: Tensor) -> float:
 
 
 def most_tv(found: Estimate, num_samples: int) -> float:
-    """A high end of the TV between a law and the one that n samples follow, from their `sampled_tv`, at most 1.
+    """An upper bound on the TV between a law and the one that n samples follow, from their `sampled_tv`, at most 1.
 
-    Resampling repeats what was seen: where no sample left the law's most probable states, its interval has no width.
-    This is Wilson's: the error is that of the TV at the end and not of the TV that was seen, z^2 / 2n +
-    sqrt((z^2 / 2n)^2 + (high - value)^2); of k rare events Wilson's interval of a share, 3.84 / n where there are none.
+    Resampling repeats what was seen: if no sample left the law's most probable states, its interval has no width. As in
+    Wilson's interval the error is that of the TV at the bound and not of the TV that was seen, z^2 / 2n +
+    sqrt((z^2 / 2n)^2 + (high - value)^2); for k rare events it is Wilson's interval of a share, 3.84 / n if k = 0.
     """
     least = NormalDist().inv_cdf(0.975) ** 2 / (2 * num_samples)
     return min(1.0, found.value + least + math.hypot(least, found.high - found.value))
@@ -198,7 +198,7 @@ def most_tv(found: Estimate, num_samples: int) -> float:
 def multinomial_counts(p: Tensor, num_trials: int, num_draws: int, generator: torch.Generator | None = None) -> Tensor:
     """Counts of independent multinomials of `num_trials` each, float64 (num_draws, cells).
 
-    Cell by cell as binomials of what is left, so that nothing of the size of the trials is drawn.
+    Cell by cell as binomials of the trials left, so that no array has the size of the trials.
     """
     support = (p > 0).nonzero().squeeze(1)
     q = p[support]
@@ -214,7 +214,7 @@ def multinomial_counts(p: Tensor, num_trials: int, num_draws: int, generator: to
 def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:
     """|a - b| relative to |b|, in the Frobenius and the spectral norm (Euclidean for vectors); 0 where a is b.
 
-    So it is where they differ by rounding, which is all that the covariance of a law of one point has.
+    Also where they differ only by rounding, as covariances of laws of one point do.
     """
     orders: dict[str, Any] = {"euclidean": 2} if a.ndim == 1 else {"frobenius": "fro", "spectral": 2}
     norm = torch.linalg.vector_norm if a.ndim == 1 else torch.linalg.matrix_norm
@@ -228,21 +228,21 @@ def relative_difference(a: Tensor, b: Tensor) -> dict[str, float]:
 def tv_error(num_samples: int) -> float:
     """The most that the standard deviation of a TV of n independent samples to a law can be: 1 / (2 sqrt n).
 
-    One sample changes the TV by at most 1 / n (bounded differences). So it is for the shares of hidden components, of
-    which a sample has probabilities.
+    One sample changes the TV by at most 1 / n (bounded differences). The same holds for shares of hidden components,
+    of which a sample has probabilities.
     """
     return 0.5 / math.sqrt(num_samples)
 
 
 def sure_of(num: int) -> float:
-    """The standard errors by which any two of `num` equal sets differ in 1 of 20 reports at most."""
+    """The number of standard errors by which any two of `num` equal sets differ in at most 1 of 20 reports."""
     return NormalDist().inv_cdf(1 - CHANCE / max(2, num * (num - 1)))
 
 
 def student(sure: float, num: int) -> float:
-    """As many standard errors as are as sure as `sure` known ones, where they are estimated from n values: Student's t.
+    """The number of standard errors, estimated from `num` values, that is as sure as `sure` known ones: Student's t.
 
-    More by 14 times for n = 2, by a half for n = 6, and by a tenth for n = 30, at 2. One value has no error.
+    For 2 known ones it is 14 from 2 values, 2.6 from 6, and 2.1 from 30. One value has no standard error.
     """
     from scipy.stats import t  # takes most of a second to import
 
@@ -253,17 +253,17 @@ def difference_of_shares(a: float, n: int, b: float, m: int) -> tuple[float, flo
     """The difference of two shares, a of n and b of m, and its standard error, for a test whether they differ.
 
     Each with one more success and one more failure (Agresti and Caffo 2000): the error of a share of 0 or 1 would be 0
-    otherwise, and two of three beside none of three a clear difference.
+    otherwise, and two of three against none of three a clear difference.
     """
     shares = [((share * count + 1) / (count + 2), count + 2) for share, count in ((a, n), (b, m))]
     return shares[0][0] - shares[1][0], math.sqrt(sum(share * (1 - share) / count for share, count in shares))
 
 
 def recognised(log_probs: Tensor, classes: Tensor | int) -> Tensor:
-    """Whether the class of each example is its most probable one, float64 (n,); of classes that tie, a lot decides.
+    """Whether the class of each example is its most probable one, float64 (n,); one of k tied classes counts 1 / k.
 
     Args:
-        log_probs: of every class, in nats up to a constant of each example, (n, K). Where all are -inf it is none.
+        log_probs: of every class, in nats up to a constant of each example, (n, K). Where all are -inf none is.
         classes: the class of each example, int64 (n,), or of all.
     """
     most = log_probs.amax(dim=1, keepdim=True)

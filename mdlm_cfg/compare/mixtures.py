@@ -1,8 +1,8 @@
 """The effect of guidance on a Bernoulli mixture, pixel by pixel and component by component.
 
-In two dimensions guidance amplifies what is private to a class and suppresses what it shares with others. Here the
-same is asked in many: of pixels, whose values are private as far as they are likelier in the class than in the whole
-mixture, and of components, which are distinct as far as their images tell the class.
+In two dimensions guidance amplifies what is private to a class and suppresses what it shares with others. Here this is
+examined in many: for pixels, whose values are private as far as they are likelier in the class than in the whole
+mixture, and for components, which are distinct as far as their images identify the class.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PixelPicture:
         change: of P(x_i = v), guided less class, (M,).
         correlation: Pearson's, of the two.
         groups: mean change of private, shared and foreign values.
-        private_error: the standard error of that of private values, by the choice of the samples; NaN of none.
+        private_error: the standard error, over samples, of the mean change of private values; NaN if there are none.
     """
 
     log_ratio: Tensor
@@ -110,7 +110,7 @@ def _private_error(log_ratio: Tensor, samples: Tensor) -> float:
         log_ratio: of both values of the pixels, (K, 2 M).
     """
     inside = log_ratio.unflatten(1, (-1, 2)) > PRIVATE
-    ones = inside[..., 1].double() - inside[..., 0].double()  # that a pixel is 1 adds to 1 and takes from 0
+    ones = inside[..., 1].double() - inside[..., 0].double()  # a pixel of 1 adds to value 1, takes from value 0
     variances = (samples @ ones[..., None]).var(dim=1) / samples.shape[1]
     return float(variances.sum().sqrt() / inside.sum()) if inside.any() else math.nan
 
@@ -122,9 +122,9 @@ def _groups(log_ratio: Tensor) -> dict[str, Tensor]:
 
 
 def component_shares(target: BernoulliMixture, x: Tensor, target_class: int) -> Tensor:
-    """The posterior of a class's components for each image (n, D), and last whether it is of none: float64 (n, C + 1).
+    """The posterior of a class's components for each image (n, D), and last whether it has none: float64 (n, C + 1).
 
-    An image that is impossible under the class is of no component. Rows sum to 1, and so do their means.
+    An image that is impossible under the class has no component. Rows sum to 1, and so do their means.
     """
     posterior = target.component_posterior(x.long(), target_class)
     none = posterior.isnan().any(dim=1, keepdim=True)
@@ -161,8 +161,8 @@ def distinctness(
     """How reliably partial images of each component identify the class: E log p(x | z) / p(x) in nats, float64 (C,).
 
     The mean is over partial images of every size, the number of their pixels uniform on 0..D-1. Where classes hardly
-    overlap, whole images reach the most that there is, log 1 / p(z), for every component, though guidance acts long
-    before an image is whole.
+    overlap, whole images reach the maximum, log 1 / p(z), for every component, though guidance acts long before an
+    image is whole.
 
     Args:
         target: the mixture.
@@ -218,7 +218,7 @@ def _gain_in_errors(target: BernoulliMixture, classes: list[int], samples: Tenso
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's correlation of two vectors; NaN where one does not vary, but for rounding."""
+    """Pearson's correlation of two vectors; NaN where one is constant up to rounding."""
     a = a - a.mean()
     b = b - b.mean()
     if min(float(v.abs().max()) for v in (a, b)) < 10**-DIGITS:

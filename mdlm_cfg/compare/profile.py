@@ -1,4 +1,4 @@
-"""The information profile h(l), and the step sizes that it makes best (theory, section 22).
+"""The information profile h(l), and the best step sizes under it (theory, section 22).
 
     h(l) = the mean over sets S of l coordinates and over i outside S of H(X_i | X_S).
 
@@ -35,7 +35,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.targets.table import TableMixture
 
-ROUNDING = 1e-12  # of a sum, relative to its parts: what mathematics keeps from being below 0 is below it by less
+ROUNDING = 1e-12  # of a sum, relative to its parts: sums that cannot be negative are so by less
 EVEN = 1e-9  # nats, by which the most uneven steps must be cheaper: where h(l) is flat, rounding would choose
 
 
@@ -134,7 +134,7 @@ class InformationProfile:
 
     @checked
     def best(self, steps: int) -> StepPlan:
-        """The cheapest K steps of all, by dynamic programming in O(D^2 K); of those that cost the same the most even.
+        """The cheapest K steps of all, by dynamic programming in O(D^2 K); the most even of those that cost the same.
 
         Args:
             steps: K, 1..D.

@@ -2,7 +2,7 @@
 
 All of it is exact for each sequence in any dimension (theory, section 15); only the sequences themselves are sampled.
 An n-gram is n consecutive values at any position: its law is the mean over all positions. N-grams, diversity and
-nearest sequences need no mixture: examples do.
+nearest sequences need no mixture, only examples.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
 LENGTHS = (1, 2, 3)  # of the n-grams that are counted
-MOST_CELLS = 10**5  # N^n up to which they are
-CELLS = 2**26  # compared at a time
+MOST_CELLS = 10**5  # N^n up to which they are counted
+CELLS = 2**26  # numbers compared at a time
 NEG_INF = float("-inf")
 
 

@@ -1,8 +1,8 @@
 """The error ledger of a slice: a few free coordinates, all others known (theory, sections 8 and 13).
 
-The lines are those of `mdlm_cfg.compare.ledger`. Where the truth is known all of them are there; of a network on data
-that nobody knows exactly, the error of the conditionals is absent, and the total compares the samples with the
-network's own law.
+The lines are those of `mdlm_cfg.compare.ledger`. Where the exact distribution is known all of them are present; for a
+network on data of unknown distribution the error of the conditionals is absent, and the total compares the samples with
+the network's own law.
 """
 
 from __future__ import annotations
