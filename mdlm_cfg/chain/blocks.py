@@ -37,7 +37,7 @@ class BlockedLattice:
     """The partial states of N values in D coordinates, as rows and columns.
 
     Attributes:
-        num_tokens: N. num_dims: D. device: of all matrices made here.
+        num_tokens: N. num_dims: D. device: where all matrices are made.
     """
 
     num_tokens: int

@@ -108,7 +108,7 @@ class PerCount:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The calibrated strengths towards the tilted distribution of strength w, of one denoiser and one class.
+    """Strengths calibrated towards the tilted distribution of strength w, for one denoiser and one class.
 
     Args:
         w: strength of the tilted distribution; 0 is the class itself.

@@ -120,7 +120,7 @@ class TimeStep(Step):
         """The probabilities of a user-defined jump rule; at u = 1 those just below 1 become 1, so that no mask is left.
 
         Raises:
-            UserError: a value that is not a probability, which a law would use all the same.
+            UserError: a value that is not a probability, which a law would use unnoticed.
         """
 
         def explain(row: int, z: Tensor, found: Tensor) -> str:

@@ -130,7 +130,7 @@ class BestSchedule:
 
     Attributes:
         strengths: w_0, ..., w_{D-1}.
-        kind, policy: of the chain that they are for.
+        kind, policy: those of the chain that they were found for.
         value: the objective there. constant_value: the objective of the constant w.
         law: the terminal law there, float64 (N,)*D.
     """

@@ -22,7 +22,7 @@ class ConditionalsError:
     """The error of a denoiser's conditionals, in nats per image or sequence, with standard errors over these.
 
     Attributes:
-        nelbo: of the denoiser; exact_nelbo: of the exact one, by the same masks.
+        nelbo: the denoiser's; exact_nelbo: that of the exact one, with the same masks.
         conditionals_error: nelbo - exact_nelbo, with its standard error: most noise is common to both and cancels.
         conditionals_kl: the same expectation with less noise, the cross entropy replaced by the KL divergence from the
             exact conditionals; never negative.

@@ -106,7 +106,7 @@ class SampledLedger:
     """The ledger of one class, guidance and sampler.
 
     Attributes:
-        sampler, num_samples: what was run.
+        sampler, num_samples: the sampler that was run, and the number of its samples.
         laws: L0, L1, L2, L3, L2', L3', L4 by name, float64 (N,)*D, where they are known; no L1 for a schedule.
         tv: by line (`LINES`), where it has both laws.
         expected_noise: the expectation of TV(L3', L4).

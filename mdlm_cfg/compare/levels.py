@@ -58,7 +58,7 @@ class MaskedSamples:
 
     Attributes:
         x: int64 (n, D). log_weights: (n,), up to a constant; None is equal weights.
-        generator: of levels and masks.
+        generator: draws levels and masks.
         masks: how many partial states are made of each sample, 1..D, each with another number of unmasked coordinates.
     """
 

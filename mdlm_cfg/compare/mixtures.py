@@ -32,7 +32,7 @@ class PixelPicture:
     Attributes:
         log_ratio: log p(x_i = v | z) / p(x_i = v) in nats, of M pairs (i, v), (M,).
         change: of P(x_i = v), guided less class, (M,).
-        correlation: Pearson's, of the two.
+        correlation: Pearson's correlation of the two.
         groups: mean change of private, shared and foreign values.
         private_error: the standard error, over samples, of the mean change of private values; NaN if there are none.
     """
@@ -50,7 +50,7 @@ class ComponentPicture:
 
     Attributes:
         log_gain: log usage / weight, smoothed by half a sample, (classes, C).
-        rank_correlation: Spearman's, of log-gain and distinctness, both centred in each class.
+        rank_correlation: Spearman's correlation of log-gain and distinctness, both centred in each class.
         gain_in_errors: the sum over components of usage / weight times the centred ranks of distinctness, over its
             standard error by the choice of the samples; 0 on average where usage is the weight.
         in_use: how many components are in use, averaged over classes.
@@ -185,7 +185,7 @@ def component_picture(
 
     Args:
         target: the mixture.
-        classes: of the rows below.
+        classes: those of the rows below.
         samples: guided, (len(classes), n, D).
         distinct: their `distinctness`, (len(classes), C).
     """

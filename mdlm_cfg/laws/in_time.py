@@ -124,7 +124,7 @@ def _laws_between(levels: Sequence[LevelRates], lattice: Lattice, nodes: Tensor,
     found = []
     for level, rates in enumerate(levels):
         holding = holding_times(rates.log_exit, nodes)
-        scale = 1 + size * holding  # squares of what is not scaled would overflow
+        scale = 1 + size * holding  # unscaled squares would overflow
         # flow / (1 + s / Lambda), whose real and imaginary parts are a and b
         a = (1 + real * holding) / scale
         b = imag * holding / scale

@@ -44,7 +44,7 @@ class LevelRates:
     Attributes:
         edges: one tensor (C(D, l+1), N^j, N, N^(l-j)) for every position j that the new coordinate can take among the
             unmasked ones (see `Lattice.split`): log rho_i(v | x_U) up to a constant of the state x_U.
-        log_jump: what to add to an edge of state x_U and coordinate i for the log-probability that it is the next jump,
+        log_jump: added to an edge of state x_U and coordinate i, gives the log-probability that it is the next jump,
             (C(D, l), D - l, N^l), or with an axis of length 1 where it is the same for all coordinates.
         log_exit: log Lambda, (C(D, l), N^l); -inf where nothing can leave (states never visited).
         refused: the states without rates; a flow that arrives there is refused. None if there are none.

@@ -89,8 +89,8 @@ class AcceptedFills:
         axes: the order of the D axes in which slices come first. order: int64 (slices, paths), by rising W.
         log_weight: ln of W over the slice's largest W, sorted: under strong guidance W spans more than float64 does.
         orders, fills: as in `Paths`, (slices, paths), sorted.
-        place: which of the slice's states a sorted path belongs to, int64.
-        shape: of the law with those axes.
+        place: the index, in its slice, of the state of each sorted path, int64.
+        shape: the shape of the law with those axes.
     """
 
     axes: tuple[int, ...]

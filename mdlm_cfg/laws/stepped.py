@@ -130,7 +130,7 @@ class FrozenChain:
     """A guided chain's rates at every partial state: all that the steps of any sampler need.
 
     Attributes:
-        num_tokens: N. num_dims: D. guidance: whose rates. rates: of every set of unmasked coordinates.
+        num_tokens: N. num_dims: D. guidance: whose rates these are. rates: for every set of unmasked coordinates.
     """
 
     num_tokens: int

@@ -55,8 +55,8 @@ def log_survival(lattice: Lattice, rates: Sequence[LevelRates], log_slowest: flo
     """ln P(some coordinate is still masked at tau), float64 (T,), at most 0.
 
     Args:
-        lattice: of the partial states.
-        rates: of levels 0, ..., D - 1.
+        lattice: the lattice of the partial states.
+        rates: the rates of levels 0, ..., D - 1.
         log_slowest: log of the smallest exit rate of the states that are visited.
         taus: clock times > 0, float64 (T,).
     """

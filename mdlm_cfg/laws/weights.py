@@ -74,7 +74,7 @@ def tilted_weights(
     if log_moments[0] == -math.inf:
         raise UserError(
             f"w = {guidance.label} under {name_class(target_class)} leaves no finished state that the chain can reach, "
-            "so its weights have no law: guide towards what the conditionals allow together"
+            "so its weights have no law: guide towards states that all conditionals allow"
         )
     return TiltedWeights(law, *log_moments)
 

@@ -31,7 +31,7 @@ def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tens
 
     Args:
         matrices: (M, rows, columns), of one shape.
-        dtype: of the iteration.
+        dtype: the precision of the iteration.
 
     Returns:
         (M, rows, columns) in `dtype`; singular values of more than 1/1000 of the norm end between about 0.5 and 1.2.

@@ -221,7 +221,7 @@ def check_network(net: object, name: str) -> None:
 
     Args:
         net: is called on the all-masked state under every label, as `NetDenoiser` calls it.
-        name: of it, for messages.
+        name: its name in messages.
     """
     if not isinstance(net, nn.Module):
         raise UserError(f"{name} makes a {type(net).__name__}: a network must be a torch.nn.Module")

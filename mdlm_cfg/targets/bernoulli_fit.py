@@ -29,7 +29,7 @@ def fit_em(
     Args:
         images: (n, D), or any shape from which n comes first; values 0 and 1.
         labels: int64 (n,), classes from 0; every class needs an image.
-        num_components: C, per class; iterations: of every class.
+        num_components: C, per class; iterations: their number for every class.
         smoothing: s > 0; 0.1 did best on held-out MNIST for 10 to 50 components, and 1 cost 0.6 to 4 nats.
         on_iteration: called with (class, iteration, penalised log-likelihood in nats), which never falls.
 

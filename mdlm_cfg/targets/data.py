@@ -22,13 +22,13 @@ class Data(Protocol):
     """Data that are ready to be studied. `mdlm_cfg.training.data` has those that networks are trained on.
 
     Attributes:
-        name: for people.
+        name: the name in reports.
         num_tokens: N values of a coordinate.
         num_classes: K.
-        grid_shape: of the coordinates; its product is D.
+        grid_shape: the shape of the grid of coordinates; its product is D.
         target: the distribution that they are drawn from, where it is known exactly; else None.
         class_names: K of them, or None. value_names: N of them, or None.
-        example_kind: what the training examples are: "images" or "tokens"; None where there are none, because every
+        example_kind: the kind of training examples, "images" or "tokens"; None where there are none, because every
             batch is drawn from the target.
     """
 
@@ -80,8 +80,8 @@ class KnownData:
 
     Attributes:
         target: the distribution.
-        name: for people.
-        grid_shape: of the coordinates; default (D,).
+        name: the name in reports.
+        grid_shape: the shape of the grid of coordinates; default (D,).
         num_test: number of test examples, which are the same in every process.
     """
 
@@ -126,8 +126,8 @@ class UnknownData:
     """Data of which only the space of their denoiser is known.
 
     Attributes:
-        name: for people.
-        num_tokens: N. num_classes: K. grid_shape: of the coordinates.
+        name: the name in reports.
+        num_tokens: N. num_classes: K. grid_shape: the shape of the grid of coordinates.
         class_names: K of them, or None. value_names: N of them, or None.
     """
 

@@ -38,7 +38,7 @@ class HiddenMarkovMixture:
             Kept as float64; rows sum to 1.
         class_weights: a, (K,), summing to 1.
         num_dims: D, the length of a sequence.
-        class_names: K of them, for people; value_names: N of them.
+        class_names: K names for reports; value_names: N names.
 
     Raises:
         UserError: wrong shapes, numbers that are no probabilities, sums that are not 1, or names too few or many.

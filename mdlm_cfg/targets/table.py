@@ -31,7 +31,7 @@ class TableMixture:
     Args:
         class_pmfs: (K, N, ..., N), non-negative, each class summing to 1; kept as float64 and normalised exactly.
         class_weights: (K,), non-negative, summing to 1.
-        class_names: K of them, for people; value_names: N of them, the same on every axis.
+        class_names: K names for reports; value_names: N names, the same on every axis.
 
     Raises:
         UserError: wrong shapes, negative or non-finite entries, sums that are not 1, or names too few or many.
@@ -235,7 +235,7 @@ def _ratio(cond: Tensor, uncond: Tensor, has_zeros: bool, out: Tensor | None = N
 
 
 def _raise(values: Tensor, power: float) -> Tensor:
-    """values^power in place, of positive numbers whose result float64 holds.
+    """values^power in place, for positive numbers whose power fits in float64.
 
     Whole powers by squaring: a logarithm and an exponential take twenty times as long as a product. Powers of 2 take a
     third of the time of powers of e.
@@ -309,7 +309,7 @@ class TableDenoiser:
         return torch.where(own.isnan(), self._of_label(tokens, self.num_classes), own)
 
     def _lookup(self, tokens: Tensor, k: int) -> Tensor:
-        """log p(x_U, x_i = v | k) - log p(x_U | k), (B, D, N); NaN where p(x_U | k) = 0; unmasked rows mean nothing."""
+        """log p(x_U, x_i = v | k) - log p(x_U | k), (B, D, N); NaN where p(x_U | k) = 0; arbitrary for unmasked i."""
         if k not in self._dense:
             pmf = self.target.class_pmf(None if k == self.num_classes else k)
             self._dense[k] = self.lattice.to_dense(self.lattice.marginals(pmf)).log().flatten()
