@@ -1,1 +1,1 @@
-"""What all packages share: errors, seeds, progress, memory, files written whole, the configuration's schema."""
+"""What all packages share: errors, seeds, progress, memory, atomic files, the configuration's schema."""

@@ -1,4 +1,4 @@
-"""Parameters and annotations of functions and classes, of which a type checker alone may know some names."""
+"""Parameters and annotations of functions and classes; some names in them may be known only to a type checker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 UNIONS = (typing.Union, types.UnionType)
 LISTS = (list, tuple, Sequence, Collection)
-WORDS: Mapping[Any, tuple[str, str]] = {  # one, several
+WORDS: Mapping[Any, tuple[str, str]] = {  # singular, plural
     Any: ("a value", "values"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -23,7 +23,7 @@ WORDS: Mapping[Any, tuple[str, str]] = {  # one, several
     Path: ("a path", "paths"),
     Callable: ("a function", "functions"),
 }
-SUCH_AS = {  # how to make one
+SUCH_AS = {  # examples of objects
     "Guidance": "Guidance(2.0)",
     "Sampler": "Sampler('event_leaping', steps=16)",
     "Correction": "Correction(size=1, moves=10)",
@@ -34,7 +34,7 @@ SUCH_AS = {  # how to make one
 
 OF_SIGNATURE: dict[str, Any] = {}
 OF_ANNOTATIONS: dict[str, Any] = {}
-if sys.version_info >= (3, 14):  # annotations are evaluated when they are asked for, which may fail
+if sys.version_info >= (3, 14):  # annotations are evaluated lazily, which may fail
     from annotationlib import Format
 
     OF_SIGNATURE = {"annotation_format": Format.FORWARDREF}
@@ -42,7 +42,7 @@ if sys.version_info >= (3, 14):  # annotations are evaluated when they are asked
 
 
 def parameters_of(thing: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of what can be called: any, where it is written in C and does not say which; none of others."""
+    """The parameters of a callable: anything if it is written in C without a signature; none if it is not callable."""
     try:
         return inspect.signature(thing, **OF_SIGNATURE).parameters if callable(thing) else {}
     except (TypeError, ValueError):
@@ -50,27 +50,27 @@ def parameters_of(thing: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def needs_alone(thing: Any, names: tuple[str, ...]) -> bool:
-    """Whether something is a function, or an object that is called like one, and needs these arguments alone."""
+    """Whether something is a function, or a callable object, that requires only these arguments."""
     required = [name for name, one in parameters_of(thing).items() if one.default is inspect.Parameter.empty]
     return not inspect.isclass(thing) and tuple(required) == names
 
 
 def annotations_of(source: Any) -> Mapping[str, Any]:
-    """The annotations of a function or class itself; texts and forward references are as they are."""
+    """The annotations of a function or class itself; strings and forward references stay as they are."""
     return inspect.get_annotations(source, **OF_ANNOTATIONS)
 
 
 def is_list(hint: Any) -> bool:
-    """Whether a type is that of a list: its elements, of any number, are all of one type."""
+    """Whether a type is a list of any length whose elements all have one type."""
     kind = typing.get_origin(hint) or hint
     return kind in LISTS and (kind is not tuple or hint is tuple or ... in typing.get_args(hint))
 
 
 def in_words(hint: Any, several: bool = False, python: bool = False) -> str:
-    """What values a type has, such as "a list of whole numbers, or null"; several of them: "whole numbers".
+    """The values of a type in words, such as "a list of whole numbers, or null"; in the plural "whole numbers".
 
     Args:
-        python: said of an argument in Python, and not of a setting.
+        python: whether it is an argument in Python rather than a setting.
     """
     kind = typing.get_origin(hint) or hint
     parts = typing.get_args(hint)

@@ -20,26 +20,26 @@ from mdlm_cfg.support.numeric import is_number, is_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# what an annotation says of a tensor: integers of any width become int64, and integers float64 where reals are taken
+# annotations of tensors: integers of any width become int64, and float64 where reals are expected
 Integers = Annotated[Tensor, "a tensor of whole numbers"]
 Reals = Annotated[Tensor, "a tensor of numbers"]
 INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-PLAIN = (int, float, bool, str, type(None), Literal, *UNIONS, *LISTS)  # what a setting may be told to be
+PLAIN = (int, float, bool, str, type(None), Literal, *UNIONS, *LISTS)  # types that a setting may be declared with
 
 
 class Unfit(Exception):
-    """An argument is not of a kind."""
+    """An argument does not fit its annotation."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A function whose arguments are checked when it is called; arrays and lists become tensors where it takes those.
+    """A function that checks its arguments at each call; arrays and lists become tensors where it takes tensors.
 
     Raises:
-        UserError: an argument that is not of the kind that its annotation says, before anything is computed.
+        UserError: an argument that does not fit its annotation, before anything is computed.
     """
     parameters = signature(function).parameters
     names = [name for name, one in parameters.items() if one.kind is not Parameter.VAR_POSITIONAL]
-    places = names if len(names) == len(parameters) else []  # what is given by place may be of the variable ones
+    places = names if len(names) == len(parameters) else []  # positional arguments may belong to *args
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
@@ -55,7 +55,7 @@ def check_fields(instance: Any, *names: str) -> None:
     """`checked` for fields of a frozen dataclass, in its __post_init__.
 
     Raises:
-        UserError: a field that is not of the kind that its annotation says.
+        UserError: a field that does not fit its annotation.
     """
     hints = _hints_of(instance.__class__)
     for name in names:
@@ -63,7 +63,7 @@ def check_fields(instance: Any, *names: str) -> None:
 
 
 def check_setting(name: str, value: Any, hint: Any) -> None:
-    """Raise UserError for a setting that an annotation does not allow; any value passes where no setting can say it."""
+    """Raise UserError for a setting that its annotation does not allow; other types accept any."""
     _fitted({name: hint}, name, value, plain=True)
 
 
@@ -84,13 +84,13 @@ def _hints_of(function: Any) -> dict[str, Any]:
 
 
 def _fit(value: Any, hint: Any, plain: bool = False) -> Any:
-    """An argument as the function takes it.
+    """An argument converted for the function.
 
     Args:
-        plain: of a setting, see `check_setting`.
+        plain: whether it is a setting, see `check_setting`.
 
     Raises:
-        Unfit: it is not of the kind that the annotation says.
+        Unfit: it does not fit the annotation.
     """
     kind = get_origin(hint) or hint
     parts = get_args(hint)
@@ -118,9 +118,9 @@ def _fit(value: Any, hint: Any, plain: bool = False) -> Any:
 
 
 def _alternative(value: Any, hints: Sequence[Any], plain: bool) -> Any:
-    """An argument as the first of several kinds that it is of.
+    """An argument as the first of several types that it fits.
 
-    Tried last are tensors, since some kinds refuse in words of their own. A list may be another kind, and is no tensor.
+    Tensors are tried last, since some types have their own messages. A list may fit another type, and is no tensor.
     """
     for hint in sorted(hints, key=lambda hint: hint in CHECKS and hint not in (int, float)):
         if hint is Tensor and not plain and not isinstance(value, Tensor | np.ndarray):
@@ -145,7 +145,7 @@ def _elements(value: Any, kind: Any) -> Any:
 
 
 def _is_one_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type; of a type variable, or a protocol that only a type checker can ask for, all are."""
+    """Whether a value has a type; always true for a type variable, or a protocol that cannot be checked at run time."""
     try:
         return isinstance(value, {bool: bool | np.bool_, Path: os.PathLike}.get(kind, kind))
     except TypeError:
@@ -169,7 +169,7 @@ def _tensor(value: Any) -> Tensor:
         return value
     if isinstance(value, np.ndarray | list | tuple):
         try:
-            return torch.as_tensor(np.asarray(value))  # of a list of Python's floats in float64
+            return torch.as_tensor(np.asarray(value))  # a list of Python floats becomes float64
         except (TypeError, ValueError, RuntimeError):
             pass
     raise Unfit

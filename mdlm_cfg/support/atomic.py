@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and files of settings that anybody may have changed."""
+"""Files that are written completely or not at all, and settings files that anybody may have changed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any, BinaryIO
 import psutil
 import yaml
 
-PART = ".mdlm_cfg.part"  # the end of the name of a file that is not written yet
-HOST = sha256(socket.gethostname().encode()).hexdigest()[:8]  # numbers of processes are those of one machine
-_AT_HAND: set[str] = set()  # the names of those that this process writes now, in any of its threads
+PART = ".mdlm_cfg.part"  # suffix of a file that is still being written
+HOST = sha256(socket.gethostname().encode()).hexdigest()[:8]  # process ids are unique only on one machine
+_AT_HAND: set[str] = set()  # names that this process is writing now, in any thread
 
 
 def part_name(name: str, process: int, host: str = HOST) -> str:
-    """The hidden name of a file or a folder that a process writes; another one at every call."""
+    """The hidden name of a file or a folder that a process is writing; different at every call."""
     return f".{name}.{token_hex(4)}.{host}.{process}{PART}"
 
 
 @contextmanager
 def _part_of(path: Path) -> Iterator[Path]:
-    """A hidden name beside a path, of this writer alone: threads share the process's number, and containers may."""
+    """A hidden name beside a path, unique to this writer: threads share a process id, and so may containers."""
     part = path.with_name(part_name(path.name, os.getpid()))
     _AT_HAND.add(part.name)
     try:
@@ -40,12 +40,12 @@ def _part_of(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that takes its name only once it is complete and on the disk; an old one survives any failure.
+    """A binary file that gets its name only once it is complete and on disk; an old file survives any failure.
 
-    A process that is killed while it writes leaves a hidden file (`part_name`, `remove_parts`).
+    A process that is killed while writing leaves a hidden file (`part_name`, `remove_parts`).
 
     Raises:
-        OSError: with the name of the file; its folder must be there, since one that has gone is news.
+        OSError: with the name of the file; also if its folder no longer exists.
     """
     path = Path(path)
     with naming(path), _part_of(path) as part:
@@ -53,16 +53,16 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             with part.open("wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())  # a name on the disk before its content would be worse than none
+                os.fsync(file.fileno())  # a name on disk without its content would be worse than no file
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    r"""Write text as `atomic_write` writes bytes, in UTF-8; what a path or a name has that is none is escaped: \udce9.
+    r"""Write text as `atomic_write` writes bytes, in UTF-8; bytes of a name that are not UTF-8 are escaped: \udce9.
 
-    A file system may have names of any bytes, which Python reads as such letters.
+    A file system may have names of any bytes, which Python reads as such characters.
     """
     with atomic_write(path) as file:
         file.write(text.encode(errors="backslashreplace"))
@@ -71,12 +71,12 @@ def write_text(path: str | Path, text: str) -> Path:
 
 @contextmanager
 def part_folder(folder: Path, name: str) -> Iterator[Path]:
-    """A hidden folder in `folder` for files that take their places together; it is removed with what is left in it.
+    """A hidden folder in `folder` for files that are moved out together; it is removed with anything left in it.
 
     A process that is killed leaves it behind (`remove_parts`).
 
     Raises:
-        OSError: with the name that the file would have had in `folder`.
+        OSError: with the name that the file would have in `folder`.
     """
     with _part_of(folder / name) as part:
         part.mkdir()
@@ -87,13 +87,13 @@ def part_folder(folder: Path, name: str) -> Iterator[Path]:
                 error.filename = str(error.filename).replace(str(part), str(folder))
             raise
         finally:
-            shutil.rmtree(part, ignore_errors=True)  # or its error would hide the one inside
+            shutil.rmtree(part, ignore_errors=True)  # its error would hide the one raised inside
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes of this machine left half written in a folder: nothing that others write or wrote.
+    """Remove unfinished files that killed processes of this machine left in a folder, and nothing else.
 
-    Whether a process of another machine, which shares the folder, still writes cannot be told: its parts stay.
+    It is unknown whether a process of another machine that shares the folder is still writing: its parts stay.
     """
     ours = re.compile(rf"\..+\.[0-9a-f]{{8}}\.{HOST}\.(\d+){re.escape(PART)}")
     for part in folder.glob(f".*{PART}"):
@@ -109,7 +109,7 @@ def remove_parts(folder: Path) -> None:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Names the file in errors of the disk: a write that finds it full does not say where."""
+    """Add the file's name to disk errors: a write to a full disk does not report it."""
     try:
         yield
     except OSError as error:
@@ -118,8 +118,8 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a file of JSON or YAML; an empty one where there is no such file, or it holds anything else."""
-    if not path.is_file():  # a pipe would be waited for
+    """The mapping in a JSON or YAML file; empty if there is no such file, or it holds anything else."""
+    if not path.is_file():  # reading a pipe would block
         return {}
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Values: objects that are equal by their type and fields, and text that says which value an object is."""
+"""Values: objects that are equal by type and fields, and text that identifies an object's value."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mdlm_cfg.support.errors import UserError
 
 PLAIN = (bool, int, str, bytes, complex, type(None), type(...), torch.dtype, torch.device)  # whose repr is the value
 CONTAINERS = (int, float, complex, str, bytes, list, tuple, dict, set, frozenset)  # a subclass holds more than fields
-OF_MODULES = frozenset(vars(torch.nn.Module()))  # attributes of every module, which are no setting of one
+OF_MODULES = frozenset(vars(torch.nn.Module()))  # attributes of every module, which are not settings
 
 
 class ByValue:
     """Equality and hash by type and fields: an object never equals a string, nor an object of a subclass."""
 
     def __init_subclass__(cls) -> None:
-        """Each class holds both itself, so that a dataclass does not replace them: == of tensors is no bool."""
+        """Define both in each class, so that a dataclass does not replace them: == of tensors is not a bool."""
         super().__init_subclass__()
         for name in ("__eq__", "__hash__"):
             if name not in vars(cls):
@@ -47,13 +47,13 @@ class ByValue:
 
 
 def fields_in_words(value: object) -> str:
-    """The fields of an object after its name, as in "(a=0.5,c=3)"; empty where it has none."""
+    """The fields of an object as text to follow its name, as in "(a=0.5,c=3)"; empty if it has none."""
     found = _fields(value)
     return f"({_listed(found)})" if found else ""
 
 
 def exact_number(value: float) -> str:
-    """A number in the fewest digits that are exactly it: "2", "0.5", "1.0000001"; "2" of 2.0 too."""
+    """A number in the fewest digits that represent it exactly: "2", "0.5", "1.0000001"; 2.0 is also "2"."""
     if isinstance(value, int):
         return str(value)
     short = f"{value + 0.0:g}"  # 0 of -0
@@ -61,17 +61,17 @@ def exact_number(value: float) -> str:
 
 
 def value_key(value: object) -> str:
-    """Text that is the same for the same value in every process, another for another value, and holds no address.
+    """Text that is equal for equal values in every process, different for different values, and holds no address.
 
-    A seed, a cache key or a file name that depends on an object depends on this text of it. Lists and tuples are the
-    same, and so are whole numbers of any type.
+    A seed, a cache key or a file name that depends on an object depends on it through this text. Lists and tuples count
+    as the same, and so do whole numbers of any type.
 
     Args:
-        value: plain values, tensors, arrays, functions (by their name, their code and what they hold), and objects (by
-            their type's name and their fields, or by what `pickle` would keep of those without fields).
+        value: plain values, tensors, arrays, functions (by their name, code and closure), and objects (by their type's
+            name and their fields, or by their `pickle` state if they have no fields).
 
     Raises:
-        UserError: something that `pickle` cannot keep, such as an open file: nothing says which value it is.
+        UserError: something that `pickle` cannot store, such as an open file: its value cannot be identified.
     """
     return _key(value, ())
 
@@ -80,7 +80,7 @@ def _key(value: Any, within: tuple[int, ...]) -> str:
     """See `value_key`.
 
     Args:
-        within: the ids of the objects that hold this one, from the outermost: one that holds itself is such a place.
+        within: the ids of the objects that contain this one, from the outermost; one inside itself becomes its place.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -119,14 +119,14 @@ def _key(value: Any, within: tuple[int, ...]) -> str:
 
 
 def _key_of_object(value: Any, within: tuple[int, ...]) -> str:
-    """See `value_key`: an object by its fields, or by what pickle keeps of it where those do not say all."""
+    """See `value_key`: an object by its fields, or by its pickle state where the fields are incomplete."""
     kind = type(value)
     named = _parts_of(value) if isinstance(value, torch.nn.Module) else _fields(value)
     reduces = (kind.__reduce_ex__, kind.__reduce__) != (object.__reduce_ex__, object.__reduce__)
     if named and not (reduces or kind in copyreg.dispatch_table or isinstance(value, CONTAINERS)):
         return f"{_qualified(kind)}({_listed(named, within)})"
     if isinstance(value, np.ndarray):
-        value = value.copy(order="C")  # pickle keeps the order in memory too
+        value = value.copy(order="C")  # pickle also stores the memory order
     try:
         kept = copyreg.dispatch_table[kind](value) if kind in copyreg.dispatch_table else value.__reduce_ex__(2)
     except TypeError as error:
@@ -141,13 +141,13 @@ def _key_of_object(value: Any, within: tuple[int, ...]) -> str:
 
 
 def _digest_of(code: CodeType) -> str:
-    """A digest of what a function does: its instructions, its constants, and the names that it looks up."""
+    """A digest of a function's code: its instructions, its constants, and the names that it looks up."""
     constants = [_digest_of(one) if isinstance(one, CodeType) else _key(one, ()) for one in code.co_consts]
     return hashlib.sha256(repr((code.co_code, constants, code.co_names, code.co_varnames)).encode()).hexdigest()
 
 
 def _listed(named: Mapping[Any, Any], within: tuple[int, ...] = ()) -> str:
-    """The parts of something by name; names that are no names of fields are values themselves."""
+    """Named parts as text; keys that are not field names are treated as values."""
     names = [name if isinstance(name, str) and name.isidentifier() else _key(name, within) for name in named]
     return ",".join(f"{name}={_key(value, within)}" for name, value in zip(names, named.values()))
 
@@ -157,12 +157,12 @@ def _qualified(thing: Any) -> str:
 
 
 def _comparable(value: object) -> dict[str, Any]:
-    """The fields, with text for tensors, whose == is no bool."""
+    """The fields, with text for tensors, whose == is not a bool."""
     return {name: value_key(part) if isinstance(part, Tensor) else part for name, part in _fields(value).items()}
 
 
 def _fields(value: object) -> dict[str, Any]:
-    """The fields of a dataclass, the slots and the attributes of any object; what is cached of them is not one."""
+    """The fields of a dataclass, or the slots and attributes of any object; cached properties are left out."""
     cls = type(value)
     named = {field.name: getattr(value, field.name) for field in fields(value)} if is_dataclass(value) else {}
     state = object.__getstate__(value)  # the attributes, or these and the slots
@@ -172,7 +172,7 @@ def _fields(value: object) -> dict[str, Any]:
 
 
 def _parts_of(module: torch.nn.Module) -> dict[str, Any]:
-    """Everything that a module answers by: the parameters, the buffers, and the attributes of each of its parts."""
+    """Everything that decides a module's output: parameters, buffers, and the attributes of each submodule."""
     parts: dict[str, Any] = dict(module.named_parameters()) | dict(module.named_buffers())
     for name, one in module.named_modules():
         own = {key: value for key, value in vars(one).items() if key not in OF_MODULES}

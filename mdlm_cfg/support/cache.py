@@ -13,8 +13,8 @@ from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import Damaged, Unreadable, load, store
 from mdlm_cfg.support.instantiate import changed_code, code_of_the_user
 
-DIGITS = 24  # of the hexadecimal hash that a file is named by
-SUFFIX = ".mdlm_cfg.tensor"  # after it: the name of a file that nobody else has made
+DIGITS = 24  # of the hexadecimal hash in a file's name
+SUFFIX = ".mdlm_cfg.tensor"  # after the hash: marks a file as ours
 Made = TypeVar("Made")  # tensors and plain values: tuples, lists and dictionaries of them
 
 
@@ -31,17 +31,17 @@ class AnyCache(Protocol):
 
 
 def no_cache(key: object, make: Callable[[], Made]) -> Made:
-    """The value, always made anew."""
+    """The value, always computed again."""
     return make()
 
 
 class Cache:
-    """Stores tensors and plain values in a folder of its own, each whole or not at all, until `clear`.
+    """Stores tensors and plain values in a folder of its own, each complete or not at all, until `clear`.
 
-    A value that was made with other code of the user's is made again.
+    A value is made again if the user's own code has changed since.
 
     Args:
-        folder: made when the first value is stored.
+        folder: created when the first value is stored.
         about: plain values that all of them depend on: the weights, the data, the version.
     """
 
@@ -79,7 +79,7 @@ class Cache:
         self._leave_no_empty_folder()
 
     def _leave_no_empty_folder(self) -> None:
-        with suppress(OSError):  # it is not empty, not there, or a link
+        with suppress(OSError):  # it is not empty, is missing, or is a link
             self.folder.rmdir()
 
     def _files(self) -> list[Path]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-LONGEST = 80  # letters of a value in a message
-MOST = 500  # letters of what other code says
+LONGEST = 80  # characters of a value in a message
+MOST = 500  # characters of other code's messages
 
 
 class UserError(ValueError):
@@ -28,7 +28,7 @@ def not_ours(path: Path) -> UserError:
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an error; that of a class of the user's own may itself fail."""
+    """The text of an error; empty if a user's own class fails to give one."""
     try:
         return str(error)
     except Exception:
@@ -42,12 +42,12 @@ def on_one_line(text: str) -> str:
 
 
 def said_by(error: BaseException) -> str:
-    """The type of an error of other code and its text, on one line; a long one is cut."""
+    """The type and the text of an error of other code, on one line; a long text is cut."""
     return f"{type(error).__name__}: {cut(on_one_line(text_of(error)), MOST)}"
 
 
 def cut(text: str, most: int) -> str:
-    """A text of at most so many letters; of a longer one the beginning, and "..."."""
+    """A text of at most `most` characters; a longer one ends in "..."."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -70,7 +70,7 @@ def one_of(what: str, value: Any, options: Iterable[str]) -> str:
     """A name that must be one of several.
 
     Args:
-        what: it is, for the message.
+        what: what it names, for the message.
 
     Raises:
         UserError: any other value.

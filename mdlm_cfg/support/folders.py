@@ -1,4 +1,4 @@
-"""Folders that `ls` explains, and a record of what a command has made, so that it can remove that and nothing else."""
+"""Folders with telling names, and a record of what a command has made, so that it can remove that and nothing else."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ MOST_OF_ONE = 24  # of one value in it
 class Made:
     """The folders and files that one command has made, recorded one by one as it makes them.
 
-    A command that is refused removes exactly these, and files that it has written anew get back what they held
-    (`taken_back`). A file or a folder that was there before is never removed, and neither is a folder into which
-    somebody else has put something.
+    A command that is refused removes exactly these, and restores the content of files that it replaced
+    (`taken_back`). A file or a folder that was there before is never removed, nor is a folder that holds anything
+    else.
     """
 
     def __init__(self) -> None:
         self._folders: list[Path] = []
         self._files: list[Path] = []
         self._trees: list[Path] = []
-        self._before: dict[Path, tuple[bytes, os.stat_result]] = {}  # what files held that were there already
+        self._before: dict[Path, tuple[bytes, os.stat_result]] = {}  # earlier content of replaced files
 
     def folder(self, path: str | Path) -> Path:
         """Make a folder, and those above it that are missing, and return it.
 
         Raises:
-            UserError: a symbolic link on the way leads nowhere.
+            UserError: a symbolic link in the path leads nowhere.
             OSError: the folder cannot be made.
         """
         path = Path(path)
@@ -47,16 +47,16 @@ class Made:
             if not part.is_dir():
                 with suppress(FileExistsError):
                     self.new_folder(part)
-            if not part.is_dir():  # a file: the error of the file system says so
+            if not part.is_dir():  # if it is a file, the file system's error says so
                 part.mkdir()
         return path
 
     def new_folder(self, path: Path) -> Path:
-        """Make a folder that is not there yet, in one that is.
+        """Make a new folder inside an existing one.
 
         Raises:
-            UserError: it is a symbolic link that leads nowhere.
-            FileExistsError: it is there already.
+            UserError: the path is a symbolic link that leads nowhere.
+            FileExistsError: it already exists.
         """
         if path.is_symlink() and not path.exists():
             raise UserError(
@@ -67,23 +67,23 @@ class Made:
         return path
 
     def file(self, path: Path) -> Path:
-        """Record a file that is about to be written, or what it holds where there is one already; the path."""
+        """Record a file that is about to be written, with its present content if it exists; returns the path."""
         if not path.exists() and not path.is_symlink():
             self._files.append(path)
         elif path.is_file() and path not in self._files:
-            with suppress(OSError):  # what cannot be read cannot be written either
+            with suppress(OSError):  # if it cannot be read, it cannot be written either
                 self._before.setdefault(path.resolve(), (path.read_bytes(), path.stat()))
         return path
 
     def tree(self, path: Path) -> Path:
-        """Record a folder that a library is about to make and fill, unless there is one already; the path."""
+        """Record a folder that a library is about to make and fill, unless it exists; returns the path."""
         if not path.exists() and not path.is_symlink():
             self._trees.append(path)
         return path
 
     @contextmanager
     def taken_back(self, refusal: type[BaseException] = BaseException) -> Iterator[None]:
-        """Remove all that was made if what is done inside fails with `refusal`."""
+        """Remove all that was made if the work inside fails with `refusal`."""
         try:
             yield
         except refusal:
@@ -98,7 +98,7 @@ class Made:
                     with atomic_write(path) as file:
                         file.write(content)
                     path.chmod(stat.S_IMODE(status.st_mode))
-                    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # which run was last is read off it
+                    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # it shows which run was last
         for path in self._files:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -110,13 +110,13 @@ class Made:
 
 
 def files_below(folder: str | Path, name: str, everywhere: bool = False) -> Iterator[Path]:
-    """Every file of a name in a folder and below it, also behind links; none that a killed process left unfinished.
+    """Every file of a given name in a folder and below it, also through links; unfinished files are left out.
 
     Args:
-        everywhere: no folder may be left out; otherwise those that may not be read, such as another user's, are.
+        everywhere: every folder must be readable; otherwise unreadable ones, such as another user's, are skipped.
 
     Raises:
-        PermissionError: the folder may not be read, or with `everywhere` one below it.
+        PermissionError: the folder is not readable, or with `everywhere` one below it.
     """
 
     def unread(error: OSError) -> None:
@@ -136,11 +136,11 @@ def files_below(folder: str | Path, name: str, everywhere: bool = False) -> Iter
 def new_run_folder(
     root: str | Path, name: str, overrides: Sequence[str] = (), what: str = "", made: Made | None = None
 ) -> Path:
-    """Make and return `root/name/DATE_TIME_WHAT_LABEL`, with a number after the time where that exists.
+    """Make and return `root/name/DATE_TIME_WHAT_LABEL`, with a number after the time if that exists.
 
     Args:
         overrides: of the command line; see `label_of`.
-        what: it is, if it is no run.
+        what: what the folder holds, if not a run.
         made: the record of what the command makes.
 
     Raises:
@@ -157,7 +157,7 @@ def new_run_folder(
 
 
 def check_is_file(path: Path, needed: str) -> None:
-    """Raise UserError, which says what is there instead, unless a path leads to a file; a pipe would be waited for.
+    """Raise UserError with what is there instead unless a path leads to a file; reading a pipe would block.
 
     Args:
         needed: what to do, for the message: "give the path of a text".
@@ -167,7 +167,7 @@ def check_is_file(path: Path, needed: str) -> None:
 
 
 def found_at(path: Path) -> str:
-    """What is at a path, where something else is needed, for a message."""
+    """What is at a path instead of what is needed, for a message."""
     if path.is_dir():
         return f"{path} is a folder"
     if path.is_file():
@@ -178,9 +178,9 @@ def found_at(path: Path) -> str:
 
 
 def is_path(text: str) -> bool:
-    """Whether a command takes this path: it has no control character, which a line that names it would not show.
+    """Whether a command accepts this path: it has no control characters, which a message would not show.
 
-    Nor has it a letter that no file's name can have.
+    Nor any character that a file name cannot have.
     """
     try:
         os.fsencode(text)
@@ -190,10 +190,10 @@ def is_path(text: str) -> bool:
 
 
 def checked_name(name: str) -> str:
-    """The name of runs, if it is that of a folder inside of the folder of runs.
+    """The name of runs, if it names a folder inside the folder of runs.
 
     Raises:
-        UserError: it is empty, no path or an absolute one, or has parts "." or "..".
+        UserError: it is empty, not a path or an absolute one, or has parts "." or "..".
     """
     if not name.strip() or not is_path(name) or name.startswith(("/", "~")) or {".", ".."} & set(name.split("/")):
         raise UserError(f"name={name!r} is not the name of a folder in runs: give one such as my_run or group/my_run")
@@ -201,13 +201,13 @@ def checked_name(name: str) -> str:
 
 
 def label_of(overrides: Sequence[str], name: str = "", without: Collection[Role] = ("place", "operational")) -> str:
-    """What was asked for, such as "net.width-64+seed-1": letters, digits and ._+- alone, at most `MOST` of them.
+    """The given settings as a label, such as "net.width-64+seed-1": only letters, digits and ._+-, at most `MOST`.
 
-    One that is longer is cut, and ends in a hash of all of it: different labels stay different.
+    A longer label is cut and ends in a hash of the whole, so that different labels stay different.
 
     Args:
         overrides: key=value, as on a command line.
-        name: a choice of that name (data=NAME, experiment=NAME) is left out: the folder above says it.
+        name: a choice of that name (data=NAME, experiment=NAME) is left out: the parent folder has it.
         without: roles whose settings are left out.
     """
     parts = []
@@ -227,5 +227,5 @@ def label_of(overrides: Sequence[str], name: str = "", without: Collection[Role]
 
 
 def _plain(text: str) -> str:
-    """Letters, digits, dots and lines: 1e+3 is 1e3, and what else there is becomes a dash."""
+    """Letters, digits, dots and underscores: 1e+3 is 1e3, and anything else becomes a dash."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.strip("[]{}()'\" ").replace("+", "")).rstrip("-.")

@@ -1,7 +1,7 @@
 """Objects made from plain settings that name them: {"_target_": "package.module.Name", argument: value, ...}.
 
-A name is imported only if this package offers it or whoever runs the program gave it: settings read from a file can
-make nothing else.
+A name is imported only if this package offers it or whoever runs the program gave it: settings read from a file
+cannot make anything else.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 from mdlm_cfg.support.annotations import annotations_of, parameters_of
 from mdlm_cfg.support.errors import UserError, said_by
 
-OWN: dict[str, Any] = {}  # what was imported by a name that a user gave, and is no library that was here before
-CODE: dict[str, str] = {}  # digests of the modules that came with what a user named, as they were then, by name
-DEFAULTS: dict[str, Any] = {}  # torch's default types that modules of a user have set when they were imported
-SEEN: set[str] = set()  # modules that were there before, or whose code was noted
+OWN: dict[str, Any] = {}  # objects imported by a user's names, except from libraries already loaded
+CODE: dict[str, str] = {}  # digests of the modules imported with a user's names, as they were then, by name
+DEFAULTS: dict[str, Any] = {}  # torch's default types, as set by user modules at import
+SEEN: set[str] = set()  # modules loaded before, or whose digest is recorded
 TARGET = "_target_"
 PACKAGE = "mdlm_cfg"
 FOLDER = Path(__file__).resolve().parent.parent
@@ -36,12 +36,12 @@ CALLED = "_called_by_name"  # an attribute of an error
 
 
 class calling:
-    """Marks an error of something that a user named, where no code of this package raised it (`called_in`).
+    """Marks an error of an object that a user named, if no code of this package raised it (`called_in`).
 
-    What `ends_quietly` becomes a RuntimeError: whoever is outside would take it for the end of its own data.
+    An error that `ends_quietly` becomes a RuntimeError: the caller would take it for the end of its own data.
 
     Args:
-        name: of what is called inside.
+        name: of the object called inside.
     """
 
     def __init__(self, name: str) -> None:
@@ -62,13 +62,13 @@ class calling:
 
 
 def ends_quietly(error: BaseException) -> bool:
-    """Whether loops over data, or Lightning's training, end at an error as if nothing was left to do."""
-    # Lightning's own, known by its name: to import it takes seconds
+    """Whether loops over data, or Lightning's training, take an error for the normal end."""
+    # Lightning's own, recognised by name: importing it takes seconds
     return isinstance(error, StopIteration) or type(error).__name__ == "_TunerExitException"
 
 
 def mark_calls(thing: Any, kind: type, name: str) -> None:
-    """Mark the errors (`calling`) of every method of a class that an object has in its own way, such as its hooks."""
+    """Mark the errors (`calling`) of every method of a class that an object overrides, such as its hooks."""
     for method, of_kind in inspect.getmembers_static(kind, inspect.isfunction):
         has_it = not method.startswith("_") and isinstance(thing, kind)
         if has_it and inspect.getattr_static(thing, method) is not of_kind:
@@ -85,7 +85,7 @@ def _marked(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def called_in(error: BaseException) -> str | None:
-    """The name of what a user named and what raised an error; None where it was not marked by `calling`."""
+    """The name that a user gave of the object that raised an error; None if it was not marked by `calling`."""
     return vars(error).get(CALLED)
 
 
@@ -104,7 +104,7 @@ def locate(name: str, what: str, offered: Collection[str], trusted: Collection[s
 
     Args:
         name: "package.module.Name".
-        what: it is to be, such as "net", for messages.
+        what: its role, such as "net", for messages.
         offered: modules of this package whose public names may be used; "mdlm_cfg.targets.*" is every module in it.
         trusted: names that whoever runs the program gave.
 
@@ -126,12 +126,12 @@ def locate(name: str, what: str, offered: Collection[str], trusted: Collection[s
 
 
 def is_ours(thing: Any) -> bool:
-    """Whether a class or function is written in this package, and not by its user or another library."""
+    """Whether a class or function belongs to this package, and not to its user or another library."""
     return str(getattr(thing, "__module__", "")).startswith(f"{PACKAGE}.")
 
 
 def thing_named(name: str, what: str) -> Any:
-    """What a name stands for, an object of any sort; only for names that whoever runs the program gave.
+    """The object of any sort that a name stands for; only for names given by whoever runs the program.
 
     Raises:
         UserError: a module that cannot be imported, or has nothing of that name.
@@ -143,7 +143,7 @@ def thing_named(name: str, what: str) -> Any:
 
 
 def _imported(name: str, what: str) -> Any:
-    """The attribute of a module; None where the module has none of that name."""
+    """The attribute of a module; None if the module has no such attribute."""
     module_name, _, attribute = name.rpartition(".")
     were_here = set(sys.modules)
     torch = sys.modules.get("torch")
@@ -160,7 +160,7 @@ def _imported(name: str, what: str) -> Any:
         if name.split(".")[0] == PACKAGE:
             raise
         raise UserError(f"{what} cannot be made by {name}: {said_by(error)}; see {_place_of(error)}") from error
-    if torch is not None:  # a job of a sweep finds it as if it had imported the module itself
+    if torch is not None:  # each job of a sweep gets it as if it had imported the module itself
         if torch.get_default_dtype() is not dtype:
             DEFAULTS[module_name] = torch.get_default_dtype()
         torch.set_default_dtype(DEFAULTS.get(module_name, dtype))
@@ -174,7 +174,7 @@ def _imported(name: str, what: str) -> Any:
 
 
 def _is_not_there(module_name: str, error: BaseException) -> bool:
-    """Whether an import failed because there is no such module, or its name cannot be one; not inside of it."""
+    """Whether an import failed because no such module exists or can exist, and not inside the module."""
     if isinstance(error, ModuleNotFoundError):
         return f"{module_name}.".startswith(f"{error.name}.")
     outside = (__file__, importlib.__file__)
@@ -185,9 +185,9 @@ def _is_not_there(module_name: str, error: BaseException) -> bool:
 
 
 def code_of_the_user() -> dict[str, str]:
-    """Digests of the modules that a user named, and of the user's own ones that these have imported so far, by name.
+    """Digests of the modules that a user named, and of the user's own modules that these imported so far, by name.
 
-    They are of the files as they were when this was first asked after an import.
+    They are of the files at the first call of this function after an import.
     """
     if not OWN:
         return {}
@@ -203,7 +203,7 @@ def code_of_the_user() -> dict[str, str]:
 
 
 def changed_code(then: Mapping[str, str]) -> list[str]:
-    """The modules whose code is another one now; those that cannot be found are none of them. Nothing is imported.
+    """The modules whose code has changed; modules that cannot be found do not count. Nothing is imported.
 
     Args:
         then: as `code_of_the_user` returned.
@@ -229,7 +229,7 @@ def _digest(path: Path) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """The file and line that raised an error: not Python's own machinery, and not text that was executed there."""
+    """The file and line that raised an error, skipping Python's import machinery and code run from strings."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
@@ -244,17 +244,17 @@ def _is_offered(module_name: str, offered: Collection[str]) -> bool:
 def make(
     settings: Mapping[str, Any], what: str, offered: Collection[str], trusted: Collection[str] = (), **filled: Any
 ) -> Any:
-    """What the settings say, its nested settings made first.
+    """The object that the settings describe; nested settings are made first.
 
     Args:
         settings: `_target_` and the arguments, plain.
-        what: it is to be; offered, trusted: as `locate` says.
-        filled: arguments that are not in the settings but follow from something else; the settings' own win.
+        what: its role; offered, trusted: see `locate`.
+        filled: arguments that are not in the settings but follow from something else; the settings take precedence.
 
     Raises:
         UserError: no `_target_`, one that `locate` refuses, or arguments that it does not take.
     """
-    if not isinstance(settings, Mapping):  # a list of what is to be made may hold anything
+    if not isinstance(settings, Mapping):  # a list of settings may hold anything
         raise UserError(f"{what} = {settings} is not allowed: give settings with _target_=module.Name")
     if settings.get(TARGET) is None:
         raise UserError(f"{what}._target_ is missing: give {what}._target_=module.Name")
@@ -296,8 +296,8 @@ def check_arguments(maker: Callable[..., Any], what: str, arguments: Mapping[str
 
 
 def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
-    """The types of arguments, of those whose annotations can be read outside of a type checker."""
-    if inspect.isclass(maker) and dataclasses.is_dataclass(maker):  # a base class has its types from its own module
+    """The types of the arguments whose annotations can be read at run time."""
+    if inspect.isclass(maker) and dataclasses.is_dataclass(maker):  # a base class resolves its types in its own module
         sources = [(base, vars(sys.modules[base.__module__])) for base in reversed(maker.__mro__)]
     else:
         function = inspect.unwrap(maker.__init__ if inspect.isclass(maker) else maker)

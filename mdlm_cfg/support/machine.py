@@ -15,14 +15,14 @@ import torch
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
-SPEEDUP = 1.2  # of bfloat16 over float32 from which it is worth its rounding
+SPEEDUP = 1.2  # of bfloat16 over float32, from which it is worth the rounding
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to serve large blocks from memory it keeps, instead of mapping them; False where that is not glibc.
+    """Make glibc serve large blocks from memory that it keeps, instead of mapping them; returns False without glibc.
 
-    Large activations are mapped and page-faulted anew at every step otherwise. Training on a CPU is several times
-    faster for it; the process gives no memory back until it ends.
+    Otherwise large activations are mapped and page-faulted again at every step. Training on a CPU is several times
+    faster this way; the process returns no memory until it ends.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -35,29 +35,29 @@ def keep_freed_memory() -> bool:
 
 
 def ask_the_driver_alone() -> None:
-    """Where there is no GPU, have torch ask CUDA for one and not NVML, whose library it would look for at every step.
+    """Without a GPU, make torch query CUDA and not NVML, whose library it would search for at every step.
 
-    Lightning asks for NVML (PYTORCH_NVML_BASED_CUDA_CHECK), so that a process may fork after the question; where there
-    is no GPU, a fork has nothing to lose. torch's optimisers put the question in every step: 0.1 ms.
+    Lightning selects NVML (PYTORCH_NVML_BASED_CUDA_CHECK), so that a process may fork after the query; without a GPU
+    there is nothing to lose. torch's optimisers query in every step, which takes 0.1 ms.
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
 def bf16_is_fast(device: torch.device | str) -> bool:
-    """Whether products of bfloat16 matrices are so much faster there than of float32 ones that they pay."""
+    """Whether bfloat16 matrix products on this device are fast enough, compared with float32, to be worth it."""
     return bf16_speedup(device) >= SPEEDUP
 
 
 def fast_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 where its products pay on this device, float32 elsewhere."""
+    """bfloat16 if `bf16_is_fast` on this device, otherwise float32."""
     return torch.bfloat16 if bf16_is_fast(device) else torch.float32
 
 
 def bf16_speedup(device: torch.device | str) -> float:
-    """How many times as fast bfloat16 products are as float32 ones on a device, by measuring once: below a second.
+    """The speed of bfloat16 products relative to float32 ones on a device, measured once in under a second.
 
-    Many processors can do them; whether in hardware or by emulation, up to 30 times slower, only a clock tells.
+    Many processors support them; only a measurement shows whether in hardware or by emulation, up to 30 times slower.
     """
     device = torch.device(device)
     return _speedup(device.type, device.index)
@@ -70,7 +70,7 @@ def _speedup(kind: str, index: int | None) -> float:
     pairs = {dtype: torch.ones(2, side, side, device=device, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     wait = _wait(kind)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would wait for one another on a busy machine, which tells nothing of precision
+    torch.set_num_threads(1)  # on a busy machine several threads would wait for each other
     try:
         times = {dtype: _seconds(partial(torch.matmul, *pair), wait) for dtype, pair in pairs.items()}
     except (RuntimeError, TypeError):  # a device without bfloat16
@@ -81,7 +81,7 @@ def _speedup(kind: str, index: int | None) -> float:
 
 
 def _seconds(work: Callable[[], object], wait: Callable[[], None], budget: float = 0.15) -> float:
-    """The shortest of the times that fit into a budget of seconds, of at least three after one to warm up."""
+    """The shortest of the runs that fit into a budget of seconds; at least three, after one to warm up."""
     found: list[float] = []
     start = time.perf_counter()
     while len(found) < 4 or time.perf_counter() - start < budget:

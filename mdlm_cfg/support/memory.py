@@ -1,4 +1,4 @@
-"""How much memory there is, the lowest of what the machine, its control groups and the process allow; and its lack."""
+"""The available memory (the least that machine, control groups and process allow), and errors from the lack of it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mdlm_cfg.support.errors import text_of
 
 GROUPS = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
-LACK = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it, in a RuntimeError
-NOT_LOADED = "failed to map segment from shared object"  # how the loader of libraries says it, in an ImportError
+LACK = ("can't allocate memory", "not enough memory", "out of memory")  # torch's wordings, in a RuntimeError
+NOT_LOADED = "failed to map segment from shared object"  # the library loader's wording, in an ImportError
 
 
 def memory_allowed() -> int:
-    """Bytes that this process may take: the machine's, its control groups', or its address space's (`ulimit -v`)."""
+    """Bytes that this process may use: the least of machine, control groups and address space (`ulimit -v`)."""
     limits = [psutil.virtual_memory().total, *group_limits()]
     if hasattr(psutil.Process, "rlimit"):  # Linux
         soft, _ = psutil.Process().rlimit(psutil.RLIMIT_AS)
@@ -26,7 +26,7 @@ def memory_allowed() -> int:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was not enough memory, whatever else its type may stand for."""
+    """Whether an error reports a lack of memory, whatever its type."""
     return (
         isinstance(error, MemoryError)
         or (isinstance(error, RuntimeError) and any(sign in text_of(error) for sign in LACK))
@@ -35,9 +35,9 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 
 def group_limits(groups: Path = GROUPS, mount: Path = MOUNT) -> Iterator[int]:
-    """The limits in bytes of the control groups of this process, of versions 1 and 2: of each and of those around it.
+    """The limits in bytes of this process's control groups, of versions 1 and 2, and of their parent groups.
 
-    A container shows its own group as the topmost, and may name one that it does not show.
+    A container shows its own group at the top, and may name one that is not visible in it.
     """
     for line in _lines(groups):
         _, controllers, group = line.split(":", 2)
@@ -56,7 +56,7 @@ def group_limits(groups: Path = GROUPS, mount: Path = MOUNT) -> Iterator[int]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a small file; none where it cannot be read."""
+    """The lines of a small file; none if it cannot be read."""
     try:
         return path.read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Numbers for people: one format in a column, and what only rounding tells apart is named together."""
+"""Formatting numbers: one format per column, and values that differ only by rounding are named together."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 ABSENT = "-"
-ROUNDING = 1e-12  # what is smaller is float64 rounding, and shown as 0
-MOST_DIGITS = 6  # after the decimal point; what needs more is scientific
+ROUNDING = 1e-12  # smaller numbers are float64 rounding, and shown as 0
+MOST_DIGITS = 6  # after the decimal point; numbers that need more are scientific
 LARGE = 1e6
-SAME = 1e-9  # numbers that are closer than this are ties
-NAMED = 3  # names that a sentence has at most
+SAME = 1e-9  # numbers closer than this are ties
+NAMED = 3  # most names in a sentence
 Item = TypeVar("Item")
 
 
 def format_column(values: Sequence[float | None], digits: int = 4) -> list[str]:
     """The numbers of a column, all in one format.
 
-    They have `digits` digits after the decimal point, and up to 6 where the smallest would not show two of its own. If
-    that is still too few for the smallest, or the largest has more than six before the point, all are scientific.
+    They have `digits` digits after the decimal point, and up to 6 if the smallest would not show two significant ones.
+    If that is still too few, or the largest has more than six digits before the point, all are scientific.
 
     Args:
-        values: None is shown as "-", and what is smaller than 1e-12 as "0".
+        values: None is shown as "-", and a number smaller than 1e-12 as "0".
         digits: after the decimal point, at most 6.
     """
     sizes = [abs(v) for v in values if v is not None and math.isfinite(v) and abs(v) >= ROUNDING]
@@ -44,14 +44,14 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def short(value: float | None, digits: int = 4) -> str:
-    """One number, as a column of its own."""
+    """One number, formatted like a column of its own."""
     return format_column([value], digits)[0]
 
 
 def apart(first: float, second: float, digits: int = 4) -> tuple[str, str]:
-    """Two numbers of one sentence: each as `short` writes it, or with the digits it takes to tell them apart.
+    """Two numbers for one sentence: each as by `short`, or with as many digits as it takes to tell them apart.
 
-    They look alike only where they differ by no more than rounding.
+    They look alike only if they differ by no more than rounding.
     """
     shown = short(first, digits), short(second, digits)
     while shown[0] == shown[1] and abs(first - second) > ROUNDING * max(1.0, abs(first)):
@@ -61,13 +61,13 @@ def apart(first: float, second: float, digits: int = 4) -> tuple[str, str]:
 
 
 def instead_of(now: float, before: float) -> str:
-    """A number and the one in whose place it is, "0.1 instead of 0.2"; one number where they are alike."""
+    """A number and the one it replaces, "0.1 instead of 0.2"; one number if they look alike."""
     shown = apart(now, before)
     return shown[0] if shown[0] == shown[1] else " instead of ".join(shown)
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share in percent: all of it only where it is all, and nothing only where it is nothing, up to rounding."""
+    """A share in percent: 100% and 0% only if they are exact, up to floating-point rounding."""
     least = 10.0 ** -(digits + 2)
     if ROUNDING < share < least / 2:
         return f"less than {least:.{digits}%}"
@@ -77,16 +77,16 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def largest(items: Sequence[Item], of: Callable[[Item], float], same: float = SAME) -> list[Item]:
-    """The items with the largest number, in their order: all that are within `same` of it.
+    """The items within `same` of the largest number, in their order.
 
     Args:
-        of: the number of an item; items are at least one.
+        of: the number of an item; there is at least one item.
     """
     most = max(map(of, items))  # infinite ones are close to themselves
     return [item for item in items if of(item) == most or most - of(item) < same]
 
 
 def named(names: Sequence[str], mark: str = ",") -> str:
-    """Names in a row, of many the first: "(0, mask) and (mask, 0)", or "R1, R2, R3 and 4 more"."""
+    """Names as a list in words, only the first of many: "(0, mask) and (mask, 0)", or "R1, R2, R3 and 4 more"."""
     shown = [*names[:NAMED], f"{len(names) - NAMED} more"] if len(names) > NAMED else list(names)
     return " and ".join([f"{mark} ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -1,4 +1,4 @@
-"""Numbers as arguments, of Python, numpy or torch: one check of all of them. Text and truth values are no numbers."""
+"""Numbers as arguments, from Python, numpy or torch, checked alike. Text and truth values are not numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mdlm_cfg.support.errors import UserError, shown
 
 def is_number(value: Any) -> bool:
     """Whether a value is a number, possibly infinite or NaN."""
-    if type(value) in (int, float):  # to ask what else counts as one takes ten times as long
+    if type(value) in (int, float):  # the general check takes ten times as long
         return True
     return isinstance(_plain(value), Real) and not isinstance(_plain(value), bool)
 
@@ -29,7 +29,7 @@ def is_whole(value: Any) -> bool:
 
 
 def whole_number(what: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """The value as Python's int.
+    """The value as a Python int.
 
     Args:
         what: its name, for the message.
@@ -44,13 +44,13 @@ def whole_number(what: str, value: Any, least: int = 1, most: int | None = None)
 
 
 def whole_numbers(what: str, values: Any, least: int = 1) -> tuple[int, ...]:
-    """Different whole numbers, at least one, as Python's.
+    """At least one whole number, all different, as Python ints.
 
     Args:
         what: their name, for the message.
 
     Raises:
-        UserError: they are not that, or one of them is below `least`.
+        UserError: they are not, or one of them is below `least`.
     """
     several = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
     if several and all(is_whole(value) and value >= least for value in several) and len(set(several)) == len(several):
@@ -61,7 +61,7 @@ def whole_numbers(what: str, values: Any, least: int = 1) -> tuple[int, ...]:
 
 
 def number(what: str, value: Any, least: float = -inf, most: float | None = None, *, above: bool = False) -> float:
-    """The value as Python's float.
+    """The value as a Python float.
 
     Args:
         what: its name, for the message. most: None is any finite number; inf allows infinity. above: `least` itself
@@ -84,10 +84,10 @@ def number(what: str, value: Any, least: float = -inf, most: float | None = None
 
 
 def numbers(what: str, values: Any, least: float = -inf, most: float | None = None) -> Tensor:
-    """One number or several as float64, () or (n,); each as `number` has it.
+    """One number or several as float64, () or (n,); each as `number` checks it.
 
     Raises:
-        UserError: what is neither, or a number that is out of bounds.
+        UserError: anything else, or a number that is out of bounds.
     """
     if is_number(values):
         return torch.tensor(number(what, values, least, most), dtype=torch.float64)
@@ -97,5 +97,5 @@ def numbers(what: str, values: Any, least: float = -inf, most: float | None = No
 
 
 def _plain(value: Any) -> Any:
-    """A tensor of one number as that number."""
+    """A tensor with one element as that number."""
     return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value

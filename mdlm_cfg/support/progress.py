@@ -1,4 +1,4 @@
-"""For people who wait: which piece of long work is under way, and how long the rest will take."""
+"""Progress of long work: the current piece, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-QUIET = 15.0  # seconds between lines where there is no terminal for a bar
+QUIET = 15.0  # seconds between lines without a terminal for a bar
 
 
 def time_left(seconds: float, done: float) -> str:
@@ -32,11 +32,11 @@ def silent(line: str) -> None:
 
 
 class Pieces:
-    """Says, before each piece of some work, what it is and how long the rest will take.
+    """Announces each piece of work, with the time that the rest will take.
 
     Args:
-        costs: of the pieces in their order, in any unit: what the estimate goes by.
-        write: gets one short line a piece.
+        costs: of the pieces in order, in any unit; the estimate is based on them.
+        write: gets one short line per piece.
     """
 
     def __init__(self, costs: Sequence[float], write: Callable[[str], None] | None) -> None:
@@ -46,7 +46,7 @@ class Pieces:
         self._start = time.monotonic()
 
     def __call__(self, what: str) -> None:
-        """The next piece begins: `what` it is."""
+        """Announce the next piece, `what`."""
         done = sum(self.costs[: self._begun]) / sum(self.costs)
         self._begun += 1
         left = time_left(time.monotonic() - self._start, done)
@@ -55,11 +55,11 @@ class Pieces:
 
 
 class Lines:
-    """Lines of progress on standard error. All of them go through one object, which knows when the last one came.
+    """Progress lines on standard error. All go through one object, which knows when the last one was printed.
 
     Attributes:
-        console: of bars as well, so that lines stand above a bar.
-        share: of the piece of work under way that is done, where it says so (`CountedSteps`); else 0.
+        console: shared with bars, so that lines appear above a bar.
+        share: of the current piece that is done, if it reports it (`CountedSteps`); else 0.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Lines:
 
     @property
     def are_due(self) -> bool:
-        """Whether nothing was said for `QUIET` seconds."""
+        """Whether nothing was printed for `QUIET` seconds."""
         return time.monotonic() - self._last >= QUIET
 
 
@@ -82,7 +82,7 @@ LINES = Lines()
 
 
 class CountedSteps:
-    """Says which share of the piece of work under way is done: called at its start, and after each step.
+    """Reports the share of the current piece that is done; called at its start and after each step.
 
     Args:
         steps: how many there are.
@@ -93,19 +93,19 @@ class CountedSteps:
         self._done = -1
 
     def __call__(self, state: object) -> None:
-        """The start, or one more step."""
+        """Record the start, or one more step."""
         self._done += 1
         LINES.share = min(self._done / self.steps, 1.0)
 
 
 @contextmanager
 def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
-    """A context that announces a piece of work, and repeats it with the time taken after every `QUIET` silent seconds.
+    """A context that announces a piece of work, and repeats it with the elapsed time after every `QUIET` silent seconds.
 
     It also gives the remaining time where the share done is known.
 
     Args:
-        every: seconds between looks at the clock.
+        every: seconds between checks of the clock.
     """
     piece = ""
     begun = time.monotonic()
@@ -136,14 +136,14 @@ def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def share_shown(what: str) -> Iterator[Callable[[float], None]]:
-    """A bar to tell the share of the work done, 0 to 1; where there is no terminal, a line now and then."""
+    """A progress bar for the share of the work done, 0 to 1; without a terminal, a line from time to time."""
     console = LINES.console
     start = time.monotonic()
     if console.is_terminal:
         name = TextColumn("{task.description}", markup=False)
         columns = name, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=1.0, left="")  # its text is shown as it is
+            task = bar.add_task(what, total=1.0, left="")  # the text is shown without markup
             yield lambda done: bar.update(task, completed=done, left=time_left(time.monotonic() - start, done))
         return
 

@@ -1,4 +1,4 @@
-"""The settings of every command: their types, their defaults, and what each of them decides.
+"""The settings of every command: their types, defaults and roles.
 
 hydra checks a configuration against these classes before anything runs. Every list of keys follows from `role_of`.
 """
@@ -20,11 +20,11 @@ def setting(
     """A field of a schema.
 
     Args:
-        role: "result": it decides what a run or a report finds. "selection": which rows a report has, and not what is
-            in them. "seed": it repeats the same thing with other random numbers. "operational": how fast, with how much
-            memory, and what is shown on the way. "place": where files are read and written.
-        default: of the setting; made: makes it, where it is mutable.
-        inside: the roles of those settings below this one that have another role.
+        role: "result": it decides the results of a run or a report. "selection": which rows a report has, but not
+            their contents. "seed": a repetition with other random numbers. "operational": speed, memory, and what is
+            shown during the work. "place": where files are read and written.
+        default: of the setting; made: a factory for it, if it is mutable.
+        inside: the roles of settings below this one, where they differ.
     """
     metadata = {"role": role, "inside": dict(inside or {})}
     return field(default=default, metadata=metadata) if made is None else field(default_factory=made, metadata=metadata)
@@ -146,7 +146,7 @@ class SampleSchema(SamplingSchema):
 
     @property
     def num_samples(self) -> int:
-        """As the settings of an evaluation call it."""
+        """The same number under its name in the settings of an evaluation."""
         return self.n
 
 
@@ -177,7 +177,7 @@ def role_of(key: str) -> Role:
 
 
 def keys_of(schema: type, *roles: Role) -> tuple[str, ...]:
-    """The settings of a schema that have one of these roles; all of them where no role is given."""
+    """The settings of a schema that have one of these roles; all of them if no role is given."""
     return tuple(one.name for one in fields(schema) if not roles or one.metadata["role"] in roles)
 
 

@@ -10,13 +10,13 @@ MAX_SEED = 2**32 - 1  # numpy's
 
 
 def seed_for(*key: int | float | str) -> int:
-    """A seed that depends on the key alone: what it is for, a seed, a rank, a strength, a class, ...
+    """A seed that depends only on the key: its purpose, a seed, a rank, a strength, a class, ...
 
-    Two different keys have different seeds, and the same key the same seed in every process: Python's `hash` offers
-    neither (hash(-1.0) == hash(-2.0), and strings are salted). Numbers that are equal are the same key: 2 and 2.0.
+    Different keys have different seeds, and the same key has the same seed in every process: Python's `hash` ensures
+    neither (hash(-1.0) == hash(-2.0), and strings are salted). Equal numbers are the same key: 2 and 2.0.
 
     Args:
-        key: numbers and strings; keep the words first, so that no two uses can meet.
+        key: numbers and strings; put the words first, so that no two uses can collide.
     """
     plain = tuple([int(part) if isinstance(part, float) and part.is_integer() else part for part in key])
     digest = hashlib.sha256(repr(plain).encode()).digest()
@@ -27,6 +27,6 @@ def generator_for(*key: int | float | str, device: torch.device | str = "cpu") -
     """A generator of `seed_for` the key.
 
     Args:
-        device: of the generator, as a denoiser says it.
+        device: of the generator, such as a denoiser's.
     """
     return torch.Generator(device).manual_seed(seed_for(*key))

@@ -1,4 +1,4 @@
-"""Handlers of signals: every interrupt is that of Ctrl-C, and what was set is given back to whoever had set it."""
+"""Signal handlers: every interrupt acts like Ctrl-C, and previous handlers are restored."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last is of a terminal that is closed
-TOGETHER = 1.0  # seconds in which several signals are one interrupt, unless they are those of Ctrl-C
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last is sent when a terminal is closed
+TOGETHER = 1.0  # seconds within which several signals count as one interrupt, except those of Ctrl-C
 
 
 @contextmanager
 def interrupts_given_back() -> Iterator[None]:
     """Restores the handlers of `INTERRUPTS` at the end.
 
-    Lightning ignores SIGINT while it shuts down after an interrupt, and leaves it so where training had not begun or
-    had ended: the next Ctrl-C of the same process would go unheard. Only the main thread can set handlers.
+    Lightning ignores SIGINT while it shuts down after an interrupt, and keeps ignoring it if training had not begun or
+    had ended: the next Ctrl-C in the same process would have no effect. Only the main thread can set handlers.
     """
     before = {number: signal.getsignal(number) for number in INTERRUPTS}
     try:
@@ -28,7 +28,7 @@ def interrupts_given_back() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
-                if handler is not None:  # else it was not set by Python, which cannot set it back
+                if handler is not None:  # else it was not set by Python, which cannot restore it
                     signal.signal(number, handler)
 
 
@@ -37,11 +37,11 @@ _HEARD: list[int] = []  # the interrupts of this process
 
 @contextmanager
 def interrupts_to(come: Callable[[int, FrameType | None], None], is_taken: Callable[[Any], bool]) -> Iterator[None]:
-    """Calls `come` at an interrupt inside, in place of those handlers that are taken.
+    """Calls `come` at an interrupt inside, in place of the handlers for which `is_taken` holds.
 
     A signal that is sent twice is one interrupt: a shell whose terminal is closed sends SIGHUP, and the system another
-    one when that shell ends; timeout(1) sends its signal to the process, and then to its group; systemd may send SIGHUP
-    right after SIGTERM. A person sends SIGINT. Only the main thread can set handlers.
+    one when that shell ends; timeout(1) sends its signal to the process and then to its group; systemd may send SIGHUP
+    right after SIGTERM. SIGINT comes from a person. Only the main thread can set handlers.
     """
     last = -math.inf
 
@@ -62,9 +62,9 @@ def interrupts_to(come: Callable[[int, FrameType | None], None], is_taken: Calla
 
 @contextmanager
 def interrupts_alike() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt inside, as SIGINT does: they would end the process without a word.
+    """SIGTERM and SIGHUP raise KeyboardInterrupt inside, as SIGINT does; by default they end the process silently.
 
-    Those that are ignored (nohup) or have a handler already stay as they are.
+    Signals that are ignored (nohup) or already have a handler stay as they are.
     """
 
     def come(number: int, frame: FrameType | None) -> None:
@@ -76,15 +76,15 @@ def interrupts_alike() -> Iterator[None]:
 
 
 def is_default(handler: Any) -> bool:
-    """Whether a handler is what every process has, or what Python has put in its place."""
+    """Whether a handler is the system's default, or Python's."""
     return handler in (signal.SIG_DFL, signal.default_int_handler)
 
 
 @contextmanager
 def interrupts_after(first: Callable[[], None]) -> Iterator[None]:
-    """At an interrupt inside, calls `first` and then the handler that was there; a second one does not wait for it.
+    """At an interrupt inside, calls `first` and then the previous handler; a second one does not wait for `first`.
 
-    Those that are not handled in Python stay as they are.
+    Signals that are not handled in Python stay as they are.
     """
     begun: list[int] = []
     before: dict[int, Any] = {number: signal.getsignal(number) for number in INTERRUPTS}
@@ -101,7 +101,7 @@ def interrupts_after(first: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def errors_of_interrupts() -> Iterator[None]:
-    """Raises KeyboardInterrupt for what compiled code has made of it inside, as matplotlib a ValueError."""
+    """Raises KeyboardInterrupt where compiled code turned one into another error, as matplotlib into a ValueError."""
     before = len(_HEARD)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What torch does everywhere in a process, which code of the user's own may change: jobs of a sweep share a process."""
+"""Global state of torch, which a user's own code may change: the jobs of a sweep share a process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_as_it_is() -> Iterator[None]:
-    """A context after which torch's default type, autocast, gradients and determinism are as they were before."""
+    """A context that restores torch's default type, autocast, gradient mode and determinism at its end."""
     dtype = torch.get_default_dtype()
     has_gradients = torch.is_grad_enabled()
     is_cast = torch.is_autocast_enabled("cpu")
@@ -22,5 +22,5 @@ def torch_as_it_is() -> Iterator[None]:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(has_gradients)
         torch.set_autocast_enabled("cpu", is_cast)
-        if torch.are_deterministic_algorithms_enabled() != is_deterministic:  # it imports what takes seconds
+        if torch.are_deterministic_algorithms_enabled() != is_deterministic:  # setting it imports modules for seconds
             torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
