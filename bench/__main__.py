@@ -1,6 +1,6 @@
 """Run everything, print the table, and write bench.json and bench.md: `make bench` (python -m bench [FOLDER] [DEVICE]).
 
-DEVICE is cuda or cpu; left out, a GPU where there is one.
+DEVICE is cuda or cpu; by default a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HEADS = ("what", "against", "seconds", "the other", "ratio", "goal", "met")
 
 
 def machine() -> dict[str, str | int | float]:
-    """What this was measured on."""
+    """The machine that was measured."""
     name = next(
         (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.machine()
     )
@@ -65,7 +65,7 @@ def _cpu_lines() -> list[str]:
 
 
 def row(figure: Figure) -> list[str]:
-    """A figure as text: "x" says how many times as fast, no sign how many times the bound."""
+    """A figure as text: with "x", how many times as fast; without, how many times the bound."""
     sign = "x" if figure.better == "higher" else ""
     goal = "" if figure.goal is None else f"{'>=' if sign else '<='} {figure.goal:g}"
     met = {None: "", True: "yes", False: "no"}[figure.is_met]
@@ -74,7 +74,7 @@ def row(figure: Figure) -> list[str]:
 
 
 def lines(figure: Figure, first: bool) -> list[str]:
-    """A figure in `WIDTH` columns: what was timed, where it is the `first` of its kind, and below that a comparison."""
+    """A figure in `WIDTH` columns: what was timed, if it is the `first` of its kind, and below it a comparison."""
     what, against, *numbers = row(figure)
     head = textwrap.wrap(what, WIDTH) if first else []
     left = textwrap.wrap(against, WIDTH - sum(COLUMNS) - 2)
@@ -83,7 +83,7 @@ def lines(figure: Figure, first: bool) -> list[str]:
 
 
 def load() -> str:
-    """How busy the machine is, for people: seconds count for little where that is more than this program's own load."""
+    """How busy the machine is, as text: seconds mean little if it exceeds this program's own load."""
     if not hasattr(os, "getloadavg"):
         return "unknown"
     one, five, fifteen = os.getloadavg()
@@ -91,7 +91,7 @@ def load() -> str:
 
 
 def markdown(figures: Sequence[Figure], about: dict[str, str | int | float]) -> str:
-    """The table, under what it was measured on."""
+    """The table, below a description of the machine."""
     written = [", ".join(f"{name}: {value}" for name, value in about.items()), ""]
     written += ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     written += ["| " + " | ".join(row(figure)) + " |" for figure in figures]
@@ -131,7 +131,7 @@ def main(folder: Path, device: torch.device) -> None:
 
 
 def write(figures: Sequence[Figure], about: dict[str, str | int | float], folder: Path) -> list[Path]:
-    """Write both files together, in place of earlier ones and of nothing else; their paths."""
+    """Write both files together, replacing only earlier ones; returns their paths."""
     plain = [asdict(figure) | {"ratio": figure.ratio, "met": figure.is_met} for figure in figures]
     with written_together(folder, NUMBERS, "bench", FILES) as part:
         write_json({"machine": about, "figures": plain}, part / NUMBERS)
@@ -140,13 +140,13 @@ def write(figures: Sequence[Figure], about: dict[str, str | int | float], folder
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Run the command; a folder that cannot be used is refused before anything is measured."""
+    """Run the command; an unusable folder is refused before anything is measured."""
     try:
         if len(arguments) > 2:
             raise UserError("give FOLDER and DEVICE at most")
         given, device = [*arguments, *["runs/bench", "cuda" if torch.cuda.is_available() else "cpu"][len(arguments) :]]
         if device not in DEVICES:
-            raise UserError(f"{device!r} is no device: give {' or '.join(DEVICES)}")
+            raise UserError(f"{device!r} is not a device: give {' or '.join(DEVICES)}")
         check_path("FOLDER", given)
         made = Made()
         with made.taken_back():

@@ -1,4 +1,4 @@
-"""Laws of decoders, of remasking, of corrections and where these end; and strengths calibrated on many images."""
+"""Laws of decoders, remasking and corrections, stationary laws, and strengths calibrated on many images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGES = (10_000, 784)
 
 
 def decoder_figures(device: torch.device) -> Iterator[Figure]:
-    """All of them on a device, most of them in seconds against their goals."""
+    """All figures on a device, most of them in seconds against their goals."""
     denoiser = random_table(2, 9, device).denoiser()
     for sampler, goal in LAWS.items():
         took = seconds(partial(sampler.law, denoiser, GUIDANCE, 0), 3)
@@ -51,7 +51,7 @@ def decoder_figures(device: torch.device) -> Iterator[Figure]:
 def calibration_figure(device: torch.device) -> Figure:
     """Strengths of 784 levels from one pass over 10,000 binary images, against the bare calls of the denoiser.
 
-    Its pixels are independent in each class, so that its calls cost as little as calls can.
+    The pixels are independent in each class, so that the denoiser's calls are as cheap as possible.
     """
     num, d = IMAGES
     generator = torch.Generator().manual_seed(0)

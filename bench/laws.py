@@ -1,6 +1,6 @@
-"""Exact laws against the memory that must be moved, scipy's action of a matrix exponential, and a network's forward.
+"""Exact laws against the necessary memory traffic, scipy's action of a matrix exponential, and a network's calls.
 
-On a GPU also against the same laws on the machine's processor.
+On a GPU also against the same laws on the CPU.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def random_table(num_tokens: int, num_dims: int, device: torch.device = CPU) -> 
 
 
 def state_bytes(num_tokens: int, num_dims: int) -> float:
-    """Bytes that any method moves that holds a weight and a flow of every partial state: both written, and both read.
+    """Bytes moved by any method that holds a weight and a flow for every partial state: both are written and read.
 
-    And the two tables read, and the law written.
+    In addition, the two tables are read and the law is written.
     """
     return 8.0 * (4 * (num_tokens + 1) ** num_dims + 3 * num_tokens**num_dims)
 
 
 def edge_bytes(num_tokens: int, num_dims: int) -> float:
-    """Bytes moved where every edge has a number: read once for Lambda, and once for the push."""
+    """Bytes moved if every edge has a number: read once for Lambda, and once for the push."""
     d = num_dims
     n = num_tokens
     return 2.0 * 8 * sum(comb(d, level) * n**level * (d - level) * n for level in range(d))
@@ -70,7 +70,7 @@ def sparse_generator(denoiser: Denoiser, target_class: int) -> scipy.sparse.csr_
 
 
 def law_figures(bandwidth: float, device: torch.device) -> Iterator[Figure]:
-    """All of them on a device that copies so many bytes a second."""
+    """All figures on a device that copies `bandwidth` bytes per second."""
     for n, d in LARGE if device == CPU else LARGER:
         law = partial(terminal_law, random_table(n, d, device).denoiser(), GUIDANCE, 0)
         took = seconds(law, 3)
@@ -87,7 +87,7 @@ def law_figures(bandwidth: float, device: torch.device) -> Iterator[Figure]:
 
 
 def _problem(n: int, d: int) -> tuple[Denoiser, scipy.sparse.csr_matrix, np.ndarray]:
-    """A table's denoiser, and for scipy its generator and the state that is all masked."""
+    """A table's denoiser, and for scipy its generator and the all-masked initial state."""
     denoiser = random_table(n, d).denoiser()
     start = np.zeros((n + 1) ** d)
     start[-1] = 1
@@ -116,14 +116,14 @@ def _against_scipy(n: int, d: int, goal: float) -> Iterator[Figure]:
 
 
 def _left(generator: scipy.sparse.csr_matrix, start: np.ndarray, n: int, d: int, law: Tensor) -> float:
-    """TV of scipy's law at `END` to the terminal law: what a longer time would still take away."""
+    """TV of scipy's law at `END` to the terminal law: the error due to the finite time."""
     found = torch.from_numpy(expm_multiply(END * generator, start)).reshape([n + 1] * d)
     found[(slice(0, n),) * d] -= law
     return 0.5 * float(found.abs().sum())
 
 
 def _learned(device: torch.device) -> Figure:
-    """A network's answers for all partial states and two labels, against bare calls on as many rows."""
+    """A network's law from all partial states and two labels, against bare calls on as many rows."""
     net = GridTransformer(2, (2, 4), 10, width=64, depth=2, num_heads=4).eval().to(device)
     denoiser = NetDenoiser(net)
     n = 2
@@ -144,7 +144,7 @@ def _learned(device: torch.device) -> Figure:
 
 
 def small_laws() -> None:
-    """Small terminal laws in CPU time on one thread, which other work disturbs little."""
+    """Small terminal laws in CPU time on one thread, which is little affected by other work."""
     for (n, d), goal in AGAINST_SCIPY.items():
         denoiser, generator, start = _problem(n, d)
         ours_is = partial(terminal_law, denoiser, GUIDANCE, 0)
@@ -155,7 +155,7 @@ def small_laws() -> None:
 
 
 def large_laws() -> None:
-    """Large terminal laws and a copy of memory in turns, in CPU time on one thread."""
+    """Large terminal laws and a memory copy in turns, in CPU time on one thread."""
     source = torch.rand(2**26)
     target = torch.empty(2**26)
     for n, d in LARGE:
@@ -167,7 +167,7 @@ def large_laws() -> None:
 
 
 def _cpu(work: Callable[[], object], times: int = 1) -> float:
-    """Seconds of CPU a run."""
+    """CPU seconds per run."""
     begun = time.process_time()
     for _ in range(times):
         work()

@@ -1,7 +1,7 @@
 """Whether memory stays flat over laws, training and a sweep in one process.
 
-python -m bench.memory [laws] [steps] [jobs] [hour] [KEY=VALUE ...]: the parts named, or the first three, which take
-minutes; settings are those of training steps.
+python -m bench.memory [laws] [steps] [jobs] [hour] [KEY=VALUE ...]: the named parts, or the first three, which take
+minutes; settings apply to the training steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def resident() -> float:
 
 
 def slope(sizes: Sequence[float]) -> tuple[float, float]:
-    """MiB per unit of work and its standard error, by least squares over the second half: the first fills caches."""
+    """MiB per unit of work and its standard error, by least squares over the second half (the first fills caches)."""
     y = np.array(sizes[len(sizes) // 2 :])
     x = np.arange(len(y)) - (len(y) - 1) / 2
     rate = float(x @ y / (x @ x))
@@ -89,7 +89,7 @@ def _command(*arguments: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a line each."""
+    """Print one line per part."""
     settings = [one for one in arguments if "=" in one]
     parts: dict[str, tuple[str, Callable[[], list[float]]]] = {
         "laws": ("laws of toy_2d_overlap", laws),

@@ -1,4 +1,4 @@
-"""A peer's network and ours, trained for the same CPU time on the same data and judged by one protocol: bench/peers.md.
+"""A peer's network and ours, trained for the same CPU time on the same data and evaluated alike: bench/peers.md.
 
     pip install diffusers==0.42.1
     OMP_NUM_THREADS=1 python -m bench.peers toy_2d_overlap     # or mnist
@@ -44,23 +44,23 @@ from mdlm_cfg.training.watching import ExactWatch
 
 PACKAGE = "diffusers"
 PINNED = "0.42.1"
-RATES = (1e-3, 3e-3, 1e-2)  # learning rates that the peer tries
-WARMUP = 20  # steps of the peer, which makes few
+RATES = (1e-3, 3e-3, 1e-2)  # learning rates tried for the peer
+WARMUP = 20  # steps of the peer, which takes few in the time
 LABEL_DROPOUT = 0.1  # with the loss of the peer, whose training script leaves it to the user
 DEPTH = 2  # of the peer's transformer
 HEADS = 4
 NUM_TEST = 500  # images for NELBOs
 NUM_DRAWS = 4  # masks of each
-BATCH_SIZE = 250  # partial states a network is asked about at a time when it is judged
+BATCH_SIZE = 250  # partial states per call of a network during the evaluation
 Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Contest:
-    """A data set, and what each network is given for it.
+    """A data set, and the budget and settings of each network.
 
     Attributes:
-        arguments: of train.py, which say what is ours.
+        arguments: of train.py, which define our network.
         seconds: of CPU time to train for. trial: to try each of the peer's learning rates.
         batch_size: of the peer with its own loss. size: of its network: width, channels, downsample.
         sampler: whose guided samples are timed. num_samples: how many of them.
@@ -82,7 +82,7 @@ CONTESTS = {
 
 
 class PeerNet(nn.Module):
-    """`UVit2DModel` as a network of this project: the class is an embedding in place of a prompt's.
+    """`UVit2DModel` as a network of this project: an embedding of the class replaces that of a prompt.
 
     Args:
         shape: num_tokens N, with the mask as token N; grid_shape, (D,) or (height, width); num_classes K.
@@ -91,7 +91,7 @@ class PeerNet(nn.Module):
     """
 
     def __init__(self, shape: Mapping[str, Any], width: int, channels: int, downsample: bool) -> None:
-        from diffusers import UVit2DModel  # whoever runs this installs it
+        from diffusers import UVit2DModel  # not a dependency: the user installs it
 
         super().__init__()
         self.num_tokens = shape["num_tokens"]
@@ -110,7 +110,7 @@ class PeerNet(nn.Module):
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
         """Log-probabilities, (B, D, N), of partial states int64 (B, D) with labels int64 (B,)."""
         embedded = self.classes(classes)
-        nothing = embedded.new_zeros(len(tokens), 1)  # where aMUSEd has the size of the picture
+        nothing = embedded.new_zeros(len(tokens), 1)  # in place of aMUSEd's image size
         logits = self.net(tokens.unflatten(1, self.grid_shape), embedded[:, None], embedded, nothing)
         return logits.flatten(2).transpose(1, 2).log_softmax(dim=-1)
 
@@ -118,7 +118,7 @@ class PeerNet(nn.Module):
 def maskgit_loss(net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
     """The mean cross entropy of all masked coordinates, in each sample a share cos(pi u / 2) with u uniform on [0, 1).
 
-    MaskGIT (arXiv 2202.04200), and aMUSEd (arXiv 2401.01808) after it. Not a bound of the likelihood, but
+    From MaskGIT (arXiv 2202.04200), and so in aMUSEd (arXiv 2401.01808). It does not bound the likelihood, but
     its minimum is at the same conditionals.
     """
     mask_id = int(net.num_tokens)  # type: ignore[arg-type]
@@ -131,10 +131,10 @@ def maskgit_loss(net: nn.Module, x: Tensor, classes: Tensor, generator: torch.Ge
 
 @dataclass(frozen=True)
 class Entry:
-    """What is trained: a network, how, and on which batches; the averaged weights are judged.
+    """A network with its loss and its batches; its averaged weights are evaluated.
 
     Attributes:
-        rates: learning rates to try; none for the optimiser's own.
+        rates: learning rates to try; empty for the optimiser's own.
     """
 
     name: str
@@ -172,7 +172,7 @@ def entries(contest: Contest) -> list[Entry]:
 
 
 def train(entry: Entry, seconds: float, **options: float) -> tuple[nn.Module, int]:
-    """The averaged weights after so many seconds of CPU time, batches included, and the number of steps.
+    """The averaged weights after `seconds` of CPU time, batches included, and the number of steps.
 
     Args:
         options: of the optimiser.
@@ -199,7 +199,7 @@ def train(entry: Entry, seconds: float, **options: float) -> tuple[nn.Module, in
 
 
 def likelihoods(net: nn.Module, data: DiffusionData, batch: Batch, num_draws: int) -> dict[str, float]:
-    """NELBOs in nats with the class and without: of a table exact, with the TV of guided laws; else with their errors.
+    """NELBOs in nats with the class and without: exact for a table, with the TV of guided laws; else with errors.
 
     Returns:
         "NELBO", "without class", and the TV of the worst class by "TV, w = 0" and so on; or "+-" of the two.
@@ -217,7 +217,7 @@ def likelihoods(net: nn.Module, data: DiffusionData, batch: Batch, num_draws: in
 
 
 def best_rate(entry: Entry, seconds: float) -> dict[str, float]:
-    """The learning rate with the lowest NELBO of validation samples after so many seconds each; {} of none."""
+    """The learning rate with the lowest validation NELBO after `seconds` each; {} without rates to try."""
     found = {}
     for rate in entry.rates:
         net, _ = train(entry, seconds, lr=rate)
@@ -236,7 +236,7 @@ def samples_per_second(net: nn.Module, contest: Contest) -> float:
 
 
 def judged(entry: Entry, contest: Contest) -> dict[str, float | str]:
-    """Everything that is measured of an entry, by name."""
+    """All measurements of an entry, by name."""
     options = best_rate(entry, contest.trial)
     net, steps = train(entry, contest.seconds, **options)
     x, classes = entry.data.test_examples()
@@ -252,7 +252,7 @@ def judged(entry: Entry, contest: Contest) -> dict[str, float | str]:
 
 
 def check_version(package: str, wanted: str) -> None:
-    """Raise UserError unless a package is there in the wanted version."""
+    """Raise UserError unless a package is installed in the wanted version."""
     try:
         found = version(package)
     except PackageNotFoundError:
@@ -262,7 +262,7 @@ def check_version(package: str, wanted: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the table of a data set, a row as soon as it is there."""
+    """Print the table of a data set, each row as soon as it is ready."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers")
     parser.add_argument("data", choices=CONTESTS)
     contest = CONTESTS[parser.parse_args(arguments).data]

@@ -2,8 +2,8 @@
 
 `python -m bench.provenance [FOLDER]` makes them again, from MNIST in data/.
 
-The counts are those of MNIST's training images whatever the machine. Training amplifies the rounding of a machine, so
-that the network's output differs: the file that is shipped is the target, and not the program that made it.
+The counts of MNIST's training images are the same on every machine. Training amplifies a machine's rounding, so the
+network's output differs: the shipped file defines the target, not the program that made it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from mdlm_cfg.training.data.images import load_images
 from mdlm_cfg.training.objectives import Averaged
 
 CELLS = 3  # on each side of a digit
-# of what the network learns, and for how long
+# the network's target and training time
 DIMS = 4
 EXAMPLES = 2000
 STEPS = 1000
 
 
 def tiny_mnist_counts(root: str = "data") -> Tensor:
-    """How many of MNIST's training images of every digit are in each state of 3 x 3 cells, int64 (10, 512).
+    """The number of MNIST's training images of each digit in each state of 3 x 3 cells, int64 (10, 512).
 
-    Cells are means over area, and 1 above the threshold that tells most about the digit, 5 of 255
+    A cell is 1 if its mean exceeds the threshold that is most informative about the digit, 5 of 255
     (`mdlm_cfg.targets.tiny_mnist`).
     """
     images = load_images("mnist", root)
@@ -45,9 +45,9 @@ def tiny_mnist_counts(root: str = "data") -> Tensor:
 
 
 def learned_rotation() -> Tensor:
-    """Log-probabilities of a small transformer that saw 2,000 sequences of `rotation(4)`, (K + 1, (N+1)^D, D, N).
+    """Log-probabilities of a small transformer trained on 2,000 sequences of `rotation(4)`, (K + 1, (N+1)^D, D, N).
 
-    A thousand steps of 16 features: enough to learn it, and little enough that its conditionals contradict each other.
+    A thousand steps and 16 features: enough to learn it, but so little that its conditionals are inconsistent.
     """
     target = rotation(DIMS)
     generator = generator_for("benchmark", "learned_rotation")

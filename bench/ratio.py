@@ -1,4 +1,4 @@
-"""Ratios of two times, measured in turns: on a machine with bursts of slowness only a ratio means something."""
+"""Ratios of two times, measured in turns: on a machine of varying speed only a ratio is meaningful."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 REPEATS = 5
-SHORT = 0.05  # seconds: what takes less is run several times over in one measurement
+SHORT = 0.05  # seconds: shorter work is repeated within one measurement
 Work = Callable[[], object]
 
 
@@ -19,8 +19,8 @@ class Figure:
     """One line of the bench.
 
     Attributes:
-        what: was timed, and with what sizes.
-        yardstick: the time it is compared with.
+        what: the work that was timed, with its sizes.
+        yardstick: what its time is compared with.
         seconds: median of ours. against: median of the yardstick's, or its bound.
         better: "higher" if the figure is how many times as fast we are, "lower" if it is our time over a bound.
         goal: of the ratio, as docs/performance.md states it; None for none.
@@ -53,25 +53,25 @@ def seconds(work: Work, repeats: int = REPEATS) -> float:
 
 
 def in_turns(ours: Work, theirs: Work, repeats: int = REPEATS) -> tuple[float, float]:
-    """Median seconds of two pieces of work that take turns, after a run of each to warm up."""
+    """Median seconds of two pieces of work run in turns, after a run of each to warm up."""
     counts = _times(ours), _times(theirs)
     pairs = [(_once(ours, counts[0]), _once(theirs, counts[1])) for _ in range(repeats)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
 def once(work: Work) -> float:
-    """Seconds of one run, with nothing to warm up: for work that takes long."""
+    """Seconds of one run without warm-up, for long work."""
     return _once(work, 1)
 
 
 def _times(work: Work) -> int:
-    """How many runs of some work one measurement is of."""
+    """The number of runs in one measurement."""
     work()
     return max(1, round(SHORT / _once(work, 1)))
 
 
 def _once(work: Work, times: int) -> float:
-    """Seconds a run, over so many."""
+    """Seconds per run, averaged over `times` runs."""
     start = time.perf_counter()
     for _ in range(times):
         work()
@@ -81,7 +81,7 @@ def _once(work: Work, times: int) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until a GPU has done all that it was given; a CPU has."""
+    """Wait until a GPU has finished its work; return at once for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

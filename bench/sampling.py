@@ -1,4 +1,4 @@
-"""Guided samples a second: against the network alone, against plain ancestral sampling, and with label heads."""
+"""Guided samples per second: against the network alone, against plain ancestral sampling, and with label heads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Models of time and memory, each compared with three sizes: python -m bench.scaling [NAME ...] (docs/scaling.md).
 
-A model has one constant, which the middle size sets; the ratios of the other two say how far it carries. Every size
-runs in a process of its own, so that its largest resident memory is its own.
+A model has one constant, fitted at the middle size; the ratios at the other two show how well it extrapolates. Every
+size runs in a separate process, so that its peak resident memory is its own.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Model:
     """How time and memory of one piece of work grow.
 
     Attributes:
-        what: the work. sizes: three. warm: a small one, to have everything loaded.
-        time, memory: of a size, up to a constant, as docs/scaling.md writes them.
-        work: does it.
+        what: the work. sizes: three. warm: a small size, which loads everything.
+        time, memory: of a size, up to a constant, as in docs/scaling.md.
+        work: the function that does it.
     """
 
     what: str
@@ -64,14 +64,14 @@ def step(size: Size) -> None:
 
 
 def products(size: Size) -> float:
-    """Multiplications of a row's forward pass: 12 width^2 a position and block, and the attention's 2 L width."""
+    """Multiplications of a row's forward pass: 12 width^2 per position and block, and the attention's 2 L width."""
     length = size["length"]
     width = size["width"]
     return size["depth"] * length * (12 * width**2 + 2 * length * width)
 
 
 def kept(size: Size) -> float:
-    """Numbers kept of a row for the backward pass: 20 width a position and block, and 2 heads of two L x L."""
+    """Numbers stored per row for the backward pass: 20 width per position and block, and 2 heads of two L x L."""
     length = size["length"]
     width = size["width"]
     return size["depth"] * length * (20 * width + 2 * 2 * length)
@@ -86,14 +86,14 @@ def law(size: Size) -> None:
 
 
 def edges(size: Size) -> float:
-    """Ways from a partial state to one with a coordinate more: D N (N + 1)^(D - 1)."""
+    """Transitions from a partial state to one with one more unmasked coordinate: D N (N + 1)^(D - 1)."""
     n = size["N"]
     d = size["D"]
     return sum(comb(d, level) * n**level * (d - level) * n for level in range(d))
 
 
 def law_numbers(size: Size) -> float:
-    """Numbers that a law holds at once: 4 a partial state, and 4 a way out of the largest level."""
+    """Numbers that a law holds at once: 4 per partial state, and 4 per transition out of the largest level."""
     n = size["N"]
     d = size["D"]
     return 4 * (n + 1) ** d + 4 * max(comb(d, level) * (d - level) * n ** (level + 1) for level in range(d))
@@ -147,7 +147,7 @@ MODELS = {
 
 
 def measure(name: str, number: int) -> tuple[float, float]:
-    """Seconds, and bytes above what the small size needed; in a process of its own."""
+    """Seconds, and bytes above those of the small size; in a separate process."""
     command = [sys.executable, "-m", "bench.scaling", "--one", name, str(number)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, memory = json.loads(done.stdout)
@@ -155,7 +155,7 @@ def measure(name: str, number: int) -> tuple[float, float]:
 
 
 def one(name: str, number: int) -> tuple[float, float]:
-    """The best of three runs: other work on the machine only adds."""
+    """The best of three runs: other work on the machine can only add time."""
     torch.set_num_threads(1)
     model = MODELS[name]
     size = model.sizes[number]

@@ -34,11 +34,11 @@ from mdlm_cfg.training.objectives import Sampled
 
 # of a timed piece of training
 TOY_STEPS = 200
-TOY_THREADS = 1  # as train.py has it: conf/train.yaml
+TOY_THREADS = 1  # the default of train.py, conf/train.yaml
 IMAGE_STEPS = {"cpu": 12, "cuda": 60}
 BATCH = {"cpu": 64, "cuda": 128}  # of images, in a step
 LOGGED_EVERY = 25
-BLOCKS = 8  # of the steps, in turns with another loop
+BLOCKS = 8  # of steps, run in turns with another loop
 DECAY = 0.995  # of the averaged weights
 TOY = TrainSchema(
     net={"_target_": "mdlm_cfg.nets.GridTransformer", "width": 64, "depth": 2, "num_heads": 4},
@@ -92,14 +92,14 @@ def _lightning_figures(what: str, steps: int, make: Work, device: torch.device) 
 
 
 class Turn:
-    """Batches of one of two loops that run in turns, a block of steps each, and the time that its blocks take.
+    """Batches of one of two loops that run in turns, a block of steps each, and the time of its blocks.
 
-    A machine is slower in one second than in the next by more than the difference that is measured, so each loop has
-    its part of every second.
+    A machine's speed varies between seconds by more than the measured difference, so each loop gets a part of every
+    second.
 
     Attributes:
-        seconds: of a step, for every block but the first, which warms up, and the last, whose end is not seen.
-        mine, others: who may run.
+        seconds: per step, for every block but the first, which warms up, and the last, whose end is not measured.
+        mine, others: signal whose turn it is.
     """
 
     def __init__(self, device: torch.device, steps: int, mine: Semaphore, others: Semaphore) -> None:
@@ -110,7 +110,7 @@ class Turn:
         self.seconds: list[float] = []
 
     def run(self, loop: Callable[[Work, int, torch.device], None], make: Work, steps: int) -> list[float]:
-        """Run a loop whose data are taken in turns, and return the seconds of its steps."""
+        """Run a loop whose batches come in turns, and return the seconds of its steps."""
         try:
             loop(partial(self._with_turns, make), steps, self.device)
         finally:
@@ -139,7 +139,7 @@ class Turn:
 
 
 def _in_turns(make: Work, steps: int, device: torch.device) -> tuple[list[float], list[float]]:
-    """Seconds of a step, of every block: of the bare loop and through Lightning."""
+    """Seconds per step for every block: of the bare loop and through Lightning."""
     gates = (Semaphore(1), Semaphore(0))
     turns = (Turn(device, steps, *gates), Turn(device, steps, *reversed(gates)))
     with ThreadPoolExecutor(len(turns)) as pool:
@@ -149,7 +149,7 @@ def _in_turns(make: Work, steps: int, device: torch.device) -> tuple[list[float]
 
 
 def experiment(device: torch.device) -> str:
-    """What is trained on a device: the smaller one on a CPU."""
+    """The experiment to train on a device: a smaller one on a CPU."""
     return "experiment=mnist" if device.type == "cpu" else "experiment=mnist_large"
 
 
@@ -208,7 +208,7 @@ class Noise(ImageData):
 
 
 def _through_lightning(make: Work, steps: int, device: torch.device) -> None:
-    """Train, with what a run has: averaged weights, clipped gradients, numbers logged every 25 steps."""
+    """Train as in a run: averaged weights, clipped gradients, numbers logged every 25 steps."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     (module, data) = make(steps, device)
@@ -234,7 +234,7 @@ def _through_lightning(make: Work, steps: int, device: torch.device) -> None:
 
 
 def _bare(make: Work, steps: int, device: torch.device) -> None:
-    """Train by the same steps in a loop by hand, which does in the simplest way what a run does in every step."""
+    """Train by the same steps in a hand-written loop, with the simplest code for what a run does in every step."""
     module, data = make(steps, device)
     module.net.to(device)
     data.place_on(device)
@@ -264,7 +264,7 @@ def _bare(make: Work, steps: int, device: torch.device) -> None:
 
 
 def _data(make: Work, steps: int, device: torch.device) -> float:
-    """Seconds of the steps' batches, and of their masks where an objective draws any."""
+    """Seconds for the steps' batches, and for their masks if the objective draws any."""
     module, data = make(steps, device)
     data.place_on(device)
     begun = time.perf_counter()

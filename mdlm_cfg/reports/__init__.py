@@ -1,1 +1,1 @@
-"""Findings as tables, pictures, pages and wandb logs; it computes no numbers of its own."""
+"""Findings as tables, pictures, pages and wandb logs; this package computes no numbers of its own."""

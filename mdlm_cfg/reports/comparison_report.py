@@ -16,7 +16,7 @@ from mdlm_cfg.reports.tables import Table
 from mdlm_cfg.studies.comparison import FLOOR, SETTING, STRENGTH, Comparison
 from mdlm_cfg.support.numbers import format_column
 
-MAIN = {  # what is shown, by its name in report.json; everything is in the csv
+MAIN = {  # columns that are shown, by their names in report.json; the CSV file has all
     "tv_class_exact": "guidance effect",
     "tv_tilted_exact": "gap to tilted",
     "tv_exact_learned": "error of the network",
@@ -34,7 +34,7 @@ MAIN = {  # what is shown, by its name in report.json; everything is in the csv
     "tv_weighted": "weighted samples to tilted",
     "tv_resampled": "resampled samples to tilted",
 }
-MOST = 8  # measurements that are shown of reports that have none of these
+MOST = 8  # measurements shown of reports that have none of these
 Row = Mapping[str, Any]
 
 
@@ -72,7 +72,7 @@ def _measured(found: Comparison, folder: Path) -> Section:
 
 
 def _telling(found: Comparison) -> list[str]:
-    """The columns of the index that are shown: w, where reports have it, and those that have more than one value."""
+    """The index columns to show: w, if reports have it, and those with more than one value."""
     differing = [key for key in found.index if key != SETTING and found.means[key].nunique(dropna=False) > 1]
     return [*([STRENGTH] if STRENGTH in found.index else []), *(key for key in differing if key != STRENGTH)]
 
@@ -89,7 +89,7 @@ def _tests(found: Comparison) -> Section:
 
 
 def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
-    """One number against w, a line for every setting and kind of row; None where there is only one w, or none."""
+    """One number against w, a line for every setting and kind of row; None if there is at most one w."""
     if STRENGTH not in found.index:
         return None
     about = [key for key in _telling(found) if key != STRENGTH]
@@ -118,9 +118,9 @@ def _text(value: Any) -> str:
 
 
 def _lines_of(found: Comparison, frame: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Means and their standard errors, line by line, and how many seeds have the number where some lack it.
+    """Means and their standard errors, line by line, with the number of seeds that have the number if some lack it.
 
-    A column and its errors have one format.
+    A column and its errors share one format.
     """
     of_setting = [found.num_seeds[setting] for setting in frame[SETTING]]
     columns = []

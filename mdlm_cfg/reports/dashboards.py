@@ -1,7 +1,7 @@
-"""A workspace and a report on wandb as code: which panels, and of which names that runs log (extra `dashboards`).
+"""A workspace and a report on wandb as code: their panels and the logged names that these show (extra `dashboards`).
 
-The report compares training runs and evaluations of a project, by experiment; the workspace is the same panels as a
-page of their own that stays open while runs come in.
+The report compares training runs and evaluations of a project, by experiment; the workspace is a page with the same
+panels that can stay open while runs come in.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ NAME = "mdlm_cfg"
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves in one picture.
+    """Curves in one panel.
 
     Attributes:
-        title: with the units. metrics: names that a run logs. axis: the name under which it logs what is to the right.
+        title: with the units. metrics: names that a run logs. axis: the logged name of the horizontal axis.
     """
 
     title: str

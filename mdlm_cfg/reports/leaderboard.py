@@ -20,7 +20,7 @@ from mdlm_cfg.support.folders import check_is_file, is_path
 from mdlm_cfg.support.numbers import format_column
 from mdlm_cfg.support.numeric import is_number
 
-MANY = 64  # calls with which corrections come to their end
+MANY = 64  # calls with which corrections have converged
 HEAD = """\
 # Leaderboard
 
@@ -76,14 +76,14 @@ def _check(report: Mapping[str, Any]) -> None:
 
 
 def _ranking(rows: Sequence[RankingRow], asked: Sequence[tuple[str, int]]) -> Table:
-    """Entries in the order of the first ranking that is asked for, and their places in all."""
+    """Entries in the order of the first given ranking, with their ranks in all of them."""
     rankings = [{row.entry: row for row in rows if (row.against, row.calls) == one} for one in asked]
     columns = ["entry", *(f"to {against}, {calls_of(most)}" for against, most in asked)]
     return Table(columns, [[name, *(shown_place(ranking[name]) for ranking in rankings)] for name in rankings[0]])
 
 
 def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: int) -> list[str]:
-    """Entries that have a rank with this number of calls, and their means at each strength."""
+    """Entries with a rank at this number of calls, and their means at each strength."""
     what = f"Mean TV to the tilted distribution over the targets, with {calls_of(calls)}; at w = 0 it is the class."
     text = f'{what} "Calls made" is the mean number over the targets, at the w that needs most.\n'
     strengths = report["plan"]["w"]
@@ -100,7 +100,7 @@ def write_page(report: Path, page: Path) -> None:
     """Write the page of a report.json.
 
     Raises:
-        UserError: no such file, a report of another study, or a page that would replace a file of anybody else.
+        UserError: no such file, a report of another study, or a page that would replace a file that is not ours.
     """
     if not page.name or page.parts[0].startswith("~") or not is_path(str(page)):
         raise UserError(f"{str(page)!r} is not the path of a page: give one such as docs/leaderboard.md")

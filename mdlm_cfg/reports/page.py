@@ -20,15 +20,15 @@ from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.support.atomic import write_text
 
 VERDICT = "Verdict"  # the title of the section that comes first
-LONGEST = 24  # rows of a table within a group that is not folded by itself; the first screen folds none
-MOST_INSIDE = 200_000  # bytes of a CSV file that a page holds itself, for whoever has the page alone
+LONGEST = 24  # longer tables within a group are folded separately; the first screen folds none
+MOST_INSIDE = 200_000  # bytes of a CSV file that is embedded in the page, for readers who have only the page
 SCALE = 0.77  # 10 points at 150 dots per inch are 16 pixels
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A CSV file that a page links to: a small one is inside the page, a larger one lies beside it."""
+    """A CSV file that a page links to: a small one is embedded, a larger one lies beside the page."""
 
     path: Path
 
@@ -39,7 +39,7 @@ class Numbers:
 
     @property
     def is_inside(self) -> bool:
-        """Whether the page holds it."""
+        """Whether it is embedded in the page."""
         return self.path.stat().st_size <= MOST_INSIDE
 
     @property
@@ -59,18 +59,18 @@ class Picture:
 
     @property
     def numbers(self) -> Numbers:
-        """The csv file of what it shows, beside it."""
+        """The CSV file of its numbers, beside it."""
         return Numbers(numbers_of(self.path))
 
     @property
     def width(self) -> int:
-        """In pixels of a page, where the letters of the picture are about as large as those of the text."""
+        """In pixels of a page, so that the picture's letters are about as large as those of the text."""
         header = Path(self.path).read_bytes()[:24]  # of a PNG: the width is four bytes from the 16th on
         return round(int.from_bytes(header[16:20], "big") * SCALE)
 
     @property
     def base64(self) -> str:
-        """The file itself, as a data URL wants it."""
+        """The file itself, encoded for a data URL."""
         return base64.b64encode(Path(self.path).read_bytes()).decode("ascii")
 
 
@@ -79,12 +79,12 @@ class Section:
     """A part of a page: plain text (an empty line starts a new paragraph), then a panel, a table, a listing, pictures.
 
     Attributes:
-        panel: what `panel_data` makes: the data of the interactive panel; one on a page.
+        panel: the data of the interactive panel; at most one on a page.
         panel_numbers: the file of its numbers.
-        listing: lines of letters of one width, shown as they are.
+        listing: preformatted lines in a monospaced font.
         printed: whether its table goes to the terminal too.
-        group: the heading under which it is folded; "" stands unfolded.
-        block: what this section is a part of: the heading under which it is folded on a page of one group.
+        group: the heading under which it is folded; "" is not folded.
+        block: the title of the block it belongs to, under which it is folded on a page with one group.
     """
 
     title: str
@@ -100,13 +100,13 @@ class Section:
 
     @property
     def paragraphs(self) -> list[str]:
-        """The text, cut at empty lines; no line ends within "w = 4"."""
+        """The text, split at empty lines; no line breaks within "w = 4"."""
         text = self.text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
         return [part.strip() for part in text.split("\n\n") if part.strip()]
 
 
 def command_apart(text: str) -> tuple[str, str]:
-    """A text, and the command with which it ends ("" where there is none), which is shown in one piece to be copied."""
+    """A text, and the command at its end ("" if there is none), which is shown separately so that it can be copied."""
     said, colon, command = text.partition(": python ")
     return (f"{said}:", f"python {command}") if colon else (text, "")
 
@@ -129,7 +129,7 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
     Args:
         title: also the browser's.
         sections: in order.
-        settings: what was run, folded on top: names and values; nested ones as JSON. Everything is escaped.
+        settings: of the run, folded at the top: names and values; nested ones as JSON. Everything is escaped.
     """
     environment = _environment()
     shown = {name: _shown(value) for name, value in (settings or {}).items()}
@@ -153,11 +153,11 @@ def render_page(title: str, sections: Sequence[Section], settings: Mapping[str, 
 
 
 def first_screen(sections: Sequence[Section]) -> list[Section]:
-    """The sections in the order of a page: the verdict, what is unfolded and has more than a table, then the others.
+    """The sections in page order: the verdict, unfolded sections with more than a table, then the others.
 
-    On a page where nothing but the verdict would stand unfolded, one section of the first group does: that of the
-    strongest guidance, which is the last one, of its first block with a picture. Where that is the only group, the
-    others are folded by block.
+    If only the verdict would be unfolded, one section of the first group is unfolded too: in its first block with a
+    picture, the section of the strongest guidance, which is the last one. If there is only one group, the others are
+    folded by block.
     """
     verdict = [section for section in sections if section.title == VERDICT]
     others = [section for section in sections if section.title != VERDICT]
@@ -175,12 +175,12 @@ def first_screen(sections: Sequence[Section]) -> list[Section]:
 
 
 def _code(name: str) -> Markup:
-    """A file of ours that goes into a page as it is."""
+    """A file of this package that is included in a page unescaped."""
     return Markup((HERE / name).read_text(encoding="utf-8"))
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section], settings: Mapping[str, Any] | None = None) -> Path:
-    """Write the page, whole or not at all, and return its path."""
+    """Write the page atomically, and return its path."""
     write_text(path, render_page(title, sections, settings))
     return path
 

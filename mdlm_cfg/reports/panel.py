@@ -1,4 +1,4 @@
-"""How the interactive panel of a page (panel.js, charts.js) looks: titles, colours and colour scales."""
+"""The look of a page's interactive panel (panel.js, charts.js): titles, colours and colour scales."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DISTANCES = {
 
 
 def panel_looks() -> dict[str, Any]:
-    """What the script needs beside the distributions, in types that JSON has."""
+    """What the script needs besides the distributions, as JSON types."""
     return {
         "titles": TITLES,
         "order": [name for name in TITLES if name != "samples"],

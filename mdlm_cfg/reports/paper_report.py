@@ -44,7 +44,7 @@ def collect(runs: Path, path: Path) -> None:
     """Write one Markdown page from the newest run of every paper experiment.
 
     Raises:
-        UserError: an experiment that has not been run, or a page that would replace a file of anybody else.
+        UserError: an experiment that has not been run, or a page that would replace a file that is not ours.
     """
     check_page(path, HEAD.partition(",")[0])
     parts = [HEAD]

@@ -24,7 +24,7 @@ from mdlm_cfg.support.numbers import ABSENT, format_column
 Rows = Sequence[Any]
 PANEL_FILE = "panel.csv"
 MOST_SHOWN = 6  # numbers of a list in one cell
-OF_ROWS = (Table, Curve)  # views that show nothing without rows
+OF_ROWS = (Table, Curve)  # views that need rows
 
 
 def sections_of(findings: Findings, folder: Path, backend: str = "matplotlib") -> list[Section]:
@@ -49,9 +49,9 @@ def _more(findings: Findings) -> list[Block]:
 
 
 def _sections(block: Block, folder: Path, backend: str, taken: Sequence[str]) -> list[Section]:
-    """One section for each value of `per`, and one more for each further table of it; none where nothing is shown.
+    """One section for each value of `per`, and one more for each further table; none where nothing is shown.
 
-    No picture has the name of one of the files that are `taken`, since its numbers are a file beside it.
+    No picture has the name of a file in `taken`, since its numbers are written to a file of that name.
     """
     if not block.rows and block.views and all(isinstance(view, OF_ROWS) for view in block.views):
         return []
@@ -77,7 +77,7 @@ def _sections(block: Block, folder: Path, backend: str, taken: Sequence[str]) ->
 
 
 def is_of_zeros(table: ShownTable | None) -> bool:
-    """Whether a table shows nothing but zeros beside its first column: one of several that says nothing."""
+    """Whether a table has only zeros after its first column, and so can be left out."""
     return table is not None and all(cell in ("0", ABSENT, "") for row in table.rows for cell in row[1:])
 
 
@@ -109,7 +109,7 @@ def _part(block: Block, rows: Rows, stem: Path, backend: str, taken: Sequence[st
 
 
 def _about(row: Any, name: str) -> Mapping[str, Any]:
-    """What is declared of a column."""
+    """The declaration of a column."""
     return next(f.metadata for f in fields(row) if f.name == name)
 
 
@@ -124,7 +124,7 @@ def _label(row: Any, name: str) -> str:
 
 
 def cells(rows: Rows, name: str) -> list[str]:
-    """A column of rows, as people read it: measured numbers have one format."""
+    """A column of rows as text; measured numbers share one format."""
     about = _about(rows[0], name)
     values = [getattr(row, name) for row in rows]
     is_measured = [isinstance(value, float) and not about["index"] for value in values]
@@ -204,7 +204,7 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
     dashed: set[str] = set()
     drawn: dict[
         str, None
-    ] = {}  # all lines, also those without points: colours are the same in every picture of these rows
+    ] = {}  # all lines, even without points, so that colours agree in all pictures of these rows
     for row in rows:
         title = "" if view.panels is None else f"{_head(row, view.panels)} = {word(getattr(row, view.panels))}"
         for y_name in names:
@@ -225,7 +225,7 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
             if any(k in by and getattr(row, k) == v for k, v in view.dashed.items()):
                 dashed.add(series)
     if all(abs(v) <= NOTHING for series in panels.values() for _, y in series.values() for v in y):
-        return None  # a picture of zeros: the tables have them
+        return None  # no picture of zeros: the tables show them
     bands = {key: band for key, band in bands.items() if len(band[0]) == len(panels[key[0]][key[1]][0])}
     if max((len(x) for series in panels.values() for x, _ in series.values()), default=0) < 2:
         return None
@@ -240,7 +240,7 @@ def _is_reference(view: Curve, row: Any) -> bool:
 
 
 def _levels(view: Curve, rows: Rows, names: Sequence[str]) -> dict[str, float]:
-    """The horizontal lines of the reference rows, by the reference's name and, of several columns, the column's."""
+    """The horizontal lines of the reference rows, by the reference's name and, for several columns, the column's."""
     found = {}
     of = ", ".join(word(value) for value in view.reference.values())
     for row in rows:
@@ -252,7 +252,7 @@ def _levels(view: Curve, rows: Rows, names: Sequence[str]) -> dict[str, float]:
 
 
 def _series(row: Any, name: str) -> str:
-    """A value as the name of a line or bar; a number says what it is."""
+    """A value as the name of a line or bar; a number is named with its column."""
     value = getattr(row, name)
     is_number = isinstance(value, Guidance | int | float) and not isinstance(value, bool)
     return f"{_head(row, name)} = {word(value)}" if is_number else word(value)
@@ -263,7 +263,7 @@ def _unit(row: Any, name: str) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A value that has a place on an axis; a guidance has its strength, where that is one number."""
+    """A value as a number on an axis; for a guidance its strength, if that is one number."""
     if hasattr(value, "is_schedule"):
         return None if value.is_schedule else float(value.one_strength)
     if isinstance(value, bool) or not isinstance(value, int | float):

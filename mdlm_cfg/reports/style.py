@@ -1,4 +1,4 @@
-"""How every picture looks: colours that colour-blind readers can tell apart (Okabe and Ito), quiet axes."""
+"""The style of every picture: colours that colour-blind readers can tell apart (Okabe and Ito), unobtrusive axes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mdlm_cfg.reports.tables import write_csv
 from mdlm_cfg.support.atomic import atomic_write
 
 DPI = 150
-MOST_BYTES = 80  # of the name of a file, without its ending
-MARGIN = 0.06  # inches around what is drawn
+MOST_BYTES = 80  # of a file name, without its extension
+MARGIN = 0.06  # inches around the drawing
 INK = "#333333"
 GREY = "#8c8c8c"
 COLOURS = {
@@ -30,7 +30,7 @@ COLOURS = {
     "samples": "#000000",
 }
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", GREY)
-SERIES = {  # lines that mean the same in every picture and in the panel, by their names
+SERIES = {  # lines with the same meaning in every picture and in the panel, by name
     **COLOURS,
     "guidance effect": COLOURS["class"],
     "gap to tilted": COLOURS["tilted"],
@@ -49,10 +49,10 @@ TITLES = {
     "learned": "learned",
     "samples": "samples",
 }
-PROBABILITY = LinearSegmentedColormap.from_list(  # white is zero, then matplotlib's magma from its light end
+PROBABILITY = LinearSegmentedColormap.from_list(  # from white at zero through matplotlib's magma, light end first
     "probability", ["#ffffff", *colormaps["magma_r"](np.linspace(0.08, 0.86, 12))]
 )
-CHANGE = "RdBu_r"  # of differences: blue is less, red is more, white is none
+CHANGE = "RdBu_r"  # for differences: blue is less, red is more, white is none
 RC: Any = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -76,7 +76,7 @@ RC: Any = {
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each line of a picture: its own in `SERIES`, or the next of the cycle that no other line has."""
+    """A colour for each line of a picture: its own in `SERIES`, or the next unused one of the cycle."""
     own = {name: SERIES[name] for name in names if name in SERIES}
     left = [colour for colour in CYCLE if colour not in own.values()]
     others = [name for name in names if name not in own]
@@ -95,22 +95,22 @@ def empty_figure() -> Figure:
 
 
 def divide(figure: Figure, rows: int, columns: int, width: float, height: float, **subplots: Any) -> np.ndarray:
-    """Make an empty figure `width` x `height` inches large; its axes, an array (rows, columns)."""
+    """Set an empty figure to `width` x `height` inches; returns its axes, an array (rows, columns)."""
     figure.set_size_inches(width, height)
     return figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
 def save_figure(figure: Figure, path: Path, numbers: Sequence[Mapping[str, Any]]) -> Path:
-    """Write a PNG that cuts nothing off, and beside it a csv file of what it shows; each whole or not at all.
+    """Write a PNG that includes everything drawn, and a CSV file of its numbers beside it, each atomically.
 
     Args:
-        numbers: flat rows, everything that was drawn.
+        numbers: flat rows of everything that was drawn.
 
     Returns:
         `path`.
     """
     with atomic_write(path) as file:
-        # all that was drawn, also what the layout found no room for inside the figure
+        # everything drawn, even if the layout placed it outside the figure
         figure.savefig(file, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=MARGIN)
     write_csv(numbers, numbers_of(path))
     return path
@@ -122,9 +122,9 @@ def numbers_of(picture: Path) -> Path:
 
 
 def file_name(text: str) -> str:
-    """A text as the name of a file: letters, digits, dots and dashes, and a line for all that lies between.
+    """A text as a file name: letters, digits, dots and dashes, with an underscore for anything in between.
 
-    One of more than `MOST_BYTES` is cut, and ends in a hash of all of it: different names stay different.
+    One longer than `MOST_BYTES` is cut and ends in a hash of the whole, so that different names stay different.
     """
     name = re.sub(r"[^\w.-]+", "_", text).strip("_")
     if len(name.encode()) <= MOST_BYTES:
@@ -134,7 +134,7 @@ def file_name(text: str) -> str:
 
 
 def hide_frame(axes: Axes) -> None:
-    """No spines and no ticks."""
+    """Hide spines and ticks."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)

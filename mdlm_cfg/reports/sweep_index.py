@@ -1,4 +1,4 @@
-"""The index of a sweep: the settings and the outcome of every job, and where its report is."""
+"""The index of a sweep: the settings and the outcome of every job, with a link to its report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mdlm_cfg.reports.tables import Table, markdown, print_table, write_csv
 from mdlm_cfg.support.atomic import write_text
 from mdlm_cfg.support.numbers import ABSENT, format_column
 
-MAIN = {  # what is shown, by the beginning of its name; all that there is, is in the csv
+MAIN = {  # numbers that are shown, by the beginning of their names; the CSV file has all
     "test/nelbo": "NELBO",
     "tv_exact_learned": "error of the network",
     "accuracy": "accuracy",
@@ -24,7 +24,7 @@ Record = Mapping[str, Any]
 
 
 def write_index(folder: Path, records: Sequence[Record]) -> Path:
-    """Write index.csv, with everything, and index.md, to be read; the path of the second.
+    """Write index.csv, with everything, and index.md, for readers; returns the path of the second.
 
     Args:
         records: of the jobs: job, folder, overrides, state, value, report, numbers, failure.
@@ -35,12 +35,12 @@ def write_index(folder: Path, records: Sequence[Record]) -> Path:
 
 
 def print_index(records: Sequence[Record]) -> None:
-    """Show it on the terminal."""
+    """Print the index on the terminal."""
     print_table(_table(records), "jobs", Console())
 
 
 def _flat(record: Record) -> dict[str, Any]:
-    """One row: every swept setting and every number a column of its own."""
+    """One row, with a column for every swept setting and every number."""
     settings = dict(item.lstrip("+").split("=", 1) for item in record["overrides"] if "=" in item)
     row = {key: record[key] for key in ("job", "folder", "state")} | settings
     error = None if record["failure"] is None else record["failure"]["said"]

@@ -1,4 +1,4 @@
-"""Tables on the terminal, and the files that numbers go to (csv, json, npz), whole or not at all."""
+"""Tables on the terminal, and files of numbers (CSV, JSON, npz), written atomically."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GAP = 2  # letters between two columns on the terminal
 
 @dataclass(frozen=True)
 class Table:
-    """Column heads and rows of text, ready to be shown; `note` says what the columns are."""
+    """Column heads and rows of text, ready to be shown; `note` explains the columns."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -35,11 +35,11 @@ class Table:
 
 
 def print_table(table: Table, title: str = "", console: Console | None = None) -> None:
-    """Show a table on the terminal; one that is too wide for it is turned on its side where that makes it narrower.
+    """Show a table on the terminal; one that is too wide is transposed if that makes it narrower.
 
-    One that is too wide either way is shown in parts, a few rows in each.
+    One that is too wide either way is shown in parts, with a few rows each.
 
-    All text is shown as it is: a name may hold what rich would read as markup or as an emoji.
+    All text is shown literally: a name may hold what rich would read as markup or as an emoji.
     """
     console = console or Console()
     shown = [table]
@@ -60,7 +60,7 @@ def _turned(table: Table) -> Table:
 
 
 def _parts(table: Table, width: int) -> list[Table]:
-    """The first column with as many others as fit in the width, again and again."""
+    """Parts of a table: the first column with as many further columns as fit in the width."""
     first, *widths = (one + GAP for one in _widths(table))
     parts: list[list[int]] = [[]]
     for k, own in enumerate(widths, start=1):
@@ -102,7 +102,7 @@ def markdown(table: Table) -> str:
 
 
 def _widths(table: Table) -> list[int]:
-    """Per column, the width that its cells and the longest word of its head need."""
+    """The width of each column: that of its cells and of the longest word of its head."""
     return [
         max(len(text) for text in ["-", *name.split(), *(row[k] for row in table.rows)])
         for k, name in enumerate(table.columns)
@@ -133,6 +133,6 @@ def write_arrays(arrays: Mapping[str, Any], path: Path) -> Path:
 
 
 def check_page(page: Path, start: str) -> None:
-    """Raise UserError where a page would replace anything but an earlier one: a file with the same start."""
+    """Raise UserError if a page would replace anything but an earlier page, a file with the same start."""
     if os.path.lexists(page) and not (page.is_file() and page.read_bytes().startswith(start.encode())):
         raise UserError(f"{page} exists and is not an earlier page of this kind: move it, or give another name")

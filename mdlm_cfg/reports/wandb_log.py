@@ -1,4 +1,4 @@
-"""The findings of an evaluation on wandb: the same as everywhere else."""
+"""The findings of an evaluation on wandb: the same as in the report."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import wandb
 
 AXIS = "eval/w"
-STEP = "trainer/global_step"  # Lightning's axis of everything else
+STEP = "trainer/global_step"  # Lightning's axis for everything else
 TABLES = ("eval_tables/distances", "eval_tables/ledger")
-NOT_FINITE = ("inf", "-inf", "nan")  # as report.json has them
+NOT_FINITE = ("inf", "-inf", "nan")  # as in report.json
 
 
 def log_evaluation(
@@ -24,17 +24,17 @@ def log_evaluation(
     pictures: Sequence[Path],
     step: int = 0,
 ) -> None:
-    """Log curves over w, tables and pictures of an evaluation, and finish nothing.
+    """Log curves over w, tables and pictures of an evaluation; the run stays open.
 
     Args:
         run: a run that is open.
-        rows: flat rows of numbers, each with its `w`: curves over w, and a table. Where a `w` (of one `set`) has
-            several rows, such as one for each image or policy, they are in the table alone.
+        rows: flat rows of numbers, each with its `w`: curves over w, and a table. If a `w` (of one `set`) has
+        several rows, such as one for each image or policy, they are only in the table.
         ledger: plain rows of report.json's ledger.
         pictures: PNG files, shown under their names.
-        step: of training that the network had; pictures and tables of one run are shown by it.
+        step: training step of the network, by which a run's pictures and tables are shown.
     """
-    import wandb  # not without a run of it: it takes a third of a second
+    import wandb  # only with a wandb run: the import takes a third of a second
 
     plain = [_flat(row) for row in rows]
     times = Counter((row.get("w"), row.get("set")) for row in plain)
@@ -42,7 +42,7 @@ def log_evaluation(
     run.define_metric(AXIS, hidden=True)
     run.define_metric("eval/*", step_metric=AXIS)
     for row in curves:
-        of = f"{row['set']}/" if "set" in row else ""  # what is compared, where a w has several rows
+        of = f"{row['set']}/" if "set" in row else ""  # the set of samples, if a w has several rows
         numbers = {f"eval/{of}{name}": value for name, value in row.items() if _is_number(value) and name != "w"}
         run.log({AXIS: float(row["w"]), **numbers})
     media: dict[str, Any] = {
@@ -80,7 +80,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
 
 
 def _column(values: Sequence[Any]) -> list[Any]:
-    """A column of one type, which wandb wants: numbers where all that is there are numbers, words otherwise."""
+    """A column of one type, as wandb requires: numbers if all present values are numbers, otherwise text."""
     known = [value for value in values if value is not None and value not in NOT_FINITE]
     if all(_is_number(value) for value in known):
         return [value if _is_number(value) else None for value in values]

@@ -100,7 +100,7 @@ class CountedSteps:
 
 @contextmanager
 def signs_of_life(every: float = 1.0) -> Iterator[Callable[[str], None]]:
-    """A context that announces a piece of work, and repeats it with the elapsed time after every `QUIET` silent seconds.
+    """A context that announces a piece of work, and repeats it with the time taken after every `QUIET` silent seconds.
 
     It also gives the remaining time where the share done is known.
 

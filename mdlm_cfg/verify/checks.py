@@ -1,4 +1,4 @@
-"""Checks, and the statistics that decide them: each check is a number that must lie within limits."""
+"""Checks and their statistics: each check is a number that must lie within limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 CERTAIN = 1e-7  # the probability that a correct program fails one random check
-FEW = 10.0  # expected counts below this are put together before a chi-square test
+FEW = 10.0  # cells with smaller expected counts are pooled before a chi-square test
 LAW_TOLERANCE = 1e-11
 DIFFERENCE = "difference"
 P_VALUE = "p-value"
@@ -20,7 +20,7 @@ COVERAGE = "coverage"
 
 @dataclass(frozen=True)
 class Check:
-    """One number and the limits that it must keep.
+    """One number and its limits.
 
     Attributes:
         group: "laws", "samples", "intervals", "training" or "resume".
@@ -41,7 +41,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps its limits; NaN never does."""
+        """Whether the value is within its limits; NaN never is."""
         return self.low <= self.value <= self.high
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Check:
 
 
 def difference(group: str, subject: str, case: str, found: Any, truth: Any, tolerance: float = LAW_TOLERANCE) -> Check:
-    """The largest difference between numbers of the package and of the oracle, relative where those exceed 1."""
+    """The largest difference between numbers of the package and of the oracle, relative if the latter exceed 1."""
     ours = np.asarray(found, dtype=np.float64)
     theirs = np.asarray(truth, dtype=np.float64)
     if ours.shape != theirs.shape:
@@ -65,19 +65,19 @@ def difference(group: str, subject: str, case: str, found: Any, truth: Any, tole
 
 
 def p_value(group: str, subject: str, case: str, p: float, **detail: Any) -> Check:
-    """A p-value, which is uniform on (0, 1) where the program is right."""
+    """A p-value, which is uniform on (0, 1) if the program is right."""
     return Check(group, subject, case, P_VALUE, p, CERTAIN, 1.0, detail)
 
 
 def z_value(group: str, subject: str, case: str, estimate: float, truth: float, standard_error: float) -> Check:
-    """The two-sided p-value of a mean whose distance from the truth is so many standard errors."""
+    """The two-sided p-value of a mean, from its distance to the truth in standard errors."""
     z = (estimate - truth) / standard_error
     more = {"z": z, "estimate": estimate, "truth": truth, "standard_error": standard_error}
     return p_value(group, subject, case, float(2 * stats.norm.sf(abs(z))), **more)
 
 
 def coverage(group: str, subject: str, hits: int, repeats: int, claimed: tuple[float, float]) -> Check:
-    """How often an interval covered the truth, beside the share that is claimed, (lowest, highest)."""
+    """The share of intervals that covered the truth, compared with the claimed share (lowest, highest)."""
     low = float(stats.binom.ppf(CERTAIN, repeats, claimed[0])) / repeats
     high = float(stats.binom.isf(CERTAIN, repeats, claimed[1])) / repeats
     detail = {"hits": hits, "repeats": repeats, "claimed": list(claimed)}
@@ -85,11 +85,11 @@ def coverage(group: str, subject: str, hits: int, repeats: int, claimed: tuple[f
 
 
 def chi_square_p(counts: np.ndarray, law: np.ndarray) -> float:
-    """The p-value of counts under a law by Pearson's chi-square test; 0 where something impossible was drawn.
+    """The p-value of counts under a law by Pearson's chi-square test; 0 if something impossible was drawn.
 
-    1 where the law has one cell only.
+    1 if the law has only one cell.
 
-    Cells in which fewer than `FEW` are expected are one cell, together with the next larger ones until `FEW` are.
+    Cells with expected counts below `FEW` are pooled, with the next larger cells until at least `FEW` are expected.
     """
     observed = counts.flatten()
     expected = law.flatten() / law.sum() * counts.sum()
@@ -110,12 +110,12 @@ def chi_square_p(counts: np.ndarray, law: np.ndarray) -> float:
 
 
 def by_chance(checks: Iterable[Check]) -> list[float]:
-    """The p-values that chance decides, which are uniform: 1 exactly says that nothing was left to it."""
+    """The p-values that depend on chance, which are uniform; a p-value of exactly 1 does not."""
     return [check.value for check in checks if check.measure == P_VALUE and check.value < 1]
 
 
 def uniformity(checks: Iterable[Check]) -> list[Check]:
-    """One more check for every subject with several p-values: that these are uniform."""
+    """For every subject with several p-values, a check that they are uniform."""
     by_subject: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
         by_subject.setdefault((check.group, check.subject), []).append(check)

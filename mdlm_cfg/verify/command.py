@@ -86,7 +86,7 @@ def _verify(settings: dict[str, str]) -> bool:
 
 
 def sparse_lines() -> Callable[[str], None]:
-    """Prints a line where the last one was printed some time ago, or was of another group."""
+    """A function that prints a line unless the last one was recent and of the same group."""
     last = -math.inf
     group = ""
 
@@ -101,7 +101,7 @@ def sparse_lines() -> Callable[[str], None]:
 
 
 def _number(key: str, settings: dict[str, str], kind: type[float] | type[int]) -> float | None:
-    """A setting as a number; None where it was not given."""
+    """A setting as a number; None if it was not given."""
     try:
         return kind(settings[key]) if key in settings else None
     except ValueError:

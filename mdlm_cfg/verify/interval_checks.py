@@ -1,4 +1,4 @@
-"""Intervals and standard errors: how often they cover the truth, beside how often they claim to."""
+"""Intervals and standard errors: how often they cover the truth, compared with the nominal coverage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Z = 0
 
 
 def tables_of(seed: int) -> tuple[TableMixture, TableMixture]:
-    """Two random tables with full support: the data, and what a network may have learned of them."""
+    """Two random tables with full support: the data, and a table that a network may have learned from them."""
     rng = numpy_generator("intervals", seed)
     pmfs, weights = tables.random_table(rng, N, D, 2, 0.0)
     other = pmfs * (1 + 0.5 * rng.random(pmfs.shape))
@@ -39,7 +39,7 @@ def tables_of(seed: int) -> tuple[TableMixture, TableMixture]:
 
 
 def ledger_checks(seed: int, repeats: int) -> list[Check]:
-    """The ledger of errors closes, in 99 of 100 ledgers."""
+    """The error budget balances in 99 of 100 cases."""
     data, learned = tables_of(seed)
     laws = ledger_laws(data, learned.denoiser(), Guidance(2.0), Z)
     found = []
@@ -50,7 +50,7 @@ def ledger_checks(seed: int, repeats: int) -> list[Check]:
 
 
 def distance_checks(seed: int, repeats: int) -> list[Check]:
-    """The bootstrap interval of a sampled TV covers its expectation; it is right to some percent itself."""
+    """The bootstrap interval of a sampled TV covers its expectation; its coverage is accurate to a few percent."""
     data, learned = tables_of(seed)
     law = data.pmf
     reference = learned.class_pmf(Z)
@@ -65,7 +65,7 @@ def distance_checks(seed: int, repeats: int) -> list[Check]:
 
 
 def likelihood_checks(seed: int, repeats: int) -> list[Check]:
-    """The standard errors of the NELBO: by orders, and by random masks."""
+    """The standard errors of the NELBO, from orders and from random masks."""
     data, learned = tables_of(seed)
     pmfs = learned.class_pmfs.numpy()
     weights = learned.class_weights.numpy()
@@ -78,7 +78,7 @@ def likelihood_checks(seed: int, repeats: int) -> list[Check]:
         orders += abs(bound.value - truth) <= NORMAL * bound.standard_error
         bound = nelbo_bound(learned.denoiser(), x, classes, 2, torch_generator("masks", seed, k))
         masks += abs(bound.value - truth) <= NORMAL * bound.standard_error
-    # masks are stratified within a sample, which makes the error smaller than what is said
+    # masks are stratified within a sample, so the true error is smaller than the estimate
     return [
         coverage(GROUP, "standard error of the NELBO: orders", orders, repeats, (0.94, 0.96)),
         coverage(GROUP, "standard error of the NELBO: masks", masks, repeats, (0.94, 0.975)),

@@ -1,4 +1,4 @@
-"""Exact laws, and what is computed from them, against the oracle's enumeration."""
+"""Exact laws, and numbers computed from them, against the oracle's enumeration."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from mdlm_cfg.verify.worlds import Strength, World, guidance_of, number_strength
 
 GROUP = "laws"
 MILD = 3.0  # the strength up to which the oracle's matrix exponential is precise
-IN_TIME = 1e-11  # and, for each unit of rate * time, what its repeated squaring loses:
+IN_TIME = 1e-11  # and, per unit of rate * time, the loss of its repeated squaring:
 ROUNDING = 1e-15
-FLAT = 1e-9  # a slope in nats per unit of strength that is rounding
+FLAT = 1e-9  # a smaller slope, in nats per unit of strength, is rounding
 law_difference = partial(difference, GROUP)
 
 
@@ -50,7 +50,7 @@ def conditional_checks(world: World, seed: int) -> Iterator[Check]:
 
 
 def terminal_checks(world: World, seed: int) -> Iterator[Check]:
-    """The terminal law of every kind of guidance, at a number and at a schedule."""
+    """The terminal law of every kind of guidance, for a number and for a schedule."""
     for kind in KINDS:
         for strength in (number_strength(world, seed), schedule_strength(world, seed)):
             found = terminal_law(world.denoiser, guidance_of(strength, kind), world.target_class)
@@ -81,7 +81,7 @@ def policy_checks(world: World, seed: int) -> Iterator[Check]:
 
 
 def visit_checks(world: World, seed: int) -> Iterator[Check]:
-    """The probability to visit each partial state."""
+    """The probability of visiting each partial state."""
     for kind in KINDS:
         strength = number_strength(world, seed)
         levels = visit_law(world.denoiser, guidance_of(strength, kind), world.target_class)
@@ -106,7 +106,7 @@ def time_checks(world: World, seed: int) -> Iterator[Check]:
 
 
 def sampler_checks(world: World, seed: int) -> Iterator[Check]:
-    """The law of every registered sampler that the oracle knows, with every setting that it takes, and its calls."""
+    """The law of every registered sampler that the oracle knows, with every setting, and its number of calls."""
     strengths = number_strength(world, seed), schedule_strength(world, seed)
     for name, made in registered_samplers(world.shape[1]):
         for place, sampler in enumerate(made):
@@ -123,7 +123,7 @@ def sampler_checks(world: World, seed: int) -> Iterator[Check]:
 
 
 def several_at_a_time_checks(world: World, seed: int) -> Iterator[Check]:
-    """The law of two coordinates at a time under every policy."""
+    """The law of unmasking two coordinates at a time under every policy."""
     strength = number_strength(world, seed)
     for name in POLICIES:
         sampler = Sampler("event_leaping", events=2, policy=name)  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def table_checks(world: World, seed: int) -> Iterator[Check]:
 
 
 def likelihood_checks(world: World, seed: int) -> Iterator[Check]:
-    """NLL and NELBO of other conditionals than the data's own."""
+    """NLL and NELBO of conditionals other than the data's own."""
     target = world.target
     if target is None:
         return
@@ -203,7 +203,7 @@ LAW_CHECKS: tuple[Callable[[World, int], Iterator[Check]], ...] = (
 
 
 def law_checks(world: World, seed: int) -> list[Check]:
-    """All of them on one world."""
+    """All law checks on one world."""
     return [check for checks in LAW_CHECKS for check in checks(world, seed)]
 
 

@@ -1,4 +1,4 @@
-"""The page of a session: what was checked, how far off it was, and pictures of all of it."""
+"""The page of a session: what was checked, with all deviations and their pictures."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def write_report(found: Verification, folder: Path) -> Path:
 
 
 def check_folder(folder: Path, made: Made) -> None:
-    """Make the folder of a verification, where it is not there.
+    """Make the folder of a verification if it does not exist.
 
     Args:
         made: the record of what the command makes.
 
     Raises:
-        UserError: it holds anything else than an earlier verification, or cannot be made.
+        UserError: it holds anything other than an earlier verification, or cannot be made.
     """
     with made.taken_back(), naming_way_out("out"):
         made.folder(folder)
@@ -151,14 +151,14 @@ def badness(check: Check) -> float:
 
 
 def number(check: Check) -> str:
-    """The value of a check for people."""
+    """The value of a check as text."""
     if check.measure == COVERAGE:
         return f"{check.value:.1%}"
     return f"{check.value:.1e}" if check.measure == DIFFERENCE else f"p = {check.value:.2g}"
 
 
 def limits(check: Check) -> str:
-    """The limits of a check for people."""
+    """The limits of a check as text."""
     if check.measure == COVERAGE:
         return f"{check.low:.1%} to {check.high:.1%}"
     if check.measure == P_VALUE:
@@ -186,7 +186,7 @@ def draw_differences(checks: Sequence[Check], path: Path) -> Path:
 
 
 def draw_quantiles(checks: Sequence[Check], path: Path) -> Path:
-    """p-values of each subject in their order against the uniform quantiles, with a 99% band."""
+    """Sorted p-values of each subject against the uniform quantiles, with a 99% band."""
     groups = {name: own for name, own in by_subject(checks).items() if any(c.measure == P_VALUE for c in own)}
     columns = 4
     lines = -(-len(groups) // columns)
@@ -214,7 +214,7 @@ def draw_quantiles(checks: Sequence[Check], path: Path) -> Path:
 
 
 def draw_coverage(checks: Sequence[Check], path: Path) -> Path:
-    """The share of hits of each subject beside what it must be."""
+    """The share of hits of each subject beside its limits."""
     figure, axes = new_figure(1, 1, 8.0, 0.9 + 0.32 * len(checks))
     ax = axes[0, 0]
     rows = []
@@ -228,7 +228,7 @@ def draw_coverage(checks: Sequence[Check], path: Path) -> Path:
 
 
 def draw_training(checks: Sequence[Check], path: Path) -> Path:
-    """How many standard errors each mean is from the truth; limits as lines."""
+    """The distance of each mean from the truth in standard errors, with the limits as lines."""
     groups = by_subject([check for check in checks if check.detail and "z" in check.detail])
     figure, axes = new_figure(1, 1, 8.0, 0.9 + 0.32 * len(groups))
     ax = axes[0, 0]

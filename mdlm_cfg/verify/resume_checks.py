@@ -1,4 +1,4 @@
-"""Training that resumes from a checkpoint: bit for bit as without the interruption."""
+"""Training that resumes from a checkpoint must match uninterrupted training bit for bit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPTIMIZERS = {
 
 
 class CopyCheckpoints(Callback):
-    """Copies the checkpoint that was written before each step, at the end of the step."""
+    """Copies, at the end of each step, the checkpoint that was written before it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class CopyCheckpoints(Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning's notes and warnings are left out."""
+    """Suppress Lightning's notes and warnings."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -86,7 +86,7 @@ def small_run(seed: int, optimizer: str) -> tuple[MaskedDiffusion, TargetData]:
 
 
 def run(folder: Path, seed: int, optimizer: str, minutes: float | None, resume: Path | None = None) -> dict[str, Any]:
-    """Train, from a checkpoint on where one is given; the last checkpoint's content."""
+    """Train, from a checkpoint if one is given; returns the last checkpoint's content."""
     module, data = small_run(seed, optimizer)
     callbacks = [AveragedWeights(0.9), Checkpoints(folder / "checkpoints", minutes), CopyCheckpoints(folder)]
     trainer = Trainer(
@@ -123,7 +123,7 @@ def resume_checks(seed: int) -> list[Check]:
 
 
 def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Of the weights, the averaged weights and the optimiser's moments; inf where one lacks what the other has."""
+    """Of the weights, the averaged weights and the optimiser's moments; inf if one lacks a tensor of the other."""
     gaps = [0.0]
     for key in ("state_dict", "current_model_state", "optimizer_states"):
         ours = tensors_of(one[key])
@@ -135,7 +135,7 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def tensors_of(value: Any, name: str = "") -> dict[str, torch.Tensor]:
-    """The tensors of nested containers by their place, as float64."""
+    """The tensors of nested containers by their path, as float64."""
     if isinstance(value, torch.Tensor):
         return {name: value.double()}
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()

@@ -1,4 +1,4 @@
-"""All checks of a session, piece by piece, with the time that is left."""
+"""All checks of a session, piece by piece, with the time left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INTERVAL_SECONDS = 0.005
 TRAINING_SECONDS = 0.001  # of one repetition
 TARGET_SECONDS = 0.3
 RESUME_SECONDS = 15.0
-SHARES = {"laws": 0.25, "samples": 0.5, "intervals": 0.15, "training": 0.1}  # of the time, the fixed parts apart
+SHARES = {"laws": 0.25, "samples": 0.5, "intervals": 0.15, "training": 0.1}  # of the time, without the fixed parts
 MOST_REPEATS = 3000
 
 
@@ -41,7 +41,7 @@ class Piece:
     """Checks that are made together.
 
     Attributes:
-        group: see `Check`. label: for people. seconds: an estimate.
+        group: see `Check`. label: for messages. seconds: an estimate.
     """
 
     group: str
@@ -55,7 +55,7 @@ class Verification:
     """A session.
 
     Attributes:
-        seed: decides every random number. minutes: what the numbers of targets and repetitions follow from.
+        seed: decides every random number. minutes: decide the numbers of targets and repetitions.
         checks: all of them. seconds: by group.
     """
 
@@ -66,17 +66,17 @@ class Verification:
 
     @property
     def failures(self) -> list[Check]:
-        """The checks that did not keep their limits."""
+        """The checks outside their limits."""
         return [check for check in self.checks if not check.passed]
 
     @property
     def passed(self) -> bool:
-        """Whether every check keeps its limits, and there was one."""
+        """Whether there were checks, and all are within their limits."""
         return bool(self.checks) and not self.failures
 
     @property
     def false_alarm(self) -> float:
-        """A bound of the probability that a correct program fails one of the random checks."""
+        """A bound on the probability that a correct program fails one of the random checks."""
         return CERTAIN * sum(check.measure == P_VALUE for check in self.checks) + 2 * CERTAIN * len(
             [check for check in self.checks if check.group == "intervals"]
         )
@@ -111,12 +111,12 @@ def environment() -> dict[str, str]:
 
 
 def todays_seed() -> int:
-    """The date as a number, YYYYMMDD: other targets every day, and the same ones for everybody."""
+    """The date as a number, YYYYMMDD: new targets every day, the same for everybody."""
     return int(date.today().strftime("%Y%m%d"))
 
 
 def pieces_of(seed: int, minutes: float, groups: Collection[str] = GROUPS) -> list[Piece]:
-    """The pieces of a session; their numbers follow from `minutes` alone, so that the same session gives the same.
+    """The pieces of a session; their numbers depend only on `minutes`, so that a session can be repeated.
 
     Raises:
         UserError: minutes that are not positive, a negative seed, or a group that does not exist.
@@ -156,7 +156,7 @@ def pieces_of(seed: int, minutes: float, groups: Collection[str] = GROUPS) -> li
 def _of_worlds(
     group: str, seed: int, number: int, seconds: float, make: Callable[[Any, int], list[Check]]
 ) -> list[Piece]:
-    """A piece for each of so many worlds."""
+    """A piece for each world."""
 
     def on_world(k: int) -> list[Check]:
         return make(world_of(seed, k), seed)
@@ -174,9 +174,9 @@ def verify(
 
     Args:
         seed: decides the random targets and everything drawn; None is the date, YYYYMMDD.
-        minutes: about how long it takes on one core; it decides the numbers of targets and repetitions.
+        minutes: the approximate time on one core; it decides the numbers of targets and repetitions.
         groups: of `GROUPS`.
-        write: gets a line a piece, with the time left.
+        write: gets one line per piece, with the time left.
 
     Raises:
         UserError: see `pieces_of`.

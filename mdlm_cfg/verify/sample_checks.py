@@ -19,7 +19,7 @@ from mdlm_cfg.verify.worlds import Strength, World, guidance_of, number_strength
 
 GROUP = "samples"
 DRAWS = 20_000
-MILD = 1.5  # the strength up to which path weights have a normal mean with `DRAWS` samples
+MILD = 1.5  # the strength up to which the mean path weight of `DRAWS` samples is nearly normal
 
 
 def counts_of(x: Tensor, num_tokens: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def counts_of(x: Tensor, num_tokens: int) -> np.ndarray:
 
 
 def sampler_checks(world: World, seed: int) -> Iterator[Check]:
-    """Every registered sampler with every setting that it takes, against the oracle's law, or else its own."""
+    """Every registered sampler with every setting, against the oracle's law, or otherwise its own."""
     strengths = number_strength(world, seed), schedule_strength(world, seed)
     for name, made in registered_samplers(world.shape[1]):
         if not made:
@@ -113,6 +113,6 @@ SAMPLE_CHECKS: tuple[Callable[[World, int], Iterator[Check]], ...] = (
 
 
 def sample_checks(world: World, seed: int) -> list[Check]:
-    """All of them on one world."""
+    """All sample checks on one world."""
     with torch.no_grad():
         return [check for checks in SAMPLE_CHECKS for check in checks(world, seed)]

@@ -1,4 +1,4 @@
-"""Every sampler of the registry with every setting that it takes, and its law by the oracle."""
+"""Every registered sampler with every setting, and its law by the oracle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.verify.oracle import chains, decoders, policies
 from mdlm_cfg.verify.worlds import Strength, World
 
-SETTINGS: tuple[Mapping[str, Any], ...] = (  # each sampler is tried with each, and has those that it takes
+SETTINGS: tuple[Mapping[str, Any], ...] = (  # each sampler is tried with each setting, and keeps those it takes
     {},
     {"steps": 1},
     {"steps": 3},
@@ -44,7 +44,7 @@ SETTINGS: tuple[Mapping[str, Any], ...] = (  # each sampler is tried with each, 
 
 
 def samplers_of(name: str) -> list[Sampler]:
-    """The sampler of a name with all settings that it takes, without a policy."""
+    """The sampler of a name with each setting it takes, without a policy."""
     made: list[Sampler] = []
     for settings in SETTINGS:
         try:
@@ -70,12 +70,12 @@ def with_policies() -> list[Sampler]:
 
 
 def strength_of(sampler: Sampler, number: Strength, schedule: Strength, place: int) -> Strength:
-    """One of two strengths; with a correction the one that is a number."""
+    """One of two strengths; with a correction always the number."""
     return schedule if place % 2 and sampler.correction is None else number
 
 
 def shares_of(sampler: Sampler) -> list[float]:
-    """The shares of masked coordinates that its steps unmask, by the oracle."""
+    """The shares of masked coordinates that its steps unmask, from the oracle."""
     if isinstance(sampler.steps, tuple):
         return chains.grid_fractions(list(sampler.steps))
     assert sampler.schedule is not None and isinstance(sampler.steps, int)
@@ -97,7 +97,7 @@ def enumerated_law(sampler: Sampler, world: World, strength: Strength, kind: str
 
 
 def enumerated_calls(sampler: Sampler, world: World, strength: Strength) -> float | None:
-    """The expected number of its steps by the oracle, of a decoder without a correction that the oracle knows."""
+    """The oracle's expected number of steps, for a decoder that it knows and without a correction."""
     kernel = None if sampler.correction else _decoder(sampler, world, strength)
     return None if kernel is None else decoders.decoded(*world.shape, kernel)[1]
 
@@ -130,7 +130,7 @@ def _law_of_steps(sampler: Sampler, world: World, strength: Strength, kind: str)
 
 
 def _decoder(sampler: Sampler, world: World, strength: Strength) -> decoders.Kernel | None:
-    """The step of a decoder that makes the same step until nothing is masked; None of another sampler."""
+    """The step of a decoder that repeats one step until nothing is masked; None for any other sampler."""
     n, _ = world.shape
     rho = world.chain(strength).rates.__getitem__
     if sampler.name == "sampled_confidence" and isinstance(sampler.events, int) and not sampler.choice_temperature:

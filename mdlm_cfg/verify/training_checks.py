@@ -1,4 +1,4 @@
-"""Training estimators: their means against the NELBO by enumeration, and their gradients' against its derivative."""
+"""Training estimators: their means against the enumerated NELBO, and mean gradients against its derivative."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARE = 0.3  # of the null class
 
 
 class OneParameterNet(nn.Module):
-    """Conditionals of no joint, a table of logits that moves along a direction with one parameter theta.
+    """Conditionals of no joint distribution: a table of logits that moves along a direction with a parameter theta.
 
     Args:
         logits, direction: (K + 1, N+1, ..., N+1, D, N).
@@ -85,7 +85,7 @@ class Truth:
         return np.array([conditional, tables.nelbo(of_label(K), np.tensordot(self.weights, self.pmfs, axes=1))])
 
     def class_cost(self) -> float:
-        """The cross entropy of the class given a partial state, its number of masks uniform on 0 to D, in nats."""
+        """The cross entropy of the class given a partial state with a uniform number of masks from 0 to D, in nats."""
         probs = np.exp(self.class_logits) / np.exp(self.class_logits).sum(axis=-1, keepdims=True)
         total = 0.0
         for masks in product((False, True), repeat=D):
@@ -139,7 +139,7 @@ def mean_checks(subject: str, draws: np.ndarray, truths: np.ndarray) -> list[Che
 
 
 def registered_objectives() -> list[tuple[str, Objective]]:
-    """Every objective of `mdlm_cfg.training.objectives`, and both kinds of the sampled one."""
+    """Every objective of `mdlm_cfg.training.objectives`, with both forms of the sampled one."""
     made: list[tuple[str, Objective]] = []
     for name, kind in inspect.getmembers(objectives, inspect.isclass):
         if not issubclass(kind, Objective) or kind is Objective or inspect.isabstract(kind):
@@ -176,7 +176,7 @@ def objective_checks(seed: int, repeats: int) -> list[Check]:
 
 
 def averaged_checks(seed: int, repeats: int) -> list[Check]:
-    """The averaged objective on the distribution itself: no error at all."""
+    """The averaged objective on the distribution itself, where it is exact."""
     truth = Truth(seed)
     joint = torch.from_numpy(truth.weights.reshape(K, *[1] * D) * truth.pmfs)
 

@@ -1,4 +1,4 @@
-"""Fresh random distributions, each twice: as the package holds it, and as a table for the oracle."""
+"""Fresh random distributions, each in two forms: the package's, and a table for the oracle."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SORTS = ("table", "incoherent", "table with zeros", "hidden Markov", "opaque tab
 
 @dataclass(frozen=True)
 class Strength:
-    """A strength of guidance as the package and as the oracle take it."""
+    """A strength of guidance in the forms of the package and of the oracle."""
 
     label: str
     ours: Any
@@ -41,9 +41,9 @@ class World:
     """A distribution and a class.
 
     Attributes:
-        label: for people. number: which one of the session.
+        label: for messages. number: within the session.
         denoiser: the package's. ask: the same conditionals for the oracle, of `target_class` and of the mixture.
-        target: the table, where the conditionals are those of one. class_pmfs, class_weights: its numbers.
+        target: the table, if the conditionals come from one. class_pmfs, class_weights: its numbers.
     """
 
     label: str
@@ -88,7 +88,7 @@ class World:
 
 
 class StoredConditionals:
-    """A denoiser whose answers are an array: conditionals that belong to no joint distribution.
+    """A denoiser that reads its answers from an array: conditionals of no joint distribution.
 
     Args:
         log_probs: (K + 1, N+1, ..., N+1, D, N), the null class last.
@@ -106,7 +106,7 @@ class StoredConditionals:
 
 
 class OpaqueDenoiser:
-    """Hides that a denoiser is a table's, so that the way for any denoiser is taken."""
+    """Hides that a denoiser is a table's, so that the code for general denoisers runs."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.inner = denoiser
@@ -121,17 +121,17 @@ class OpaqueDenoiser:
 
 
 def numpy_generator(*key: int | str) -> np.random.Generator:
-    """A generator of numpy that depends on a key alone."""
+    """A numpy generator that depends only on a key."""
     return np.random.default_rng(list(hashlib.sha256(repr(key).encode()).digest()))
 
 
 def torch_generator(*key: int | str) -> torch.Generator:
-    """A generator of torch that depends on a key alone."""
+    """A torch generator that depends only on a key."""
     return generator_for("verify", *key)
 
 
 def world_of(seed: int, number: int) -> World:
-    """World `number` of a session: sorts and shapes in turn, so that every one of both meets the other."""
+    """World `number` of a session: sorts and shapes alternate, so that each sort occurs with each shape."""
     sort = SORTS[number % len(SORTS)]
     n, d = SHAPES[(number + number // len(SORTS)) % len(SHAPES)]
     rng = numpy_generator("world", seed, number)

@@ -1,7 +1,7 @@
-"""Pictures as data. Each module has one sort of picture: a frozen value that can list its numbers and draw itself.
+"""Pictures as data. Each module has one type of picture: a frozen value that can list its numbers and draw itself.
 
-`save` writes the PNG and the CSV of one picture. With `backend="none"` nothing is drawn, which lets tests look at the
-data of every picture without pixels.
+`save` writes the PNG and the CSV of one picture. With `backend="none"` nothing is drawn, so that tests can check the
+data of every picture without rendering it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Drawing(Protocol):
     """A picture before it is drawn."""
 
     def numbers(self) -> Sequence[Mapping[str, Any]]:
-        """Flat rows of everything that it shows."""
+        """Flat rows of everything it shows."""
         ...
 
     def draw(self, figure: Figure) -> np.ndarray:
@@ -37,7 +37,7 @@ class Drawing(Protocol):
 
 
 def save(drawing: Drawing, path: Path, backend: str = "matplotlib") -> Path:
-    """Write a picture as PNG to `path` and its numbers as CSV beside it, each whole or not at all.
+    """Write a picture as PNG to `path` and its numbers as CSV beside it, each atomically.
 
     Args:
         backend: "matplotlib", or "none", which writes a blank picture.

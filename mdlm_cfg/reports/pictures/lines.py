@@ -20,14 +20,14 @@ from mdlm_cfg.support.progress import LINES
 
 Points = tuple[Sequence[float], Sequence[float]]
 BOX = "□"
-NOTHING = 1e-13  # smaller values are rounding; a logarithmic axis has no place for them
-BESIDE = 36  # letters of a legend that stands beside the panel
-ABOVE = 80  # letters of a line of a legend above the panel
+NOTHING = 1e-13  # smaller values are rounding; a logarithmic axis cannot show them
+BESIDE = 36  # most letters of a legend beside the panel
+ABOVE = 80  # letters per line of a legend above the panel
 LINE = 0.2  # inches of such a line
-TITLE = 32  # letters of a line of the title of a small multiple
+TITLE = 32  # letters per line of a small multiple's title
 MAX_MARKERS = 30  # a curve with more points is drawn without markers
-ACROSS = 4  # small multiples beside each other
-WARNED: list[str] = []  # the letter without a glyph that a line of this process has named
+ACROSS = 4  # small multiples side by side
+WARNED: list[str] = []  # the letter without a glyph that this process has reported
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Lines:
     Attributes:
         panels: series (x, y) by name, by the title of the panel. Where every x is an int, only ints are ticks.
         x_label, y_label: with their units.
-        log_x, log_y: logarithmic axes. On a logarithmic y axis a 0 (or rounding) is drawn hollow at its foot.
-        from_zero: whether any other y axis starts at 0 where nothing is negative.
+        log_x, log_y: logarithmic axes. On a logarithmic y axis a 0 (or rounding) is a hollow marker at the bottom.
+        from_zero: whether a linear y axis starts at 0 if nothing is negative.
         bands: (low, high) around the series of the same panel and name.
         levels: horizontal dashed lines by name.
         dashed: names of the series that are drawn dashed.
@@ -93,7 +93,7 @@ class Lines:
             for k, (name, level) in enumerate(self.levels.items()):
                 axes.axhline(level, label=plain(name), color=GREY, linestyle=(0, (4, 2 + 2 * k)), linewidth=1.2)
             axes.set_title(plain(titles[title]), loc="left")
-        for axes in grid.flat[:num]:  # whose limits are shared, and those of all lines
+        for axes in grid.flat[:num]:  # limits are shared and include all lines
             self._set_scales(axes)
         for axes in grid[:, 0]:
             axes.set_ylabel(plain(self.y_label))
@@ -124,7 +124,7 @@ class Lines:
         return [v for series in self.panels.values() for _, y in series.values() for v in y]
 
     def _labels(self) -> dict[str, str]:
-        """The series to draw, and their labels. Series that coincide in every panel are one, with all their names."""
+        """The series to draw, and their labels. Series that coincide in every panel are merged under all their names."""
         labels: dict[str, list[str]] = {}
         alone = {*self.dashed, *(name for _, name in self.bands)}
         for name in self.names:
@@ -154,7 +154,7 @@ class Lines:
         counts = all(isinstance(v, int) for v in x)
         axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=counts))
         if self.log_x and x and min(x) > 0:
-            narrow = max(x) < 100 * min(x)  # decades alone would leave such an axis without labels
+            narrow = max(x) < 100 * min(x)  # ticks at decades only would leave such an axis without labels
             axes.set_xscale("log", base=2 if narrow else 10)
             if narrow:
                 axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -166,9 +166,9 @@ class Lines:
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib shows as it is: a dollar sign starts no formula, and letters without a glyph are boxes.
+    """A text that matplotlib shows literally: a dollar sign starts no formula, and letters without a glyph are boxes.
 
-    The first such letter of a process is named in one line, which stands for all others.
+    Only the first such letter of a process is reported, in one line.
     """
     lacking = [letter for letter in text if ord(letter) not in _letters() and not letter.isspace()]
     if lacking:
@@ -183,14 +183,14 @@ def _letters() -> frozenset[int]:
 
 
 def _warn_once(letter: str) -> None:
-    """One line in a process, whatever the letters: a report draws many pictures of the same names."""
+    """Print one line per process, whatever the letters: a report draws many pictures with the same names."""
     if not WARNED:
         WARNED.append(letter)
         LINES.say(f"the font of the pictures lacks {letter!r} (and perhaps others), and shows {BOX} instead")
 
 
 def draw_legend(figure: Figure, grid: np.ndarray) -> None:
-    """One legend of all panels: beside a single panel with short names, above in all other cases."""
+    """One legend for all panels: beside a single panel with short names, otherwise above."""
     pairs = [axes.get_legend_handles_labels() for axes in grid.flat]
     entries = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels)}
     if not entries:
@@ -207,13 +207,13 @@ def draw_legend(figure: Figure, grid: np.ndarray) -> None:
 
 
 def _place_of_zero(values: Sequence[float]) -> float | None:
-    """Where a logarithmic axis shows 0, below all else; None where nothing is 0, or everything."""
+    """Where a logarithmic axis shows 0, below all else; None if nothing or everything is 0."""
     positive = [v for v in values if v > NOTHING]
     return min(positive) / 3 if positive and len(positive) < len(values) else None
 
 
 def _mark_zeros(axes: Axes, places: Sequence[float], zero: float, colour: str) -> None:
-    """Hollow markers where values are 0, and a 0 beside the axis."""
+    """Draw hollow markers where values are 0, and a 0 beside the axis."""
     if not places:
         return
     axes.plot(places, [zero] * len(places), "o", color="white", markeredgecolor=colour, zorder=3, clip_on=False)

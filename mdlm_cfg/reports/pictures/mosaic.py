@@ -1,4 +1,4 @@
-"""Small images in lines and columns: samples of every class, pixel means, differences of means."""
+"""Small images in rows and columns: samples of every class, pixel means, differences of means."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mdlm_cfg.reports.style import CHANGE, divide, hide_frame
 from mdlm_cfg.support.errors import UserError
 
 GAP_SHARE = 1 / 14  # of an image's height, between images
-GROUND = 0.2  # of the gap, from paper (0) to ink (1)
-LETTER = 0.09  # inches of a letter in the name of a line
-WIDEST = 11.4  # inches of blocks side by side: as wide as a page
+GROUND = 0.2  # grey level of the gap, from white (0) to black (1)
+LETTER = 0.09  # inches per letter in the name of a row
+WIDEST = 11.4  # inches of blocks side by side: the width of a page
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images in blocks side by side, and below each other where a page is not wide enough.
+    """Images in blocks side by side, wrapped if a page is not wide enough.
 
     Attributes:
-        blocks: arrays (lines, columns, height, width) by the title of the block: of one shape, 0 to 1; NaN is a pixel
-            that is not known, drawn in light blue. Of any sign where `signed` names their scale.
+        blocks: arrays (lines, columns, height, width) by the title of the block: of one shape, 0 to 1; NaN is an
+            unknown pixel, drawn in light blue. They may have any sign if `signed` names their scale.
         lines: names of the lines; default none.
-        signed: the name of the scale of values of either sign; blue is less, red is more, white is none.
+        signed: the name of the scale for values of either sign; blue is less, red is more, white is none.
 
     Raises:
         UserError: no images, or images of several shapes.
@@ -58,7 +58,7 @@ class Images:
         return self.lines[k] if k < len(self.lines) else str(k)
 
     def draw(self, figure: Figure) -> np.ndarray:
-        """Draw every block; the names of the lines stand at the left."""
+        """Draw every block, with the names of the lines at the left."""
         arrays = {title: np.asarray(block, dtype=np.float64) for title, block in self.blocks.items()}
         num_lines, num_columns, height, width = next(iter(arrays.values())).shape
         beside = LETTER * max((len(name) for name in self.lines), default=1) + (0.9 if self.signed else 0.3)
@@ -92,12 +92,12 @@ class Images:
             tiles = tiled(array)
             ground = tiled(np.zeros_like(array)) > 0
             return axes.imshow(np.where(ground, 0.0, tiles), cmap=CHANGE, vmin=-top, vmax=top, interpolation="nearest")
-        axes.set_facecolor("#cfe6f5")  # what is not known
+        axes.set_facecolor("#cfe6f5")  # unknown pixels
         return axes.imshow(np.ma.masked_invalid(tiled(array)), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
 
 
 def pixel_columns(image: np.ndarray) -> dict[str, float]:
-    """An image (H, W) as columns of a csv file: "0,0", "0,1", ... (row, column)."""
+    """An image (H, W) as columns of a CSV file: "0,0", "0,1", ... (row, column)."""
     return {f"{i},{j}": v for (i, j), v in zip(np.ndindex(image.shape), image.flatten().tolist())}
 
 

@@ -20,7 +20,7 @@ from mdlm_cfg.studies.views import Panel
 
 OUTLINE = "#56B4E9"
 SIZE = 2.05  # inches of a heat map
-LABEL_WIDTH = 24  # letters of a line's label before it goes on in another line
+LABEL_WIDTH = 24  # letters of a line's label before it wraps
 ROUNDING = 1e-12
 KINDS: dict[str, tuple[Any, str]] = {"probability": (PROBABILITY, "probability"), "change": (CHANGE, "difference")}
 
@@ -104,7 +104,7 @@ class Panels:
             axes.set_ylabel("\n".join(part for part in (wrapped, y_label) if part), fontweight="bold")
         if ndim == 1 or is_last:
             mark_values(axes.xaxis, self.value_names)
-        else:  # ticks without numbers take a fifth of the time of a picture
+        else:  # ticks without numbers would take a fifth of a picture's time
             axes.set_xticks([])
         if ndim == 2 and label is not None:
             mark_values(axes.yaxis, self.value_names)
@@ -124,7 +124,7 @@ def _draw_panel(axes: Axes, panel: Panel, top: float) -> Any:
         axes.set_ylim(bottom=0)
         return None
     axes.axhline(0, color=GREY, linewidth=0.8)
-    colours = np.where(panel.values > 0, "#b2182b", "#2166ac")  # the ends of the scale of heat maps
+    colours = np.where(panel.values > 0, "#b2182b", "#2166ac")  # the end colours of the heat maps' scale
     axes.bar(np.arange(len(panel.values)), panel.values, width=0.9, color=colours.tolist())
     if panel.kind == "change":
         axes.set_ylim(-1.05 * top, 1.05 * top)

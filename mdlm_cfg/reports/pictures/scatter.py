@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mdlm_cfg.reports.pictures.lines import plain
 from mdlm_cfg.reports.style import CYCLE, divide
 
-MAX_POINTS = 6000  # of a panel; more are thinned evenly
+MAX_POINTS = 6000  # per panel; more are thinned evenly
 
 
 @dataclass(frozen=True)

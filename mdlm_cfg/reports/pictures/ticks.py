@@ -1,4 +1,4 @@
-"""Ticks of an axis that runs over the values 0..N-1: numbers, or the names that the data give them."""
+"""Ticks of an axis over the values 0..N-1: numbers, or the data's names for them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mdlm_cfg.reports.pictures.lines import plain
 
 MOST = 6  # names on an axis
 LETTERS = 10  # of a name
-FLAT = 3  # letters up to which names stand beside each other below an axis
+FLAT = 3  # letters up to which names fit side by side below an axis
 
 
 def mark_values(axis: Axis, value_names: Sequence[str] | None) -> None:
-    """Mark the values of an axis: by whole numbers, or by at most `MOST` of their names, long ones shortened."""
+    """Label the values of an axis with whole numbers, or with at most `MOST` of their names, shortened if long."""
     if value_names is None:
         axis.set_major_locator(MaxNLocator(4, integer=True))
         return

@@ -1,6 +1,6 @@
-"""The oracle: everything that the package computes, once more by brute force, sharing no code with it.
+"""The oracle: everything that the package computes, computed again by brute force, with no shared code.
 
-It imports numpy and the standard library and nothing else. A distribution is a table of class probabilities; states are
+It imports only numpy and the standard library. A distribution is a table of class probabilities; states are
 tuples, rates are Python floats, sums run over all orders, subsets and paths, kernels and generators are dense
 ((N+1)^D, (N+1)^D) matrices. It is slow, and short enough to be checked by eye.
 """

@@ -18,7 +18,7 @@ class Chain:
     """The guided chain of some conditionals: its states, and the rate of every coordinate and value.
 
     Args:
-        ask: gives both conditionals of a partial state, whose mask is N; rows of unmasked coordinates do not count.
+        ask: gives both conditionals of a partial state, whose mask is N; rows of unmasked coordinates are ignored.
         w: a number, one number for each number of unmasked coordinates, or a function of progress.
         kind: "rate" or "normalized".
     """
@@ -42,7 +42,7 @@ class Chain:
         return {i: sum(rates) for i, rates in self.rates[state].items()}
 
     def terminal_by_orders(self) -> np.ndarray:
-        """The terminal law: over every finished state and every order, the product of rate / Lambda."""
+        """The terminal law: for every finished state, the sum over orders of the product of rate / Lambda."""
         law = np.zeros([self.n] * self.d)
         for x in self.finished:
             for order in permutations(range(self.d)):
@@ -66,7 +66,7 @@ class Chain:
         return q - np.diag(q.sum(axis=1))
 
     def visits(self) -> np.ndarray:
-        """The probability to pass through each state, (N+1,)*D: of the generator's jump chain, by a linear system."""
+        """The probability of visiting each state, (N+1,)*D: from the generator's jump chain, by a linear system."""
         q = self.generator()
         exits = -np.diag(q)
         jumps = np.where(exits[:, None] > 0, q / np.where(exits > 0, exits, 1.0)[:, None], 0.0)
@@ -76,7 +76,7 @@ class Chain:
         return self.dense(np.linalg.solve((np.eye(len(q)) - jumps).T, start))
 
     def terminal_by_generator(self) -> np.ndarray:
-        """The terminal law: the visits of finished states."""
+        """The terminal law: the visit probabilities of finished states."""
         return self.visits()[(slice(0, self.n),) * self.d]
 
     def law_at(self, tau: float) -> np.ndarray:
@@ -119,7 +119,7 @@ class Chain:
         return kernel
 
     def event_kernel(self, count: int) -> np.ndarray:
-        """The kernel of `count` events by frozen rates: ordered draws without replacement, values independent."""
+        """The kernel of `count` events with frozen rates: ordered draws without replacement, independent values."""
         kernel = self._empty()
         for state in self.states:
             totals = self.totals(state)
@@ -148,7 +148,7 @@ class Chain:
         return self.dense(law)
 
     def stepped(self, sampler: str, fractions: list[float]) -> np.ndarray:
-        """The law after steps of these lengths, or event-leaping's with the numbers of events that they ask for."""
+        """The law after steps of these lengths, or of event-leaping with the corresponding numbers of events."""
         if sampler == "event_leaping":
             return self.law_after([self.event_kernel(count) for count in event_counts(fractions, self.d)])
         return self.law_after([self.time_kernel(sampler, u) for u in fractions])
@@ -162,12 +162,12 @@ class Chain:
 
 
 def put(state: State, i: int, v: int) -> State:
-    """The state with coordinate i at v."""
+    """The state with coordinate i set to v."""
     return (*state[:i], v, *state[i + 1 :])
 
 
 def strength_at(w: Strength, num_unmasked: int, num_dims: int) -> float:
-    """w when so many of the coordinates are unmasked."""
+    """w when `num_unmasked` of the coordinates are unmasked."""
     if callable(w):
         return w(num_unmasked / (num_dims - 1) if num_dims > 1 else 1.0)
     if isinstance(w, Sequence):
@@ -176,7 +176,7 @@ def strength_at(w: Strength, num_unmasked: int, num_dims: int) -> float:
 
 
 def guided(cond: Sequence[float], uncond: Sequence[float], w: float, kind: str) -> list[float]:
-    """p^(-w) p_z^(1+w) of every value, 0 where the class has nothing; over its sum for "normalized"."""
+    """p^(-w) p_z^(1+w) of every value, 0 where the class has probability 0; divided by its sum for "normalized"."""
     pairs = zip(cond, uncond, strict=True)
     rho = [0.0 if c == 0 else math.exp((1 + w) * math.log(c) - (w * math.log(u) if w else 0)) for c, u in pairs]
     if kind == "rate":
@@ -219,9 +219,9 @@ def grid_fractions(taus: list[float]) -> list[float]:
 
 
 def event_counts(shares: list[float], d: int) -> list[int]:
-    """How many events each step makes: the share of what is left, at least one, until none is left.
+    """The number of events of each step: its share of the remaining coordinates, at least one, until none is left.
 
-    It is rounded, and halves to the even number, once rounding of the share is taken away.
+    It is rounded, with halves to the even number, after the share's own rounding error is removed.
     """
     counts: list[int] = []
     for share in shares:

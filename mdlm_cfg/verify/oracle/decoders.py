@@ -36,7 +36,7 @@ def normalized(rho: dict[int, list[float]]) -> dict[int, list[float]]:
 def drawing_first(
     rho_of: Rho, num_tokens: int, selections: Callable[[dict[int, float]], Iterator[tuple[tuple[int, ...], float]]]
 ) -> Kernel:
-    """Draw a value for every masked coordinate, and keep those that `selections` picks by their probabilities."""
+    """Draw a value for every masked coordinate, and keep those that `selections` picks from their probabilities."""
 
     def kernel(state: State) -> dict[State, float]:
         r = normalized(rho_of(state))
@@ -60,7 +60,7 @@ def sampled_confidence(rho_of: Rho, num_tokens: int, count: int) -> Kernel:
 
 
 def threshold(rho_of: Rho, num_tokens: int, tau: float) -> Kernel:
-    """Keep every drawn value of probability at least tau, and the most probable one in any case (Fast-dLLM)."""
+    """Keep every drawn value of probability at least tau, and always the most probable one (Fast-dLLM)."""
 
     def selections(c: dict[int, float]) -> Iterator[tuple[tuple[int, ...], float]]:
         above = tuple(i for i in c if c[i] >= tau - TIE)
@@ -81,7 +81,7 @@ def factor(rho_of: Rho, num_tokens: int, bound: float) -> Kernel:
 
 
 def entropy_bound(rho_of: Rho, num_tokens: int, gamma: float) -> Kernel:
-    """Unmask the longest run of coordinates by rising entropy with sum H - max H <= gamma (EB-Sampler)."""
+    """Unmask as many coordinates in order of rising entropy as keep sum H - max H <= gamma (EB-Sampler)."""
 
     def kernel(state: State) -> dict[State, float]:
         r = normalized(rho_of(state))
@@ -125,7 +125,7 @@ def remdm_kernels(rho_of: Rho, num_tokens: int, alphas: Sequence[float], rule: s
     """The steps of ReMDM from each share of unmasked coordinates to the next.
 
     Args:
-        alphas: from 0, or nearly so, to 1.
+        alphas: from (nearly) 0 to 1.
         rule: "cap" (min(eta, sigma_max)), "rescale" (eta sigma_max) or "forward_backward".
     """
     kernels = []
@@ -190,7 +190,7 @@ def correction_matrix(refill: Callable[[State], np.ndarray], num_tokens: int, nu
 
 
 def at_once(rho_of: Rho, num_tokens: int, num_dims: int) -> Callable[[State], np.ndarray]:
-    """The law (N,)*D of the state whose masked coordinates are filled independently, from one call."""
+    """The law (N,)*D of a state whose masked coordinates are filled independently, from one call."""
 
     def refill(state: State) -> np.ndarray:
         r = normalized(rho_of(state))
@@ -230,7 +230,7 @@ def fills(rho_of: Rho, policy: str, state: State, values: dict[int, int]) -> Ite
 def accepted_correction_matrix(rho_of: Rho, num_tokens: int, num_dims: int, size: int, policy: str) -> np.ndarray:
     """The kernel on N^D of one correction move with accept and reject: accepted with min(1, W_new / W_old).
 
-    States that the guided chain does not reach keep their place.
+    States that the guided chain does not reach stay unchanged.
     """
     states = list(product(range(num_tokens), repeat=num_dims))
     index = {x: row for row, x in enumerate(states)}

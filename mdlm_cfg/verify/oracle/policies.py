@@ -65,7 +65,7 @@ def law_by_paths(
     order: Sequence[int] | None = None,
     start: State | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums over all paths: the law, E[W; x] and E[W^2; x], (N,)*D each; W is for k = 1.
+    """Sums over all paths: the law, E[W; x] and E[W^2; x], (N,)*D each; W is defined for k = 1.
 
     Args:
         start: the partial state that the paths start in; None is all masked.

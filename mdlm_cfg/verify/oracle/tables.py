@@ -1,4 +1,4 @@
-"""Distributions as tables, and what is said of them, by plain sums over all of their states."""
+"""Distributions as tables, and their properties by plain sums over all states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def marginal(pmf: np.ndarray, state: State) -> float:
 
 
 def conditional_rows(pmfs: list[np.ndarray], state: State) -> Rows:
-    """p(x_i = v | x_U) of every masked coordinate, by the first pmf that gives x_U a probability; else uniform."""
+    """p(x_i = v | x_U) of every masked coordinate, from the first pmf with p(x_U) > 0; else uniform."""
     n = pmfs[0].shape[0]
     d = pmfs[0].ndim
     for pmf in pmfs:
@@ -31,7 +31,7 @@ def conditional_rows(pmfs: list[np.ndarray], state: State) -> Rows:
 def table_conditionals(class_pmfs: np.ndarray, class_weights: np.ndarray, z: int | None) -> Ask:
     """Both conditionals of a table (K, N, ..., N): of the class, or for None of the mixture twice; and of the mixture.
 
-    Where the class gives a partial state no probability, the mixture's stand in, and where that gives none, uniform
+    Where a partial state has probability 0 in the class, the mixture's are used, and where also in the mixture, uniform
     ones.
     """
     whole = np.tensordot(class_weights, class_pmfs, axes=1)
@@ -81,7 +81,7 @@ def nll(pmf: np.ndarray, law: np.ndarray) -> float:
 
 
 def nelbo(rows_of: Callable[[State], Rows], pmf: np.ndarray) -> float:
-    """-E of the mean over all D! orders of ln prod p_theta(x_i | those before i in the order)."""
+    """-E of the mean over all D! orders of ln prod p_theta(x_i | coordinates before i in the order)."""
     n = pmf.shape[0]
     d = pmf.ndim
     asked: dict[State, Rows] = {}
