@@ -202,9 +202,7 @@ def _lines(view: Curve, rows: Rows) -> Lines | None:
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     bands: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     dashed: set[str] = set()
-    drawn: dict[
-        str, None
-    ] = {}  # all lines, even without points, so that colours agree in all pictures of these rows
+    drawn: dict[str, None] = {}  # all lines, even without points, so that colours agree in all pictures of these rows
     for row in rows:
         title = "" if view.panels is None else f"{_head(row, view.panels)} = {word(getattr(row, view.panels))}"
         for y_name in names:

@@ -124,7 +124,7 @@ class Lines:
         return [v for series in self.panels.values() for _, y in series.values() for v in y]
 
     def _labels(self) -> dict[str, str]:
-        """The series to draw, and their labels. Series that coincide in every panel are merged under all their names."""
+        """The series to draw, and their labels. Series that coincide in every panel are merged, with all names."""
         labels: dict[str, list[str]] = {}
         alone = {*self.dashed, *(name for _, name in self.bands)}
         for name in self.names:
