@@ -133,14 +133,12 @@ def _fit(
     except SystemExit as error:
         if not trainer.interrupted or in_own_code(error) is not None:
             raise
-        left = path if path.is_file() else before
-        how = "before anything was saved" if left is None else f"resume with ckpt_path={shown_path(left)}"
-        print(f"interrupted; {how}", file=sys.stderr)
+        print(f"interrupted{_how_to_resume(path, before)}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
     except (Diverged, OSError, RuntimeError) as error:  # of the disk, or of another process
         if (said := sentence(error)) is None:
             raise
-        if not is_first_process():  # it does not know the run's folder
+        if not is_first_process():
             raise
         raise UserError(f"{said}; {_last_good(saving, before)}") from error
     if not trained:
@@ -155,6 +153,14 @@ def _fit(
             )
         print(f"checkpoint: {shown_path(path)}")
     return numbers, path
+
+
+def _how_to_resume(path: Path, before: Path | None) -> str:
+    """What follows "interrupted": only the first process knows the run's folder."""
+    if not is_first_process():
+        return ""
+    left = path if path.is_file() else before
+    return "; before anything was saved" if left is None else f"; resume with ckpt_path={shown_path(left)}"
 
 
 def _last_good(saving: Checkpoints, before: Path | None) -> str:

@@ -31,6 +31,7 @@ from mdlm_cfg.app.commands import INTERRUPTED
 from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, exit_with, sentence
 from mdlm_cfg.app.session import _name_the_user
 from mdlm_cfg.app.terminal import steady_streams
+from mdlm_cfg.app.train_command import _how_to_resume
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.checkpoints import CONFIG
@@ -344,6 +345,17 @@ def test_a_run_of_one_process_is_whole_whatever_number_a_launcher_gives_it(
     (judged,) = tmp_path.rglob("report.json")
     assert (trained.parent.parent / "metrics.csv").is_file() and (trained.parent.parent / CONFIG).is_file()
     assert "other_ranks" not in f"{trained} {judged}"
+
+
+def test_only_the_first_process_knows_what_an_interrupted_run_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "last.ckpt"
+    saved.touch()
+    for rank, named in ((0, True), (1, False)):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        assert (saved.name in _how_to_resume(saved, None)) == named
+    assert _how_to_resume(tmp_path / "none", None) == ""
 
 
 def test_users_without_a_name_or_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
