@@ -17,10 +17,10 @@ from mdlm_cfg.support.seeds import generator_for
 
 SHOWN = 4  # sequences of a class
 SHOWN_CLASSES = 4
-ALIGNED = Sampler(policy=policy_of("uniform"))  # its order does not depend on w: the same places by the same numbers
+ALIGNED = Sampler(policy=policy_of("uniform"))  # its order does not depend on w, only on the random numbers
 SYMBOLS = string.digits + string.ascii_lowercase + string.ascii_uppercase  # of values without names
-LINE = 128  # letters in a line of a listing
-FILLER = {"<blank>": "·"}  # names that would be longer than what they stand for
+LINE = 128  # characters in a line of a listing
+FILLER = {"<blank>": "·"}  # short forms of long value names
 UNPRINTABLE = "?"
 TO_READ = """\
 Samples by the same random numbers at every strength, positions in the same random order. ^ marks what differs from \
@@ -56,7 +56,7 @@ def to_read(case: Case, made: Made, who: str, k: int, head: str, line: int | Non
 
 
 def block_to_read(parts: Iterable[str], more: str = "", group: str = "") -> Block:
-    """The block of sequences that are read; `more` is said of them."""
+    """The block of sequences to read; `more` is added to its text."""
     return Block("to_read", [], "Example sequences", TO_READ + more, views=[Listing("\n\n".join(parts))], group=group)
 
 
@@ -68,14 +68,14 @@ def symbols_of(num_tokens: int, value_names: Sequence[str] | None) -> list[str]:
 
 
 def listing(rows: Mapping[str, Tensor], symbols: Sequence[str], marked: bool = True, line: int | None = None) -> str:
-    """All rows aligned one below another, broken where they are too long; ^ marks differences from the first row.
+    """All rows aligned one below another, wrapped if too long; ^ marks differences from the first row.
 
-    Symbols of more than one letter are set apart by spaces.
+    Symbols of more than one letter are separated by spaces.
 
     Args:
-        rows: by the name before it, int64 (D,).
+        rows: int64 (D,), by the name shown before each.
         symbols: of the values. marked: whether there are marks.
-        line: positions in a line; None is as many as fit.
+        line: positions per line; None: as many as fit.
     """
     width = max(len(name) for name in rows)
     first = next(iter(rows.values()))
@@ -97,7 +97,7 @@ def _joined(words: Sequence[str], widths: Sequence[int], gap: str) -> str:
 
 
 def _parts(widths: Sequence[int], gap: int, line: int | None) -> list[slice]:
-    """The positions of every line."""
+    """The positions in each line."""
     if line is not None:
         return [slice(start, start + line) for start in range(0, len(widths), line)]
     parts = []

@@ -29,7 +29,7 @@ CONSTANT = "constant"
 RAMP = "ramp"
 BEST = "best"
 EXACTS_BEST = "exacts_best"
-NOTHING = 1e-6  # a smaller gain is none: a descent ends that close to its minimum
+NOTHING = 1e-6  # a smaller gain counts as none: a descent ends this close to its minimum
 ROUNDING = 1e-12
 READING = """\
 A schedule gives one strength for each number of coordinates that are already unmasked. The constant schedule has \
@@ -80,7 +80,7 @@ class BestScheduleStudy:
         objective: what the best schedule minimises: "kl", KL(tilted || distribution); "tv", the total variation
             between the two; "trade_off", -E ln p(z | x) - entropy_weight * entropy of the distribution, in nats,
             which does not depend on the tilted distribution.
-        entropy_weight: of "trade_off": how many nats of the class's log posterior a nat of entropy is worth.
+        entropy_weight: for "trade_off": the nats of the class's log posterior that a nat of entropy is worth.
 
     Raises:
         UserError: an unknown objective, or a weight that is negative or not finite.
@@ -119,7 +119,7 @@ class BestScheduleStudy:
         check_positive_class(case.target, case.one_class)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """One piece for each strength and denoiser. That of learned conditionals reads that of exact ones."""
+        """One piece for each strength and denoiser. Pieces of learned conditionals use those of exact ones."""
         for g, who in case.by_denoiser():
             label = f"the best strengths for {who} conditionals at w = {g.label}"
             yield case.piece(self._reached, g, who, label=label)
@@ -130,7 +130,7 @@ class BestScheduleStudy:
         return self.objective
 
     def _reached(self, case: Case, guidance: Guidance, who: str) -> dict[str, tuple[list[float], Tensor]]:
-        """Strengths and terminal distribution of each schedule; the distribution is not what was differentiated."""
+        """Strengths and terminal distribution of each schedule, computed independently of the differentiated one."""
         w = guidance.constant
         z = case.one_class
         policy = case.plan.sampler.policy
@@ -221,7 +221,7 @@ class BestScheduleStudy:
 
     @property
     def _lacking(self) -> str:
-        """What conditionals do where the objective is infinite."""
+        """The reason for an infinite objective, as text."""
         if self.objective == "kl":
             return "give probability 0 to states of the tilted distribution"
         return "give probability to states that are impossible under the class"
@@ -251,13 +251,13 @@ def _objectives(rows: Sequence[ScheduleRow], w: Guidance, who: str) -> dict[str,
 
 
 def _gain(rows: Sequence[ScheduleRow], w: Guidance, who: str) -> float:
-    """How much lower than the constant's the objective of the best schedule is; 0 where both are infinite."""
+    """The constant schedule's objective minus that of the best one; 0 if both are infinite."""
     of = _objectives(rows, w, who)
     return of[CONSTANT] - of[BEST] if of[CONSTANT] > of[BEST] else 0.0
 
 
 def transfers_of(rows: Sequence[ScheduleRow]) -> list[TransferRow]:
-    """For each w, the share of the gain on learned conditionals that the best schedule for exact ones brings."""
+    """For each w, the share of the gain on learned conditionals that the best schedule for exact ones achieves."""
     found = []
     for w, _ in by(rows, "w"):
         gain = _gain(rows, w, LEARNED)

@@ -35,7 +35,7 @@ from mdlm_cfg.support.numbers import instead_of, short
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.table import TableMixture
 
-NUM_REFERENCE = 20_000  # samples of the class that the usage of the tilted distribution is estimated from
+NUM_REFERENCE = 20_000  # samples of the class from which the tilted distribution's usage is estimated
 CLEAR = 2  # standard errors
 SAME = 1e-9  # of a total variation, or nats
 READING = """\
@@ -114,12 +114,12 @@ class LevelRow(OfDenoiser):
 
 @dataclass(frozen=True)
 class CalibrationStudy(Settings):
-    """Calibrated strengths, and what they change: likelihoods, total variations, the usage of components.
+    """Calibrated strengths and their effect on likelihoods, total variations and the usage of components.
 
     Args:
-        num_examples: of each class, where distributions are sampled: to fit strengths to, and as many to judge them
-            (all test data where validation data are held out of training).
-        groups: of neighbouring levels that share a strength, where it is fitted to samples.
+        num_examples: of each class, if distributions are sampled: to fit strengths, and as many to evaluate them (all
+            test data if validation data are held out of training).
+        groups: of neighbouring levels that share a strength, if it is fitted to samples.
     """
 
     num_examples: int = whole(NUM_EXAMPLES, least=FEWEST)
@@ -129,12 +129,12 @@ class CalibrationStudy(Settings):
     rows: ClassVar[Rows] = {"calibration": ClassRow, "strengths": LevelRow, "gains": MeanRow}
 
     def check(self, case: Case) -> None:
-        """Refuse classes that cannot be aimed at, and examples that are too few."""
+        """Refuse classes that cannot be targets, and too few examples."""
         for z in _classes(case):
             check_samples(case, z, self.num_examples)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """For each denoiser, class and strength: the fit, what it gains, and what it changes in samples or laws."""
+        """For each denoiser, class and strength: the fit, its gain, and its effect on samples or laws."""
         for who, z, g in self._asked(case):
             about = f"{who} conditionals, class {case.class_name(z)}, w = {g.label}"
             yield case.piece(self._fit, who, z, _aim(case, g), label=f"strengths, {about}")
@@ -253,12 +253,12 @@ class CalibrationStudy(Settings):
 
 
 def _classes(case: Case) -> tuple[int, ...]:
-    """The classes asked about; class 0 of a table where none is given."""
+    """The plan's classes; if none is given, class 0 of a table."""
     return (case.one_class,) if isinstance(case.target, TableMixture) else case.classes
 
 
 def _aim(case: Case, guidance: Guidance) -> float:
-    """w of the tilted distribution aimed at; 0 where data are known by examples alone."""
+    """w of the target tilted distribution; 0 for data known only by examples."""
     return 0.0 if case.target is None else guidance.constant
 
 
@@ -266,7 +266,7 @@ def verdict_of(means: Sequence[MeanRow], of_examples: bool, num: int, num_exampl
     """How much calibration gains, and whether it brings the distribution nearer.
 
     Args:
-        num: samples of a class, where distributions are sampled. num_examples: by which gains are measured.
+        num: samples of a class, if distributions are sampled. num_examples: on which gains are measured.
     """
     said = []
     for _, own in by(means, "denoiser"):

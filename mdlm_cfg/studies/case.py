@@ -1,4 +1,4 @@
-"""The input of a study, resolved once; the pieces of its work, and what they have made."""
+"""The input of a study, resolved once; the pieces of its work, and their results."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Piece:
     """A piece of a study's work.
 
     Attributes:
-        key: plain values that decide what it makes. Two pieces of one key are made once.
+        key: plain values that determine its result. Two pieces with the same key are made once.
         make: returns tensors and plain values (tuples, lists and dictionaries of them), which are stored for resuming.
-        label: what is under way, in a few words.
+        label: the work in a few words, for progress.
         cost: in any unit that the pieces of one study share.
         shared: whether any process may make it, in any order; it then returns a tensor on the CPU.
         cached: whether the result is stored for resuming; only plain values and tensors can be.
@@ -48,17 +48,17 @@ class Piece:
 
 
 class Made(dict[Key, Any]):
-    """What the pieces of a case have made so far, by key."""
+    """The results of the pieces of a case so far, by key."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
         self.case = case
 
     def of(self, make: Callable[..., Any], *at: Any) -> Any:
-        """What the piece `case.piece(make, *at)` made.
+        """The result of the piece `case.piece(make, *at)`.
 
         Raises:
-            UserError: no such piece was named.
+            UserError: `pieces` named no such piece.
         """
         key = self.case.key_of(make, *at)
         if key not in self:
@@ -77,10 +77,10 @@ class Case:
 
     Attributes:
         data: the data, set up. plan: guidances, sampler, samples, classes, seed.
-        denoisers: "exact", where the data are known exactly, and "learned", where there is a network.
+        denoisers: "exact", if the data are known exactly, and "learned", if there is a network.
         classes: z; the plan's, or all of them.
-        cache: returns what an interrupted evaluation made before.
-        made: what the pieces have made so far, by key. A later piece may read it.
+        cache: returns the results of an interrupted evaluation.
+        made: the results of the pieces so far, by key. A later piece may read them.
     """
 
     data: Data
@@ -95,7 +95,7 @@ class Case:
 
     @staticmethod
     def of(data: Data, denoiser: Denoiser | None, plan: Plan, cache: AnyCache = no_cache) -> Case:
-        """The case of data, a learned denoiser (None: the exact one alone) and a plan.
+        """The case of data, a learned denoiser (None: only the exact one) and a plan.
 
         Raises:
             UserError: a denoiser of another space than the data's, or classes that do not exist.
@@ -113,7 +113,7 @@ class Case:
 
     @property
     def target(self) -> Any:
-        """The distribution of the data, where it is known exactly."""
+        """The distribution of the data, if it is known exactly."""
         return self.data.target
 
     @property
@@ -156,16 +156,16 @@ class Case:
         return product(self.plan.guidances, self.denoisers)
 
     def piece(self, make: Callable[..., Any], *at: Any, label: str, cost: float = 1.0, **how: bool) -> Piece:
-        """The piece that makes `make(case, *at)`; `made.of(make, *at)` is what it made.
+        """The piece that computes `make(case, *at)`; `made.of(make, *at)` returns its result.
 
         Args:
-            make: a function, or a method of the study. at: what sets this piece apart from others of the same function.
+            make: a function, or a method of the study. at: distinguishes this piece from others of the function.
             label, cost, how: see `Piece`.
         """
         return Piece(self.key_of(make, *at), partial(make, self, *at), label, cost, **how)
 
     def key_of(self, make: Callable[..., Any], *at: Any) -> Key:
-        """The values that may decide `make(case, *at)`: the function, the study's settings, the plan's, and `at`."""
+        """The values on which `make(case, *at)` may depend: function, settings of study and plan, and `at`."""
         plan = self.plan
         study = getattr(make, "__self__", None)  # of a method
         drawn = (plan.sampler.key, plan.num_samples, plan.seed, self.classes, tuple(self.denoisers))
@@ -174,7 +174,7 @@ class Case:
     def _plain(self, value: Any) -> Key:
         """A value as plain ones: a guidance by its strengths on D coordinates.
 
-        And by whether it is a schedule: one of equal strengths draws what their number does, and has no tilted law.
+        And by whether it is a schedule: one with equal strengths samples as the number does, but has no tilted law.
         """
         if isinstance(value, list | tuple):
             return tuple(map(self._plain, value))

@@ -27,15 +27,15 @@ TABLE: dict[str, Any] = {
     "example": "data=toy_5d_hypercube",
 }
 
-SURE = 2.0  # standard errors from which a difference is more than chance
+SURE = 2.0  # standard errors from which a difference counts as more than chance
 
 # the meanings of columns that many studies have
 STRENGTH = "guidance strength"
 TRAIN_AGAIN = "python train.py with the same options and"
 EVALUATE_AGAIN = "python eval.py with the same options and"
 LONGER = f"Train longer: {TRAIN_AGAIN} trainer.max_epochs=100 trainer.max_steps=-1 max_time=00:01:00:00"
-MOST_COLUMNS = 40  # images in a line of a picture
-MORE = 10  # times as many samples, where those drawn decide nothing
+MOST_COLUMNS = 40  # images in a row of a picture
+MORE = 10  # times as many samples, if those drawn are inconclusive
 WHO = '"exact" or "learned"'
 SAMPLER = "sampler with its steps, schedule and policy"
 CALLS = "calls of the denoiser, for each of the two conditionals"
@@ -48,10 +48,10 @@ BERNOULLI: dict[str, Any] = {
 
 
 def untrained(how: str, own: str, than: str, better: bool) -> str:
-    """The sentence about a network whose NELBO, `own`, is not clearly better than that of a model without structure.
+    """The verdict on a network whose NELBO, `own`, is not clearly better than that of a model without structure.
 
     Args:
-        better: whether it is better by less than chance.
+        better: whether it is better, though not clearly.
     """
     return f"The network is {how} trained: {own}, {'not clearly' if better else 'no'} better than {than}. {LONGER}"
 
@@ -62,12 +62,12 @@ def calls_of(calls: float) -> str:
 
 
 def draw_more(num_samples: int) -> str:
-    """The advice to draw so many samples, more than there are."""
+    """The advice to draw `num_samples` samples."""
     return f"Draw more: {EVALUATE_AGAIN} num_samples={num_samples}"
 
 
 def law_piece(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None = None) -> Piece:
-    """The piece of `law`; the answers of the denoiser must fit in a table."""
+    """The piece of `law`; the denoiser's outputs must fit in a table."""
     label = f"distribution of the {who} chain at w = {guidance.label}"
     return case.piece(law, who, guidance, target_class, policy, label=label)
 
@@ -82,7 +82,7 @@ def law(case: Case, who: str, guidance: Guidance, target_class: int, policy: Pol
 
 
 def law_made(case: Case, who: str, guidance: Guidance, target_class: int, policy: Policy | None) -> Tensor | None:
-    """What the piece `law_piece` made; None where there was none."""
+    """The result of `law_piece`; None if there was no such piece."""
     return case.made.get(case.key_of(law, who, guidance, target_class, policy))
 
 
@@ -100,9 +100,9 @@ def draw_pieces(
 
     Args:
         who: "exact" or "learned".
-        name: what sets this set apart from other sets of the same study; sets of different names are independent.
-        sampler: one in place of the plan's own.
-        start: int64 (D,), the partial state that they start from; None is the state of all masks.
+        name: distinguishes this set from others of the same study; sets of different names are independent.
+        sampler: one that replaces the plan's.
+        start: int64 (D,), the initial partial state; None is the all-masked state.
     """
     denoiser = case.denoisers[who]
     draws = draws_of(case.plan, denoiser, guidance, target_class, name, compared=sampler, start=start)
@@ -132,9 +132,9 @@ def held_out_of(case: Case, k: int) -> Tensor:
 
 
 def class_weights_of(case: Case) -> Tensor:
-    """p(z), float64 (K,): where it is not known, the shares of the training examples, of which the mixture consists.
+    """p(z), float64 (K,): if unknown, the class shares of the training examples, which make up the mixture.
 
-    The test examples may have other ones, and may lack a class.
+    The test examples may have other shares, and may lack a class.
     """
     if case.target is not None:
         weights: Tensor = case.target.class_weights
@@ -155,12 +155,12 @@ def _class_counts(case: Case) -> Tensor:
 
 
 def columns_shown(case: Case, sets: int) -> int:
-    """How many images of each of some sets are in a line of a picture."""
+    """The number of images per set in a row of a picture."""
     return max(2, min(10, MOST_COLUMNS // sets, case.plan.num_samples))
 
 
 def as_images(case: Case, x: Tensor) -> np.ndarray:
-    """Values (..., D) as pictures (..., height, width); data that are no grid of two dimensions are one line."""
+    """Values (..., D) as pictures (..., height, width); other data than a two-dimensional grid become one row."""
     shape = case.data.grid_shape if len(case.data.grid_shape) == 2 else (1, x.shape[-1])
     pictures: np.ndarray = x.reshape(*x.shape[:-1], *shape).cpu().numpy()
     return pictures

@@ -1,7 +1,7 @@
 """Several reports side by side: means over seeds with standard errors, for each setting and each kind of row.
 
-Two rows are averaged only if they are the same measurement: the same setting, and the same value in every column that
-says what a row is about (the strength, the set of samples, the denoiser, the policy, ...).
+Two rows are averaged only if they are the same measurement: the same setting, and the same value in every index
+column (the strength, the set of samples, the denoiser, the policy, ...).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mdlm_cfg.support.schema import flattened, role_of
 from mdlm_cfg.training.checkpoints import BEST
 
 NUMBERS = "report.json"
-UNCERTAINTIES = ("_se", "_low", "_high")  # ends of names: of one report; the spread over seeds takes their place
+UNCERTAINTIES = ("_se", "_low", "_high")  # suffixes, replaced by the spread over seeds
 SETTING = "setting"
 SEED = "seed"
 STRENGTH = "w"
@@ -33,7 +33,7 @@ CLASS = "class"
 FLOOR = "noise_floor"
 FINGERPRINT = "data.fingerprint"
 CODE_OF = "code of "  # a module of the user's own
-SAME = 1e-6  # relative difference of numbers that are computed again, perhaps on another machine
+SAME = 1e-6  # relative difference of repeated computations, perhaps on different machines
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Entry:
 
     Attributes:
         path: of its report.json.
-        settings: flat, "net.width" and so on: those that decide the result.
-        seeds: of the training (None where nothing was trained), and of the evaluation.
+        settings: those that decide the result, flat ("net.width" and so on).
+        seeds: of the training (None if nothing was trained), and of the evaluation.
         rows: one per strength, class and set of samples, without uncertainties and absent values.
-        index: the columns that say what a row is about; the others were measured, if they are numbers.
+        index: the columns that identify a row; of the others, numbers are measurements.
         test: results on the test set, by name.
     """
 
@@ -62,12 +62,12 @@ class Comparison:
     """Settings side by side.
 
     Attributes:
-        settings: for each setting, the values of the keys that differ, in the order that first reports were found in.
+        settings: for each setting, the values of the keys that differ, in the order in which reports were found.
         seeds: for each setting, the seed of each of its reports.
-        index: the columns of `means` that say what a row is about, `SETTING` (a place in `settings`) first.
+        index: the columns of `means` that identify a row, `SETTING` (an index into `settings`) first.
         measured: the names of what was measured. Each has three columns in `means`: NAME, the mean over seeds;
-            NAME_se, its standard error (NaN of a single seed, and where a value is not finite); NAME_seeds, how many
-            seeds have it.
+            NAME_se, its standard error (NaN for a single seed, or if a value is not finite); NAME_seeds, the number of
+                seeds that have it.
         means: one row for each setting and kind of row.
         test: results on the test set, one row per setting, with the same columns.
     """
@@ -81,18 +81,18 @@ class Comparison:
 
     @property
     def labels(self) -> list[str]:
-        """For people: "net.width=64, data.batch_size=128"; "all" where nothing differs."""
+        """Settings as text: "net.width=64, data.batch_size=128"; "all" if nothing differs."""
         return [", ".join(f"{key}={value}" for key, value in one.items()) or "all" for one in self.settings]
 
     @property
     def num_seeds(self) -> list[int]:
-        """How many different seeds each setting has."""
+        """The number of different seeds of each setting."""
         return [len(set(map(repr, seeds))) for seeds in self.seeds]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row for every setting and kind of row; what is absent is None.
+        """One flat row for every setting and kind of row; absent values are None.
 
-        NAME_seeds is there only where fewer seeds have the number than the setting.
+        NAME_seeds is included only if some seeds of the setting lack the number.
         """
         found = []
         for row in self.means.to_dict("records"):
@@ -108,7 +108,7 @@ class Comparison:
 
 
 def compare(paths: Sequence[str | Path]) -> Comparison:
-    """Read reports, and put side by side what they measured.
+    """Read reports, and compare their measurements side by side.
 
     Args:
         paths: report.json files, or folders that are searched for them.
@@ -135,13 +135,13 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
 
 
 def find_reports(paths: Sequence[str | Path]) -> list[Path]:
-    """Every report.json among files and below folders, in order, each once; links to folders are followed.
+    """Every report.json among the files and below the folders, in order, each once; links to folders are followed.
 
-    What a killed process left half written is none.
+    Unfinished files of killed processes are left out.
 
     Raises:
         UserError: a path that does not exist, or no report at all.
-        PermissionError: a folder may not be read, whose reports would be missing in every mean.
+        PermissionError: a folder is not readable, so its reports would be missing from the means.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -175,7 +175,7 @@ def read_entry(path: Path) -> Entry:
         flat |= {"denoiser": report["run"].get("denoiser", "learned"), CHECKPOINT: _checkpoint_of(report["run"])}
         flat |= {f"{CODE_OF}{name}": digest[:8] for name, digest in (report.get("code") or {}).items()}
         flat |= {key: report[key] for key in ("benchmark_version",) if key in report}
-        flat[BEGUN] = report["run"].get(BEGUN)  # a run that went on with other settings repeats none that did not
+        flat[BEGUN] = report["run"].get(BEGUN)  # a run resumed with other settings is no repeat of one that was not
         settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
         seeds = (report["run"].get(TRAINING_SEED), plan.get(SEED))
         test = _plain(report.get("test") or {})
@@ -193,10 +193,10 @@ def read_entry(path: Path) -> Entry:
 
 
 def _with_numbers(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, each with the columns that have numbers, as floats; words, truth values and lists were not measured.
+    """The entries, with number columns as floats; text, truth values and lists are not measurements.
 
     Raises:
-        UserError: a column of one table, or a result on the test set, is a number here and something else there.
+        UserError: a column, or a result on the test set, is a number in one place and something else in another.
     """
     measured = {(e.index, name) for e in entries for row in e.rows for name in row if is_number(row[name])}
     found = []
@@ -216,15 +216,15 @@ def _number(entry: Entry, name: str, value: Any) -> float:
 
 
 def _without_path(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat settings without where the data are: their fingerprint says which they are."""
+    """Flat settings without the data's path: their fingerprint identifies them."""
     path = settings.get("data.path")
     return {key: v for key, v in settings.items() if not (key.startswith("data.") and v == path is not None)}
 
 
 def _checkpoint_of(run: Mapping[str, Any]) -> str | None:
-    """Which of its checkpoints a run was evaluated at; None where nothing was trained.
+    """The checkpoint at which a run was evaluated; None if nothing was trained.
 
-    Seeds whose training was done are repeats, however many steps each took; one that was not done is not one of them.
+    Seeds with finished training are repeats, however many steps each took; unfinished training is no repeat of them.
     """
     if CHECKPOINT not in run:
         return None
@@ -234,9 +234,9 @@ def _checkpoint_of(run: Mapping[str, Any]) -> str | None:
 
 
 def _without_needless(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, without fingerprints if no two different data have the same name, and without code that is all one.
+    """The entries, without fingerprints if different data have different names, and without code that all share.
 
-    A module that one report does not name may have come with another one of the same process, and tells nothing apart.
+    A module missing from one report may have been loaded earlier in the same process, so it distinguishes nothing.
     """
     data = {(repr(entry.settings["data"]), repr(entry.settings[FINGERPRINT])) for entry in entries}
     needless = set() if len({name for name, _ in data}) < len(data) else {FINGERPRINT}
@@ -250,7 +250,7 @@ def _without_needless(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _contradicting(entries: Sequence[Entry], places: Sequence[int]) -> set[int]:
-    """The settings of which two reports of the same seeds differ in a number: they differ in something else, too."""
+    """The settings for which two reports with the same seeds differ in a number, and so in something unrecorded."""
     found = set()
     known: dict[str, float] = {}
     for entry, place in zip(entries, places):
@@ -267,9 +267,9 @@ def _contradicting(entries: Sequence[Entry], places: Sequence[int]) -> set[int]:
 
 
 def _repeats(entries: Sequence[Entry], places: Sequence[int]) -> list[Any]:
-    """For each entry what tells it from the repeats of its setting.
+    """For each entry, what distinguishes it from the repeats of its setting.
 
-    It is the seed of the training where several trainings have the setting, and else that of the evaluation.
+    It is the training seed if several trainings have the setting, and otherwise the evaluation seed.
     """
     trainings: dict[int, set[str]] = {}
     for entry, place in zip(entries, places):
@@ -285,15 +285,15 @@ def _main_table(report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[
 
 
 def _as_text(value: Any) -> Any:
-    """A value of the index; a list, such as a grid of times, and a mapping, such as a correction, as text."""
+    """An index value; a list, such as a grid of times, or a mapping, such as a correction, becomes text."""
     return json.dumps(value) if isinstance(value, Mapping | list) else value
 
 
 def _settings_of(entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], list[int]]:
-    """The different settings, by the keys that differ; and for each entry the place of its own among them."""
+    """The different settings, by the keys that differ; and for each entry the index of its own."""
     keys = list(dict.fromkeys(key for entry in entries for key in entry.settings))
     differing = [key for key in keys if len({repr(e.settings.get(key)) for e in entries}) > 1]
-    # a report of exact conditionals has no network: its settings are named only where they distinguish two reports
+    # exact conditionals have no network: settings of it count only if they distinguish two reports
     telling = [key for key in keys if len({repr(e.settings[key]) for e in entries if key in e.settings}) > 1]
     named = telling if len(_distinct(entries, telling)) == len(_distinct(entries, differing)) else differing
     groups = _distinct(entries, named)
@@ -311,9 +311,9 @@ def _values(entry: Entry, keys: Sequence[str]) -> str:
 
 
 def _over_classes(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of one report, in which those that differ in their class alone are one: the mean over these classes.
+    """Rows of one report, with those that differ only in their class merged into the mean over these classes.
 
-    A number that one of the classes lacks is absent. A row of all classes together ("all") is a row of its own.
+    A number that one of the classes lacks is absent. A row for all classes together ("all") stays separate.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -339,14 +339,14 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: float(value) if value in ("inf", "-inf", "nan") else value for key, value in row.items()}
     floors = [floor for who in ("learned", "exact") if (floor := kept.get(f"{FLOOR}_{who}")) is not None]
     if floors:
-        kept[FLOOR] = floors[0]  # of the distribution that the samples follow, as in a report
+        kept[FLOOR] = floors[0]  # for the distribution that the samples follow, as in a report
     return {key: value for key, value in kept.items() if value is not None and not key.endswith(UNCERTAINTIES)}
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Means over seeds with standard errors, and what was measured.
+    """Means over seeds with standard errors, and the names of the measurements.
 
-    Reports of one seed are averaged first: the jobs of a sweep over w are not repeats of w = 0.
+    Reports with the same seed are averaged first: the jobs of a sweep over w are not repeats of w = 0.
     """
     measured = list(dict.fromkeys(key for row in rows for key in row if key not in (*index, SEED)))
     frame = pd.DataFrame(rows, columns=[*index, SEED, *measured]).astype(dict.fromkeys(measured, float))

@@ -1,4 +1,4 @@
-"""The error of learned conditionals in nats, where the exact ones are known at every partial state."""
+"""The error of learned conditionals in nats, if the exact ones are known at every partial state."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ConditionalsRow:
 
 
 def error_pieces(case: Case, num_test: int, num_draws: int) -> Iterable[Piece]:
-    """The error of the network with the class and without it, where there is a network.
+    """The error of the network with the class and without it, if there is a network.
 
     Args:
         num_test: test examples. num_draws: masks for each.
@@ -86,10 +86,10 @@ def error_rows(case: Case, made: Made, num_test: int, num_draws: int) -> list[Co
 
 
 def error_block(rows: Sequence[ConditionalsRow], tested: str, unit: str) -> Block:
-    """How the page shows the error of the network.
+    """The block of the page on the error of the network.
 
     Args:
-        tested: what they were measured on, such as "images of the mixture itself". unit: one of them.
+        tested: the test examples in words, such as "images of the mixture itself". unit: one of them.
     """
     row = rows[0]
     text = (
@@ -116,7 +116,7 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     margin = student(SURE, row.num_examples) * row.conditionals_error_se
     structure = row.independent - row.entropy  # the NELBO of exact conditionals over all masks, without their noise
     said = f"{short(row.conditionals_kl, 2)} ± {short(row.conditionals_kl_se, 2)} nats per {unit}"
-    if row.conditionals_kl <= ROUNDING:  # a divergence is never negative: whatever is above 0 is no chance
+    if row.conditionals_kl <= ROUNDING:  # a divergence is never negative: anything above 0 is not chance
         return f"The network shows no measurable error: {own}, and the exact conditionals have {row.exact_nelbo:.2f}."
     if structure <= margin:
         return f"The error of the network is {said}."

@@ -44,7 +44,7 @@ from mdlm_cfg.support.seeds import generator_for
 NETWORK = "Network on held-out sequences"
 HELD_OUT = "data"  # in place of a strength: held-out sequences, measured like samples
 SHOWN_EXAMPLES = 4  # held-out sequences of such a class
-FEWEST = 2  # sequences of a class, or nothing is measured
+FEWEST = 2  # sequences of a class; with fewer, nothing is measured
 W = 'guidance strength; "data" stands for held-out sequences in the samples\' place'
 SEQUENCE = Words("sequence", "positions", "held-out sequences")
 READING = """\
@@ -99,11 +99,11 @@ class ClassRow(OfClass, SetRow):
 class Corpus(Settings):
     """Samples of every class at every strength: n-grams, diversity, and the class that the network assigns.
 
-    Nothing but examples is known of such data, so the judge of the class is the network itself: it assigns a sequence
-    to the class under which its NELBO is smallest.
+    Such data are known only by examples, so the network itself judges the class: it assigns a sequence to the class
+    under which its NELBO is smallest.
 
     Args:
-        num_classified: sequences of each strength whose class it is asked for; num_draws: masks for each.
+        num_classified: sequences of each strength that it classifies; num_draws: masks for each.
     """
 
     num_classified: int = whole(200, least=1)
@@ -134,11 +134,11 @@ class Corpus(Settings):
         yield from aligned_pieces(case, LEARNED, case.classes[:SHOWN_CLASSES])
 
     def _each(self, case: Case) -> int:
-        """How many sequences of a class are classified."""
+        """The number of sequences of a class that are classified."""
         return math.ceil(self.num_classified / len(case.classes))
 
     def _measured(self, case: Case, w: Guidance | str, target_class: int) -> dict[str, Any]:
-        """The columns of a row, of the sequences of one class; None for what so few do not have."""
+        """The columns of a row for the sequences of one class; None for those that need more sequences."""
         data = case.data
         x = held_out(case, target_class) if isinstance(w, str) else _samples(case, case.made, w, target_class)
         found: dict[str, Any] = dict.fromkeys(STATISTICS)
@@ -163,7 +163,7 @@ class Corpus(Settings):
         return class_nelbos(case.denoisers[LEARNED], x[: self._each(case)], self.num_draws, generator)
 
     def _held_nelbos(self, case: Case, target_class: int) -> Tensor:
-        """The same of held-out sequences, of which a class may have none."""
+        """The same for held-out sequences, of which a class may have none."""
         x = held_out(case, target_class)
         if not len(x):
             return torch.empty(0, case.data.num_classes, dtype=torch.float64)
@@ -250,7 +250,7 @@ def _grams(case: Case, x: Tensor, n: int) -> Tensor:
 
 
 def held_out(case: Case, target_class: int) -> Tensor:
-    """As many test sequences of a class as there are samples, where there are so many: int64 (n, D)."""
+    """Test sequences of a class, as many as samples if there are enough: int64 (n, D)."""
     return held_out_of(case, target_class)[: case.plan.num_samples].long()
 
 
@@ -281,7 +281,7 @@ def _by_class(rows: Sequence[ClassRow]) -> Block:
 
 
 def _arrays(case: Case, made: Made, samples: Mapping[Guidance, Tensor]) -> dict[str, np.ndarray]:
-    """Samples of every w, (C, n, *grid_shape), and the aligned ones: the smallest whole numbers that hold them."""
+    """Samples of every w, (C, n, *grid_shape), and the aligned ones: in the smallest integer type that holds them."""
     small = torch.uint8 if case.data.num_tokens <= 256 else torch.int32
     found = {g.identifier: x for g, x in samples.items()}
     for k in case.classes[:SHOWN_CLASSES]:
@@ -290,7 +290,7 @@ def _arrays(case: Case, made: Made, samples: Mapping[Guidance, Tensor]) -> dict[
 
 
 def verdict_of(rows: Sequence[SetRow], num_classes: int) -> list[str]:
-    """What guidance changes at the class that the network sees and at the diversity, and whether samples are copies.
+    """The effect of guidance on the class assigned by the network and on diversity, and whether samples are copies.
 
     Args:
         rows: of every strength, then of held-out sequences.
@@ -323,7 +323,7 @@ def _copies(samples: SetRow, held: SetRow) -> bool:
 
 
 def _of_the_judge(held: SetRow, chance: float) -> list[str]:
-    """A warning where the network cannot classify."""
+    """A warning if the network cannot classify."""
     p = held.accuracy
     if p is None or p - chance >= SURE * math.sqrt(chance * (1 - chance) / max(held.num_classified, 1)):
         return []

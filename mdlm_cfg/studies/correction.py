@@ -1,7 +1,7 @@
 """study=correction: the cost of sampling the tilted distribution, by importance weights and by resampling.
 
-Of a table, where all is known exactly (theory, section 11). `MixtureCorrection` is for a Bernoulli mixture in many
-dimensions; `Correction` is whichever of the two the data call for.
+For a table everything is known exactly (theory, section 11). `MixtureCorrection` is for a Bernoulli mixture in many
+dimensions; `Correction` chooses between the two by the data.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """study=correction_moves: how far mask-and-refill moves bring samples towards the tilted distribution (theory, 19).
 
-Of a table, where everything is exact. By samples, `MixtureMoves` is for a Bernoulli mixture in many dimensions and
-`ImageMoves` for a network of images. `CorrectionMoves` is whichever of them the data call for.
+For a table everything is exact. With samples, `MixtureMoves` is for a Bernoulli mixture in many dimensions and
+`ImageMoves` for a network of images. `CorrectionMoves` chooses among them by the data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CorrectionMoves(ByCase):
     """The effect of mask-and-refill moves on samples of a table, of a Bernoulli mixture, or of images by a network.
 
     Args:
-        sizes, moves, starts: see `TableMoves` and `MovedSets`; None is what suits the data.
+        sizes, moves, starts: see `TableMoves` and `MovedSets`; None is the default for the data.
         num_reference: see `MixtureMoves`. classifier: see `ImageMoves`.
     """
 

@@ -24,7 +24,7 @@ STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 TAUS = torch.logspace(-2, 1, 31, dtype=torch.float64)
 MOST_STATES = 20  # neutral states that are listed
 SMALLEST = 1e-12  # of -ln TV that is drawn
-COST = 3.0  # of one kind, beside the samples of one strength
+COST = 3.0  # of one kind, relative to the samples of one strength
 NONE = (
     "Convergence in time was not computed: it is available for classifier-free guidance without a policy, temperature "
     f"or top-p, and for tables of at most {MAX_STATES:,} partial states."
@@ -92,7 +92,7 @@ class DecayStudy:
             Guidance(w)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """One for each kind of the plan whose own chain is asked for; none for large tables."""
+        """One for each kind of the plan whose own chain is studied; none for large tables."""
         target = case.target
         if (target.num_tokens + 1) ** target.num_dims <= MAX_STATES:
             for kind in own_kinds(case.plan):
@@ -124,9 +124,9 @@ class DecayStudy:
 
 
 def own_kinds(plan: Plan) -> list[Kind]:
-    """The kinds whose own chain a plan asks for: in their own order, under classifier-free guidance without a filter.
+    """The kinds whose own chain a plan studies: in their own order, under classifier-free guidance without a filter.
 
-    What is said of time, and of infinite w, is said of these chains alone.
+    Results on time and on infinite w apply only to these chains.
     """
     if plan.sampler.policy is not None:
         return []

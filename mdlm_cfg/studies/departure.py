@@ -25,7 +25,7 @@ from mdlm_cfg.support.numbers import largest, named, percent, short
 MOST_STATES = 10  # partial states that are listed, the worst first
 NOTHING = 1e-12  # nats that are rounding
 GROUP = "Departure from the ideal"
-SAME = 1e-9  # rules whose path KL differs by less depart alike
+SAME = 1e-9  # rules whose path KL differs by less count as equal
 PATH_KL = "the path KL to the ideal"
 READING = """\
 The chain that ends in the tilted distribution without importance weights uses the conditionals of that distribution: \
@@ -86,7 +86,7 @@ class Departures:
     rows: ClassVar[Rows] = {"departures": RuleRow, "levels": LevelRow, "states": StateRow}
 
     def check(self, case: Case) -> None:
-        """Refuse schedules without a number to compare them with."""
+        """Refuse schedules without a number for comparison."""
         if all(guidance.is_schedule for guidance in case.plan.guidances):
             raise UserError(
                 f"w = {case.plan.guidances[0].label} is a schedule, which has no tilted distribution of its own: give "
@@ -164,7 +164,7 @@ def blocks_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequ
 
 
 def verdict_of(rules: Sequence[RuleRow], levels: Sequence[LevelRow], states: Sequence[StateRow]) -> list[str]:
-    """How far and how early the rules depart."""
+    """How far and how early the rules depart, as sentences."""
     departing = [row for row in rules if row.denoiser == EXACT and row.departure > NOTHING]
     if not departing:
         return ["With exact conditionals every rule equals the ideal guided conditionals."]

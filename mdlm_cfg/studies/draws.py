@@ -1,4 +1,4 @@
-"""Samples in pieces that any process can draw, and the values that decide each piece."""
+"""Samples in pieces that any process can draw, and the values that determine each piece."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mdlm_cfg.studies.plan import Plan
 class Draw:
     """Some of the samples of one class at one strength by one denoiser: a piece of work for one process.
 
-    It depends on no other setting and on no other piece: whichever process draws it, the samples are
-    the same.
+    It depends on no other setting or piece, so the samples are the same
+    whichever process draws it.
 
     Attributes:
         plan: of the study; denoiser, guidance, target_class: whose samples they are.
-        sampler: the plan's own, or another one that is compared with it.
-        names: what sets them apart: what they are for first, then the denoiser's name of a study that has several.
+        sampler: the plan's own, or another one for comparison.
+        names: distinguish the samples: their purpose first, then the denoiser's name if a study has several.
         chunk: which `CHUNK` of the plan's samples, from 0.
-        start: the partial state that the samples start from, D values and masks; None is the state of all masks.
+        start: the initial partial state, D values and masks; None is the all-masked state.
     """
 
     plan: Plan
@@ -47,7 +47,7 @@ class Draw:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Plain values that decide the samples, the denoiser's weights apart."""
+        """Plain values that determine the samples, apart from the denoiser's weights."""
         asked = (self.guidance.key(self.denoiser.num_dims), self.sampler.key, self.num_samples, self.chunk)
         where = () if self.start is None else (self.start,)
         return (*self.names, *asked, self.plan.seed, self.target_class, *where)
@@ -73,12 +73,12 @@ def draws_of(
     compared: Sampler | None = None,
     start: Tensor | None = None,
 ) -> list[Draw]:
-    """The pieces that the samples of one class at one strength are drawn in.
+    """The pieces in which the samples of one class at one strength are drawn.
 
     Args:
-        who: the denoiser's name, of a study that has several; "" otherwise. They draw independently.
+        who: the denoiser's name, if a study has several, which draw independently; else "".
         compared: a sampler in place of the plan's own.
-        start: int64 (D,), the partial state that they start from; None is the state of all masks.
+        start: int64 (D,), the initial partial state; None is the all-masked state.
     """
     names: tuple[str, ...] = ("samples", who) if who else ("samples",)
     if compared is not None:

@@ -20,19 +20,19 @@ from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Needs, Piece
 from mdlm_cfg.targets.table import TableMixture
 
 LAWS = ("class", "tilted", "exact", "learned", "samples")
-NOTHING = 1e-12  # what is smaller is rounding
+NOTHING = 1e-12  # smaller values are rounding
 TABLE_NEEDS = Needs(**TABLE, one_class=True, rules=True, guided=True)
 
 
 @dataclass(frozen=True)
 class StrengthEvaluation:
-    """Everything at one guidance.
+    """All results for one guidance.
 
     Attributes:
         guidance: strength and kind.
-        laws: by name (`LAWS`), float64 (N,)*D each; "learned" only where there is a learned denoiser that is small
-            enough, "tilted" only where the strength is one number.
-        noise_floors: the mean TV of as many samples, of "exact", and of "learned" if there is one.
+        laws: by name (`LAWS`), float64 (N,)*D each; "learned" only if there is a learned denoiser that is small
+            enough, "tilted" only if the strength is one number.
+        noise_floors: the mean TV of the same number of samples from "exact", and from "learned" if there is one.
         samples: int64 (n, D).
     """
 
@@ -49,7 +49,7 @@ class StrengthEvaluation:
 
     @property
     def w(self) -> float:
-        """The strength, where it is one number."""
+        """The strength, if it is one number."""
         return self.guidance.one_strength
 
     @property
@@ -59,7 +59,7 @@ class StrengthEvaluation:
 
     @property
     def gap_to_tilted(self) -> float:
-        """TV(tilted, exact): how far the guided chain ends from the tilted distribution; numbers w alone have it."""
+        """TV(tilted, exact): how far the guided chain ends from the tilted distribution; only for a number w."""
         return total_variation(self.laws["tilted"], self.laws["exact"])
 
 
@@ -68,7 +68,7 @@ class TableEvaluation:
     """Distributions and distances of one class of a table, for every guidance of the plan of a case.
 
     Attributes:
-        case: what is evaluated. results: one per guidance, in the order of the plan.
+        case: the input. results: one per guidance, in the order of the plan.
     """
 
     case: Case
@@ -92,22 +92,22 @@ class TableEvaluation:
 
     @property
     def learned(self) -> Denoiser | None:
-        """The learned denoiser as a table, where there is one that is small enough."""
+        """The learned denoiser as a table, if there is one that is small enough."""
         return self.case.table(LEARNED) if self.case.has_learned else None
 
     @property
     def law_names(self) -> list[str]:
-        """Which of `LAWS` there are for any of the guidances, in that order."""
+        """The names in `LAWS` that exist for any guidance, in that order."""
         return [name for name in LAWS if any(name in result.laws for result in self.results)]
 
     @property
     def has_learned(self) -> bool:
-        """Whether there is a learned distribution: of a network that is small enough for one."""
+        """Whether there is a learned distribution, of a small enough network."""
         return LEARNED in self.results[0].laws
 
     @property
     def follows(self) -> str | None:
-        """The distribution that the samples have in exact time; None where it is out of reach."""
+        """The distribution of the samples in continuous time; None if it cannot be computed."""
         if self.case.judged == EXACT:
             return EXACT
         return LEARNED if self.has_learned else None
@@ -156,11 +156,11 @@ def _result(case: Case, guidance: Guidance) -> StrengthEvaluation:
 
 
 def eigenvalues_of(covariance: Tensor) -> list[float]:
-    """The eigenvalues of a covariance, descending; what is rounding is 0."""
+    """The eigenvalues of a covariance, descending; rounding is set to 0."""
     found = torch.linalg.eigvalsh(covariance).flip(0).tolist()
     return [value if abs(value) > NOTHING else 0.0 for value in found]
 
 
 def array_name(name: str, guidance: Guidance, key: str) -> str:
-    """The name of a distribution in laws.npz, such as "exact_rate_w2"; the tilted one depends on w alone."""
+    """The name of a distribution in laws.npz, such as "exact_rate_w2"; the tilted one depends only on w."""
     return f"{name}_{key}" if name == "tilted" else f"{name}_{guidance.kind}_{key}"

@@ -1,7 +1,7 @@
 """The findings of a study: rows of declared columns, from which JSON, CSV, wandb names, tables and pictures follow.
 
-A row is a frozen dataclass whose fields are made by `col`. Rows of one class form a `Block`. A block says how it is
-shown by views; a view is a value, and nothing here draws. `mdlm_cfg.reports.render` turns blocks into pages.
+A row is a frozen dataclass whose fields are made by `col`. Rows of one class form a `Block`. Views declare how a
+block is shown; a view is a value, and nothing here draws. `mdlm_cfg.reports.render` turns blocks into pages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.views import Cloud, Curve, Interactive, Listing, Mosaic, Panel, PanelGrid, Table, View
 from mdlm_cfg.support.numbers import SAME
 
-__all__ = [  # what the findings of a study are written with
+__all__ = [  # names for writing the findings of a study
     "REPORT_VERSION",
     "Block",
     "Cloud",
@@ -54,7 +54,7 @@ CHECKPOINT = "checkpoint"
 STEPS = "steps of training"
 DONE = "share of training done"
 TRAINING_SEED = "seed of training"
-BEGUN = "begun with"  # other settings, those of an earlier part of the training
+BEGUN = "begun with"  # settings of an earlier part of the training that differed
 
 
 def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits: int = 4, **default: Any) -> Any:
@@ -62,9 +62,9 @@ def col(head: str, doc: str = "", *, unit: str = "", index: bool = False, digits
 
     Args:
         head: the column's heading in tables and the label of an axis.
-        doc: what it means, for docs/report.md.
+        doc: its meaning, for docs/report.md.
         unit: such as "nats" or "TV"; "" for none.
-        index: whether it tells rows apart. The other columns are what was measured.
+        index: whether it identifies rows. The other columns are measurements.
         digits: after the decimal point, in tables.
         default: `default=` or `default_factory=`, as in `dataclasses.field`.
     """
@@ -78,15 +78,15 @@ in_nats = partial(col, unit="nats")
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one class under one name, and how they are shown.
+    """Rows of one class under one name, with their views.
 
     Attributes:
         name: of the table in report.json and of its CSV file.
         rows: frozen dataclasses of one class, whose fields are made by `col`. Views of rows show nothing without them.
         title: heading on the page. text: paragraphs below it, separated by empty lines.
-        per: columns for each of whose values the page has a part, with all the views.
+        per: columns; the page has a part with all the views for each of their values.
         views: in order. A function `(rows, path) -> Picture` (a PNG written to `path`) is a view as well.
-        logged: columns that wandb, sweeps and comparisons get, one number for each row.
+        logged: columns sent to wandb, sweeps and comparisons, one number for each row.
         group: the heading under which it is folded on the page; "" is shown unfolded on the first screen.
         printed: whether its first table goes to the terminal as well.
     """
@@ -105,20 +105,20 @@ class Block:
         object.__setattr__(self, "rows", [_without_rounding(row) for row in self.rows])
 
     def plain(self) -> list[dict[str, Any]]:
-        """The rows in types that JSON has. A value that can `describe` itself (a guidance, a sampler) is spread out."""
+        """The rows as JSON types. A value with `describe` (a guidance, a sampler) becomes several entries."""
         return [plain_row(row) for row in self.rows]
 
     def columns(self) -> dict[str, dict[str, Any]]:
         """The meaning of the columns of `plain`, by name: head, unit, doc and whether it is an index.
 
-        Those of all rows: a guidance or a sampler names only what it has.
+        Collected over all rows, since a guidance or a sampler describes only the options that it has.
         """
         return {name: about for row in self.rows for name, about in columns_of(row).items()}
 
 
 def _without_rounding(row: Any) -> Any:
-    """A row whose shares are not above 1 or below 0 by the rounding of sums of probabilities."""
-    if not is_dataclass(row) or isinstance(row, type):  # of a study of one's own: refused where it is written
+    """A row whose shares are set to 0 or 1 where rounding takes them outside [0, 1]."""
+    if not is_dataclass(row) or isinstance(row, type):  # of a user's own study: refused in `written`
         return row
     own = {f.name: getattr(row, f.name) for f in fields(row) if f.metadata.get("unit") in SHARES}
     changed = {name: float(round(v)) for name, v in own.items() if isinstance(v, float) and _is_beyond(v)}
@@ -130,7 +130,7 @@ def _is_beyond(share: float) -> bool:
 
 
 def to_jsonable(value: Any) -> Any:
-    """The same in types that JSON has: tensors as lists, numbers that are not finite as "inf" or "nan"."""
+    """A value as JSON types: tensors as lists, numbers that are not finite as "inf" or "nan"."""
     if isinstance(value, Tensor):
         return to_jsonable(value.tolist())
     if isinstance(value, dict):
@@ -147,7 +147,7 @@ def to_jsonable(value: Any) -> Any:
 
 
 def plain_row(row: Any) -> dict[str, Any]:
-    """One row in types that JSON has."""
+    """One row as JSON types."""
     plain: dict[str, Any] = {}
     for f in fields(row):
         value = getattr(row, f.name)
@@ -159,7 +159,7 @@ def plain_row(row: Any) -> dict[str, Any]:
 
 
 def columns_of(row: Any) -> dict[str, dict[str, Any]]:
-    """The declared columns of a row, by the names that they have in report.json."""
+    """The declared columns of a row, by their names in report.json."""
     found: dict[str, dict[str, Any]] = {}
     for f in fields(row):
         about = {key: f.metadata[key] for key in ("head", "unit", "doc", "index")}
@@ -179,12 +179,12 @@ def word(value: Any) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a row: with commas, or with semicolons where a name has a comma itself."""
+    """Names joined by commas, or by semicolons if a name contains a comma."""
     return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def key_word(value: Any) -> str:
-    """A value of an index column within the name of a logged number: "w2", "exact", "3"."""
+    """An index value as part of the name of a logged number: "w2", "exact", "3"."""
     return value.identifier if isinstance(value, Guidance) else re.sub(r"[,;\s]+", "_", word(value))
 
 
@@ -241,7 +241,7 @@ class Findings:
 
 
 def together(plan: Plan, parts: Sequence[Findings]) -> Findings:
-    """The findings of several studies of one plan as one, in their order."""
+    """The findings of several studies of one plan joined in order."""
     return Findings(
         plan=plan,
         blocks=[block for part in parts for block in part.blocks],

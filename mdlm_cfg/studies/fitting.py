@@ -1,8 +1,7 @@
 """Strengths and step sizes that are fitted to a denoiser: exactly on small tables, else to samples (theory, 21 and 22).
 
-What is fitted, and what it is then judged by, are different samples: of a known distribution fresh ones, of examples
-the validation data and the test data. Where the validation data are training data, whose NELBO is too low, they are two
-halves of the test data.
+Fit and evaluation use different samples: fresh ones from a known distribution, the validation and the test data of
+examples. If the validation data are training data, whose NELBO is too low, they are two halves of the test data.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from mdlm_cfg.targets.table import TableMixture
 
 FIT = "fit"
 TEST = "test"
-NUM_EXAMPLES = 1000  # of a class, that strengths are fitted to
+NUM_EXAMPLES = 1000  # of a class, to which strengths are fitted
 FEWEST = 10
-SPREAD = 1.0  # of the prior of strengths around w: where samples do not say otherwise they stay near w
-GROUPS = 16  # of levels that share a strength where it is fitted to samples
-LEAST_MASKS = 4  # partial states that are made of an example
-LEAST_STATES = 8  # and of each level
+SPREAD = 1.0  # of the prior of strengths around w: without evidence they stay near w
+GROUPS = 16  # of levels that share a strength when it is fitted to samples
+LEAST_MASKS = 4  # partial states per example
+LEAST_STATES = 8  # and per level
 
 
 def check_samples(case: Case, target_class: int, num_examples: int) -> None:
-    """Raise UserError unless there is a class to aim at, and where there are samples alone, enough of them."""
+    """Raise UserError unless there is a target class and, if only samples are available, enough of them."""
     target = case.target
     if isinstance(target, BernoulliMixture):
         check_positive_class(target, target_class)
@@ -59,10 +58,10 @@ def check_samples(case: Case, target_class: int, num_examples: int) -> None:
 
 
 def examples_of(case: Case, which: str, target_class: int, num_examples: int) -> Tensor:
-    """Examples of a class to fit to ("fit") or to judge by ("test"), int64 (n, D); the two share none.
+    """Examples of a class to fit to ("fit") or to evaluate on ("test"), int64 (n, D), without overlap.
 
-    Where validation data are held out of training, at most `num_examples` of them, and all test data; else at most
-    `num_examples` of each half of the test data.
+    If validation data are held out of training, at most `num_examples` of them, and all test data; else at most
+    `num_examples` from each half of the test data.
     """
     x, classes = case.data.test_examples()
     held_out = case.data.val_examples()
@@ -91,16 +90,16 @@ def origin_of_examples(case: Case, num_examples: int) -> str:
 
 
 def masks_for(num: int, num_dims: int) -> int:
-    """How many partial states are made of each of n samples: at least 4, and as many as give each level 8."""
+    """The number of partial states per sample, for n samples: at least 4, and enough for 8 per level."""
     return min(num_dims, max(LEAST_MASKS, math.ceil(LEAST_STATES * num_dims / max(num, 1))))
 
 
 def part_of(case: Case, which: str, who: str, target_class: int, w: float, num_examples: int) -> MaskedSamples:
-    """Samples of a class to fit to ("fit") or to judge by ("test"); the two share none.
+    """Samples of a class to fit to ("fit") or to evaluate on ("test"), without overlap.
 
     Args:
-        w: of the tilted distribution that is aimed at. Data that are not known exactly have no p(z | x): they are taken
-            as they are, which is right for w = 0, and where each example tells its class.
+        w: of the target tilted distribution. Data that are not known exactly have no p(z | x): they are unweighted,
+            which is right for w = 0, and if each example identifies its class.
     """
     seed = case.plan.seed
     if case.target is not None:
@@ -116,7 +115,7 @@ def part_of(case: Case, which: str, who: str, target_class: int, w: float, num_e
 
 def log_posterior(target: Any, x: Tensor, target_class: int) -> Tensor:
     """ln p(z | x) of a known distribution, float64 (n,), of finished states, int64 (n, D)."""
-    if isinstance(target, TableMixture):  # one look-up of a state, however large the table is
+    if isinstance(target, TableMixture):  # one look-up per state, however large the table
         return target.class_posterior(target_class)[tuple(x.T)].log()
     return posterior_of(target)(x)[:, target_class]
 
@@ -151,7 +150,7 @@ class Fit:
 
     Args:
         data: set up. denoiser: a learned one; None is the exact one of the data.
-        target_class: z; None is refused, since strengths and sizes are those of a class.
+        target_class: z; None is refused, since strengths and sizes belong to a class.
     """
 
     data: Data
@@ -160,7 +159,7 @@ class Fit:
     seed: int = 0
 
     def strengths(self, asked: Calibrated) -> Calibrated:
-        """The strengths that are asked for, as numbers.
+        """The strengths of a `calibrated(w)` as numbers.
 
         Raises:
             UserError: no class; data that are not known exactly, and w other than 0; too few examples.
@@ -179,10 +178,10 @@ class Fit:
         return profile.decreasing().best(min(steps, profile.num_dims)).sizes
 
     def _case(self, asked: str, w: float) -> tuple[Case, int]:
-        """The case and its class, once nothing is left to refuse.
+        """The case and its class, after all checks.
 
         Args:
-            asked: the setting, without w of the tilted distribution that it aims at.
+            asked: the name of the setting, without the w of its target tilted distribution.
         """
         if self.target_class is None:
             raise UserError(f"{asked} is fitted to one class: give target_class=")

@@ -114,7 +114,7 @@ class GeometryStudy:
 
 
 def _with_limit(case: Case) -> list[Kind]:
-    """The kinds whose own chain is asked for, and has a limit of infinite strength that is known."""
+    """The kinds whose own chain is studied and has a known limit of infinite strength."""
     return [kind for kind in own_kinds(case.plan) if kind.power() is not None]
 
 
@@ -189,7 +189,7 @@ def overlap_of(e: TableEvaluation) -> list[OverlapRow]:
 
 
 def verdict_of(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> list[str]:
-    """Which region gains most, and which loses most, from the smallest to the largest strength; or why none does.
+    """The regions that gain and lose most from the smallest to the largest strength, or why none does.
 
     Args:
         meaning: of every region, by its name.

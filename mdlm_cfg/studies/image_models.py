@@ -1,4 +1,4 @@
-"""How well a network predicts test images, and how often classifiers are right about their class."""
+"""How well a network predicts test images, and how often classifiers assign the right class."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from mdlm_cfg.studies.simple_models import NelboRow, Words, nelbo_block, without
 from mdlm_cfg.support.numbers import percent
 from mdlm_cfg.support.seeds import generator_for
 
-GOOD = 0.9  # accuracy on test images from which a classifier's numbers are taken as they are
+GOOD = 0.9  # accuracy on test images from which a classifier's numbers are trusted
 IMAGE = Words("image", "pixels", "test images")
 
 
 def accuracy_column() -> Any:
-    """The column of a row of images: how many the classifier assigns to their class."""
+    """The accuracy column of a row of images."""
     return col("accuracy", "share of images that the classifier assigns to the intended class", unit="share")
 
 
 def precision_column() -> Any:
-    """The column of a row of images: how many lie where data lie."""
+    """The precision column of a row of images."""
     return col("precision", "share of images that are near data in the classifier's features", unit="share")
 
 
 def recall_column() -> Any:
-    """The column of a row of images: how much of the data they reach."""
+    """The recall column of a row of images."""
     return col("recall", "share of data that are near images in the classifier's features", unit="share")
 
 
@@ -50,13 +50,13 @@ class JudgeRow:
 
     @property
     def is_useless(self) -> bool:
-        """Whether it is not surely better than always naming the commonest class."""
+        """Whether it is not clearly better than always naming the most common class."""
         p = self.commonest
         return self.test_accuracy - p < SURE * math.sqrt(p * (1 - p) / self.num_images) or self.test_accuracy <= p
 
 
 def nelbos_of_classes(case: Case, num: int, num_draws: int) -> tuple[Tensor, Tensor]:
-    """Places of test images, int64 (n,), and their NELBO under every class, float64 (n, K)."""
+    """Indices of test images, int64 (n,), and their NELBO under every class, float64 (n, K)."""
     generator = generator_for("classified", case.plan.seed)
     x = case.data.test_examples()[0]
     chosen = torch.randperm(len(x), generator=generator)[:num]
@@ -89,7 +89,7 @@ def blocks_of_models(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]
 
 
 def of_classifier(row: JudgeRow) -> list[str]:
-    """A warning where the classifier is not good enough to judge samples by."""
+    """A warning if the classifier is not good enough to judge samples."""
     if row.test_accuracy >= GOOD and not row.is_useless:
         return []
     judged = "judges samples only roughly"

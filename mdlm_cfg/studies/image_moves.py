@@ -1,4 +1,4 @@
-"""study=correction_moves of images of which nothing is known exactly: samples of a network after moves, beside data.
+"""study=correction_moves for images without exact conditionals: a network's samples after moves, compared with data.
 
 A classifier and distances judge the sets, as in `images.py`.
 """
@@ -31,10 +31,10 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli_fit import fit_em
 
 HELD_OUT = "test images"
-SHOWN = 8  # samples of a set in the picture
-FAR = ("energy_features", "energy_pixels")  # distances, the first that there is decides
+SHOWN = 8  # samples per set in the picture
+FAR = ("energy_features", "energy_pixels")  # distances; the first available one decides
 COMPONENTS = 20  # of the mixture that describes the binary images of a class, as in data=bernoulli_mnist
-PARTS = 16  # of the coordinates of an image, one of which a large move masks
+PARTS = 16  # a large move masks this fraction of an image's coordinates
 STARTS: tuple[Mapping[str, Any], ...] = (
     {"name": "first_hitting"},
     {"name": "event_leaping", "steps": 64},
@@ -82,7 +82,7 @@ class ImageMoves(MovedSets):
         classifier: whether a classifier evaluates them, as in `Images`.
 
     Raises:
-        UserError: numbers out of range, or what is no sampler.
+        UserError: numbers out of range, or an entry that is not a sampler.
     """
 
     starts: Sequence[Started] = STARTS
@@ -96,7 +96,7 @@ class ImageMoves(MovedSets):
         return sorted({1, max(1, num_dims // PARTS)})
 
     def move_of(self, size: int) -> Correction:
-        """A move of so many coordinates that costs one call."""
+        """A move of `size` coordinates that costs one call."""
         return Correction(size=size, parallel=size > 1)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
@@ -107,7 +107,7 @@ class ImageMoves(MovedSets):
                 yield from self.pieces_of_sets(case, guidance, z, LEARNED)
 
     def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> dict[str, Any]:
-        """Numbers of the set, and its first images."""
+        """Measurements of the set, and its first images."""
         return {"numbers": self._numbers(case, z, x), "shown": x[:SHOWN].to(torch.uint8)}
 
     def _numbers(self, case: Case, z: int, x: Tensor) -> dict[str, float | None]:
@@ -117,7 +117,7 @@ class ImageMoves(MovedSets):
         return {name: row[name] for name in MEASURED}
 
     def _held_out(self, case: Case, z: int) -> dict[str, Any]:
-        """Disjoint sets of as many test images, evaluated, and the first images."""
+        """Evaluated disjoint sets of as many test images, and the first images."""
         x = held_out_of(case, z)
         n = min(case.plan.num_samples, len(x))
         sets = [self._numbers(case, z, part) for part in x.split(max(n, 1)) if len(part) == n]
@@ -146,9 +146,9 @@ class ImageMoves(MovedSets):
 
 
 def usage_of(case: Case, judge: Judge, x: Tensor) -> dict[str, float | None]:
-    """Which components of a mixture the images use, beside the training images; None of no images, or not binary ones.
+    """The images' usage of mixture components, compared with training images; None without images, or if not binary.
 
-    The mixture is fitted to the training images of the class (`fit_em`), once in a process.
+    The mixture is fitted to the training images of the class (`fit_em`), once per process.
     """
     if case.data.num_tokens != 2 or not len(x):
         return {"usage_tv": None, "components": None}
@@ -164,7 +164,7 @@ def usage_of(case: Case, judge: Judge, x: Tensor) -> dict[str, float | None]:
 
 
 def _mean(rows: Sequence[Mapping[str, float | None]]) -> list[float | None]:
-    """The mean of every measured column over the rows that have it; of standard errors, that of the mean."""
+    """The mean of every measured column over the rows that have it; for standard errors, that of the mean."""
     return [mean_of(name, _known(rows, name)) for name in MEASURED]
 
 
@@ -173,7 +173,7 @@ def _known(rows: Sequence[Mapping[str, float | None]], name: str) -> list[float]
 
 
 def _noise(sets: Sequence[Sequence[Mapping[str, float | None]]], name: str) -> float | None:
-    """The root mean square of an energy distance of test images, averaged over classes: it is 0 but for chance."""
+    """The root mean square of an energy distance of test images, averaged over classes; above 0 only by chance."""
     known = [_known(of_class, name) for of_class in sets]
     if not all(known):
         return None
@@ -193,7 +193,7 @@ def blocks_of(rows: Sequence[ImageSetRow], text: str) -> Block:
 
 
 def _shown(case: Case, data: Tensor, pictures: Mapping[Guidance, Mapping[Any, Tensor]]) -> Block:
-    """The first samples of the first class, before and after: a line for each start and move."""
+    """The first samples of the first class, before and after moves: a row for each start and move."""
     top = case.data.num_tokens - 1
     views = []
     for g, sets in pictures.items():
@@ -211,10 +211,10 @@ def _shown(case: Case, data: Tensor, pictures: Mapping[Guidance, Mapping[Any, Te
 
 @dataclass(frozen=True)
 class Distance:
-    """An energy distance to the data, by which some sets are compared.
+    """An energy distance to the data for comparing sets.
 
     Attributes:
-        name: of its column. noise: its root mean square for test images. num_sets: how many sets are compared.
+        name: of its column. noise: its root mean square for test images. num_sets: number of sets that are compared.
         num_samples: of each class in a set.
     """
 
@@ -224,16 +224,16 @@ class Distance:
     num_samples: int
 
     def of(self, row: ImageSetRow) -> float:
-        """How far a set is from the data."""
+        """The distance of a set to the data."""
         return float(getattr(row, self.name))
 
     def chance(self, a: ImageSetRow, b: ImageSetRow) -> float:
-        """A difference of two sets that may be chance; that they have samples in common is not counted on."""
+        """The largest difference between two sets that may be chance; samples in common are not taken into account."""
         sure = student(sure_of(self.num_sets), self.num_samples)
         return sure * math.hypot(a.energy_se or 0.0, b.energy_se or 0.0, self.noise, self.noise)
 
     def clarity(self, a: ImageSetRow, b: ImageSetRow) -> float:
-        """How much nearer b is to the data than a, in units of a difference that may be chance."""
+        """How much nearer b is to the data than a, relative to the difference that may be chance."""
         gain = self.of(a) - self.of(b)
         chance = self.chance(a, b)
         if not gain or not chance:
@@ -267,14 +267,15 @@ def verdict_of(rows: Sequence[ImageSetRow], noise: Mapping[str, float | None], n
 
 
 def clearest(sets: Sequence[ImageSetRow], far: Distance) -> tuple[ImageSetRow, ImageSetRow]:
-    """The set that moves bring most clearly nearer to the data, after the same sampler without moves."""
+    """The set that moves bring most clearly nearer to the data, preceded by the same sampler's set without moves."""
     before = {(row.start, row.move): row for row in sets if not row.moves}
     pairs = [(before[row.start, row.move], row) for row in sets if row.moves]
     return max(pairs, key=lambda pair: far.clarity(*pair))
 
 
 def worth(sets: Sequence[ImageSetRow], far: Distance) -> tuple[ImageSetRow, ImageSetRow]:
-    """The set with moves that is most clearly nearer than the nearest one without of no more calls, after that one."""
+    """The set with moves that is most clearly nearer than the nearest set without moves and with no more calls.
+    The latter comes first."""
 
     def plain(row: ImageSetRow) -> ImageSetRow:
         return min((old for old in sets if not old.moves and old.calls <= row.calls), key=far.of)

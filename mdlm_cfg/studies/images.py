@@ -1,6 +1,6 @@
-"""Images of which nothing is known exactly, binary or of grey levels: samples beside held-out data.
+"""Images without exact conditionals, binary or with grey levels: samples compared with held-out data.
 
-The page says first whether the network is trained and whether the classifier is good enough to judge samples by.
+The page first says whether the network is trained and whether the classifier is good enough to judge samples.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from mdlm_cfg.training.classifier import ImageClassifier, classifier_for
 
 HELD_OUT = "data"  # in place of a strength: test images, judged like samples
 CLASSIFIER: Key = ("classifier",)
-FEWEST = 2  # test images of a class, to compare with
-ENOUGH = 100  # images, of which a share has a standard error of at most 0.05
+FEWEST = 2  # test images of a class for a comparison
+ENOUGH = 100  # images, from which a share has a standard error of at most 0.05
 SUMS = "Means over classes, except that precision and recall are computed for all classes together."
 READING = """\
 In the row "data" test images take the place of samples. For differences it is \
@@ -89,10 +89,10 @@ class Images(Settings):
     """Samples of images by class and strength, compared with test images by the same statistics.
 
     Args:
-        classifier: whether a classifier judges them, which is trained first if these images have none yet.
-            Without one, what it measures is left out.
+        classifier: whether a classifier judges them; it is trained first if there is none yet for these images.
+            Without one, its measurements are left out.
         num_classified: test images that the network itself classifies by NELBO, at random; 0 leaves that out, and with
-            it the judgement whether the network is trained.
+            it the verdict on whether the network is trained.
         num_draws: masks for each image and class.
     """
 
@@ -111,7 +111,7 @@ class Images(Settings):
     rows: ClassVar[Rows] = {"distances": ImageRow, "by_class": ClassRow, "nelbo": NelboRow, "classifiers": JudgeRow}
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """Test images judged, then samples, then their judgement, then test images classified by NELBO."""
+        """Evaluate test images, draw samples, evaluate them, then classify test images by NELBO."""
         yield case.piece(self._held_out, label="evaluating test images", cost=0.0)
         for guidance in case.plan.guidances:
             for k in case.classes:
@@ -130,7 +130,7 @@ class Images(Settings):
         return judge_all(judges, list(_samples(case, case.made, guidance)), classifier, compared(case))
 
     def _held_out(self, case: Case) -> dict[str, Any]:
-        """Test images as judged, the classifier's accuracy on all of them, and pixel means of training images."""
+        """Evaluated test images, the classifier's accuracy on all of them, and pixel means of training images."""
         judges, classifier = judging(case, self.classifier)
         by_class, pooled = judge_all(judges, held_out(case), classifier, compared(case))
         return {
@@ -175,7 +175,7 @@ class Images(Settings):
 
 
 def judging(case: Case, with_classifier: bool) -> tuple[list[Judge], ImageClassifier | None]:
-    """What judges images of every class; made once, and only where something is not judged yet."""
+    """The judges of images of every class; made once, and only if something is still to be evaluated."""
     key = ("judges",)
     if key not in case.made:
         if with_classifier and CLASSIFIER not in case.made:
@@ -192,14 +192,14 @@ def _trained(data: Any) -> ImageClassifier:
 
 
 def held_out(case: Case) -> list[Tensor]:
-    """As many test images of every class as there are samples, where there are so many: uint8 (n, D) each."""
+    """Test images of every class, as many as samples if there are enough: uint8 (n, D) each."""
     return [held_out_of(case, k)[: case.plan.num_samples] for k in case.classes]
 
 
 def compared(case: Case) -> list[int]:
-    """Places of the classes that means are taken over: all, but for those without test images to compare with.
+    """Indices of the classes over which means are taken: all but those without enough test images.
 
-    Means of samples would otherwise be of other classes than those of test images.
+    Otherwise means of samples would cover classes other than those of test images.
     """
     enough = [at for at, x in enumerate(held_out(case)) if len(x) >= FEWEST]
     return enough or list(range(len(case.classes)))
@@ -281,7 +281,7 @@ def _means(case: Case, samples: Mapping[Guidance, Tensor], reference: Mapping[st
 def verdict_of(
     rows: Sequence[ImageRow], nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow], num: int, num_dims: int
 ) -> list[str]:
-    """Whether the network is trained, whether the classifier can be relied on, and what guidance does to samples.
+    """Whether the network is trained, whether the classifier is reliable, and what guidance does to samples.
 
     Args:
         num: samples at each strength. num_dims: pixels of an image.
@@ -297,7 +297,7 @@ def verdict_of(
 
 
 def of_few(case: Case) -> list[str]:
-    """A warning where there are too few samples for what is said of them."""
+    """A warning if there are too few samples for firm statements."""
     num = len(case.classes) * case.plan.num_samples
     if num >= ENOUGH:
         return []

@@ -39,8 +39,8 @@ from mdlm_cfg.support.numeric import whole_number
 from mdlm_cfg.support.seeds import generator_for
 
 NUMBERS = "Hidden pixels in numbers"  # the heading under which tables are folded
-MOST_SHOWN = 2  # images that the unfolded part of a page shows
-SHOWN = 4  # completions of each strength in the picture
+MOST_SHOWN = 2  # images in the unfolded part of a page
+SHOWN = 4  # completions per strength in the picture
 MARGIN = 3  # known pixels around the hidden ones in the picture
 SURE = 0.99  # posterior probability from which the known pixels determine the class
 ROUNDING = 1e-12
@@ -96,9 +96,9 @@ class Inpainting:
     """The exact distribution of hidden pixels of test images, at every strength of guidance.
 
     Args:
-        num_free: hidden pixels of an image; the denoiser is asked for (N+1)^num_free partial states under two labels.
-        images: places of test images; None is one for each class, drawn by the seed. They are guided to the plan's
-            classes, and to their own where it has none.
+        num_free: hidden pixels of an image; the denoiser is called on (N+1)^num_free partial states under two labels.
+        images: indices of test images; None is one for each class, drawn by the seed. They are guided to the plan's
+            classes, or to their own if it has none.
     """
 
     num_free: int = 10
@@ -107,7 +107,7 @@ class Inpainting:
     rows: ClassVar[Rows] = {"distances": SliceRow, "ledger": BudgetRow}
 
     def check(self, case: Case) -> None:
-        """Refuse pixels and images that do not exist, and distributions out of reach."""
+        """Refuse pixels and images that do not exist, and distributions that are too large."""
         plan = case.plan
         n = case.data.num_tokens
         d = math.prod(case.data.grid_shape)
@@ -121,7 +121,7 @@ class Inpainting:
         self.pairs(case)
 
     def pairs(self, case: Case) -> list[tuple[int, int]]:
-        """Which test image is guided to which class: (place, class).
+        """Which test image is guided to which class: (index, class).
 
         Raises:
             UserError: an image that does not exist or is given twice, or a class without test images.
@@ -158,7 +158,7 @@ class Inpainting:
         return found
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """For each image: the answers to all partial states, the posterior, and for each strength samples and laws."""
+        """For each image: the outputs for all partial states, the posterior, and for each strength samples and laws."""
         states = float((case.data.num_tokens + 1) ** self.num_free)
         for s in self.slices(case):
             of = f"test image {s.image}"
@@ -220,7 +220,7 @@ def _distances(rows: Sequence[SliceRow]) -> Block:
 
 
 def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Container[tuple[int, int]]) -> Block:
-    """The image, and its surroundings of the hidden pixels as they are and as they become at every strength."""
+    """The image, and the region around its hidden pixels, as in the image and as completed at every strength."""
     top = case.data.num_tokens - 1 or 1
     known = s.x.double().index_fill(0, s.hidden, math.nan) / top
     whole = {"known pixels": known, "test image": s.x / top}
@@ -273,7 +273,7 @@ def _at_strongest(rows: Sequence[SliceRow]) -> list[SliceRow]:
 
 
 def most_changed(rows: Sequence[SliceRow]) -> list[SliceRow]:
-    """The rows at the largest strength of the images that guidance changes most: those that a page begins with."""
+    """The rows at the largest strength of the images that guidance changes most, with which the page begins."""
     top = _at_strongest(rows)
     chosen = sorted(top, key=lambda row: -row.guidance_effect)[:MOST_SHOWN]
     return [row for row in top if row in chosen]
@@ -300,7 +300,7 @@ def _of_the_network(rows: Sequence[SliceRow], top: Sequence[SliceRow]) -> str:
 
 
 def _of_the_guidance(top: Sequence[SliceRow]) -> str:
-    """Whether guidance changes anything, and whether the known pixels are the reason."""
+    """Whether guidance changes anything, and if not, whether the known pixels are the reason."""
     w = top[0].w
     if w.constant <= 0:
         return "No strength above 0 was given, so there is no guidance to evaluate: give w=[0,1,2]."

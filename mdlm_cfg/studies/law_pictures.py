@@ -13,13 +13,13 @@ from mdlm_cfg.studies.evaluation import TableEvaluation
 from mdlm_cfg.studies.panel import PAIRS
 from mdlm_cfg.studies.views import Mosaic, Panel, PanelGrid, View
 
-MAX_PAIRED = 6  # coordinates up to which the marginals of every two are shown
-LIKELIEST = 6  # images of a distribution that are shown
+MAX_PAIRED = 6  # coordinates up to which the marginals of all pairs are shown
+LIKELIEST = 6  # most probable images shown per distribution
 TITLES = {"class": "class", "tilted": "tilted", "exact": "exact guided", "learned": "learned", "samples": "samples"}
 
 
 def plane_of(law: Tensor, i: int = 0, j: int = 1) -> np.ndarray:
-    """The marginal of two coordinates, (N, N), x_i first; a distribution of one or two coordinates is itself."""
+    """The marginal of two coordinates, (N, N), x_i first; a law of one or two coordinates is returned unchanged."""
     if law.ndim < 3:
         return law.numpy()
     marginal = law.sum(dim=[k for k in range(law.ndim) if k not in (i, j)]).numpy()
@@ -29,16 +29,16 @@ def plane_of(law: Tensor, i: int = 0, j: int = 1) -> np.ndarray:
 def law_panels(
     rows: Mapping[str, Mapping[str, Tensor]], names: Sequence[str], outlines: Sequence[np.ndarray] = ()
 ) -> dict[str, list[Panel | None]]:
-    """Distributions side by side, a line of panels for each row.
+    """Distributions side by side, one line of panels per row.
 
     Args:
-        rows: float64 (N,)*D by name, by the label of the row. Where a row has "exact", the TV to it is in the titles.
+        rows: float64 (N,)*D by name, by the label of the row. If a row has "exact", titles give the TV to it.
         names: in their order; a row may lack some.
-        outlines: boolean (N, N), sets of states that are surrounded by a line, for D >= 2.
+        outlines: boolean (N, N), sets of states to surround with a line, for D >= 2.
 
     Returns:
-        for D = 1 one panel for each row with all distributions; for D >= 2 one panel for each distribution: a heat map
-        of its first two coordinates.
+        for D = 1 one panel per row with all distributions; for D >= 2 one panel per distribution, a heat map of its
+        first two coordinates.
     """
     panels: dict[str, list[Panel | None]] = {}
     for label, laws in rows.items():
@@ -94,7 +94,7 @@ def differences(e: TableEvaluation) -> PanelGrid:
 
 
 def all_pairs(e: TableEvaluation) -> list[View]:
-    """Marginals of every two coordinates at the largest w, less the class's."""
+    """Marginals of all pairs of coordinates at the largest w, minus the class's."""
     if e.target.num_dims > MAX_PAIRED:
         return []
     result = e.strongest
@@ -108,7 +108,7 @@ def all_pairs(e: TableEvaluation) -> list[View]:
 
 
 def cells(e: TableEvaluation, shape: Sequence[int]) -> list[View]:
-    """Mean images, what changes in them, and the most probable images, of coordinates that are cells of a grid."""
+    """Mean images, their changes, and the most probable images, for coordinates that are cells of a grid."""
     results = [result for result in e.results if set(e.law_names) <= set(result.laws)]
     if not results:
         return []
@@ -131,7 +131,7 @@ def cells(e: TableEvaluation, shape: Sequence[int]) -> list[View]:
 
 
 def _mean(law: Tensor, shape: Sequence[int]) -> np.ndarray:
-    """The mean of every cell, in shares of the largest value."""
+    """The mean of every cell, as a share of the largest value."""
     values = np.arange(law.shape[0]) / max(law.shape[0] - 1, 1)
     others = [[k for k in range(law.ndim) if k != i] for i in range(law.ndim)]
     return np.array([float(law.sum(dim=rest).numpy() @ values) for rest in others]).reshape(shape)

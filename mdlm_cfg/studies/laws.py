@@ -1,4 +1,4 @@
-"""study=laws: what guidance does to a class, and how far network and samples are from it (theory, section 8)."""
+"""study=laws: the effect of guidance on a class, and the errors of network and samples (theory, section 8)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, measured
 from mdlm_cfg.support.numbers import largest, percent, short
 
-SMALL = 0.1  # a learned distribution whose error is below this share of the guidance effect is close enough
+SMALL = 0.1  # a learned distribution is good enough if its error is below this share of the guidance effect
 READING = """\
 Guidance of strength w raises the probability of states that are more likely in this class than in the whole mixture: \
 w = 0 is the class itself. (Codebases that use a guidance scale gamma have gamma = 1 + w.)
@@ -95,7 +95,7 @@ class Laws:
         """Distances, pictures of the distributions, their moments."""
         e = evaluation_of(case)
         panel = _interactive(case)
-        pictures = _pictures(e, "Distributions" if panel else "")  # the first screen has a picture
+        pictures = _pictures(e, "Distributions" if panel else "")  # so that the first screen has a picture
         blocks = [_distances(e), *panel, _strengths(e), pictures, _moments(e)]
         facts = {"target_class": e.target_class, "judged": e.case.judged, "laws": list(arrays_of(e))}
         return Findings(case.plan, blocks, verdict_of(e), facts, arrays_of(e), "laws.npz")
@@ -204,7 +204,7 @@ def _pictures(e: TableEvaluation, group: str) -> Block:
 
 
 def verdict_of(e: TableEvaluation) -> list[str]:
-    """Whether the network is good enough, what guidance does, and what the samples can show."""
+    """Whether the network is good enough, what guidance does, and what the samples can reveal."""
     said = []
     top = e.strongest
     errors = [(error, r.guidance.label) for r in e.results if (error := r.tv("exact", "learned")) is not None]

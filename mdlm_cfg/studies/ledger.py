@@ -21,8 +21,8 @@ from mdlm_cfg.studies.samplers import is_small
 from mdlm_cfg.support.numbers import largest, named, short
 from mdlm_cfg.targets.table import TableMixture
 
-NOTHING = 1e-12  # what is smaller is rounding
-COST = 2.0  # of one budget, beside the samples of one strength
+NOTHING = 1e-12  # smaller values are rounding
+COST = 2.0  # of one budget, relative to the samples of one strength
 STANDARD = (Sampler(FIRST_HITTING), Sampler("tau_leaping", 50), Sampler(EVENT_LEAPING, 2))
 COLUMNS = {
     "guidance effect": "guidance_effect",
@@ -33,7 +33,7 @@ COLUMNS = {
     "sampling noise": "sampling_noise",
     "total": "total",
 }
-OF_LEARNED = ("error of the network", "discretisation error, exact conditionals")  # lines of learned conditionals
+OF_LEARNED = ("error of the network", "discretisation error, exact conditionals")  # of learned conditionals
 GROUP = "Error budget"
 INFINITE = "KL is infinite where the second distribution, such as the samples, lacks states that the first one has."
 ALONE = (
@@ -140,7 +140,7 @@ class LedgerStudy:
             yield case.piece(_budgets, guidance, label=label, cost=COST * len(samplers), cached=False)
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """A row for each strength and sampler, and the same in other distances."""
+        """A row for each strength and sampler, also in other distances."""
         e = evaluation_of(case)
         budgets: dict[Guidance, list[Ledger]] = {g: made.of(_budgets, g) for g in case.plan.guidances}
         rows = [_row(g, entry, e.case.judged) for g, entries in budgets.items() for entry in entries]
@@ -151,14 +151,14 @@ class LedgerStudy:
 
 
 def has_ledger(e: TableEvaluation) -> bool:
-    """Whether every distribution of a budget is within reach: the denoiser's own, and that of the sampler's steps."""
+    """Whether every distribution of a budget can be computed: the denoiser's own, and that of the sampler's steps."""
     if e.follows is None:
         return False
     return e.case.plan.sampler.exact_in_time or kernel_entries(e.target.num_tokens, e.target.num_dims) <= MAX_ENTRIES
 
 
 def _budgets(case: Case, guidance: Guidance) -> list[Ledger]:
-    """The budget of the plan's own sampler first, from the samples that are there; then of the other samplers."""
+    """The budget of the plan's own sampler first, from the existing samples; then those of the other samplers."""
     e = evaluation_of(case)
     if not has_ledger(e):
         return []
@@ -177,7 +177,7 @@ def _budgets(case: Case, guidance: Guidance) -> list[Ledger]:
 
 
 def ledger_samplers(target: TableMixture, own: Sampler) -> list[Sampler]:
-    """The plan's own, and the standard ones where a step's kernel is small; under a policy those that take one."""
+    """The plan's own, and the standard ones if a step's kernel is small; under a policy only those that take one."""
     if not is_small(target.num_tokens, target.num_dims):
         return [own]
     others = list(STANDARD)
@@ -187,7 +187,7 @@ def ledger_samplers(target: TableMixture, own: Sampler) -> list[Sampler]:
 
 
 def columns_of(entry: SampledLedger, absent: Sequence[str] = ()) -> dict[str, Any]:
-    """The columns of a row of a budget; those of lines that are not there, or in `absent`, are None."""
+    """The columns of a budget's row; those of lines that are missing, or in `absent`, are None."""
     return {column: None if line in absent else entry.tv.get(line) for line, column in COLUMNS.items()} | {
         "sampler": entry.sampler,
         "num_samples": entry.num_samples,
@@ -247,7 +247,7 @@ def _blocks(rows: Sequence[LedgerRow], lines: Sequence[LineRow], e: TableEvaluat
 
 
 def _error_blocks(shared: Mapping[Guidance, LedgerLaws]) -> list[Block]:
-    """Where the network is wrong, by state and by level; nothing where nothing was learned."""
+    """Where the network is wrong, by state and by level; empty if nothing was learned."""
     states = [
         StateRow(g, name_state(list(s.state), x.target.num_tokens), s.visits, s.kl_conditional, s.kl_unconditional)
         for g, x in shared.items()
@@ -265,7 +265,7 @@ def _error_blocks(shared: Mapping[Guidance, LedgerLaws]) -> list[Block]:
 
 
 def _of_the_sampler(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
-    """How wrong the plan's own sampler is, at the number w where it is most; nothing of schedules alone."""
+    """The largest error of the plan's own sampler over the numbers w; empty if there are only schedules."""
     own = [row for row in rows if row.sampler == e.case.plan.sampler and not row.w.is_schedule]
     if not own:
         return []
@@ -290,7 +290,7 @@ def balance_of(missed: Sequence[str], total: int) -> str:
 
 
 def verdict_of(e: TableEvaluation, rows: Sequence[LedgerRow]) -> list[str]:
-    """Whether the budgets balance; why there is none, where there is none."""
+    """Whether the budgets balance, or why there are none."""
     if rows:
         missed = [f"w = {row.w.label}, {row.sampler.label}" for row in rows if not row.closes]
         return [*_of_the_sampler(e, rows), balance_of(missed, len(rows))]

@@ -30,9 +30,9 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
 Listed = dict[str, list[Any]]  # rows, by the name of their block
-TABLE_SAMPLES = 2000  # drawn of a table for its bounds
+TABLE_SAMPLES = 2000  # drawn from a table for its bounds
 TABLE_POLICIES = ("fixed_order", "confidence", "margin", "entropy")
-POLICIES = ("fixed_order", "confidence")  # of everything else: an order costs as much as a random one
+POLICIES = ("fixed_order", "confidence")  # for other data: each order costs as much as a random one
 NUM_DRAWS = 2  # masks per test example for the NELBO
 SAME = 1e-9  # nats; smaller differences are rounding
 CLEAR = 2  # standard errors from 0
@@ -90,12 +90,12 @@ class BoundRow(OfLabel):
 
     @property
     def low(self) -> float:
-        """The fall, less a standard error."""
+        """The fall minus a standard error."""
         return self.fall - self.fall_se
 
     @property
     def high(self) -> float:
-        """The fall and a standard error."""
+        """The fall plus a standard error."""
         return self.fall + self.fall_se
 
 
@@ -116,8 +116,8 @@ class LikelihoodStudy(Settings):
     """NLL, NELBO and the bounds between them, with the class and without; always for the unguided chain.
 
     Args:
-        orders: k, the most orders that a bound is from.
-        num_images: test examples that are taken apart order by order, at orders * D rows each; of tables all is exact.
+        orders: k, the largest number of orders in a bound.
+        num_images: test examples evaluated along every order, at orders * D rows each; tables need none.
     """
 
     orders: int = whole(16, least=1)
@@ -127,12 +127,12 @@ class LikelihoodStudy(Settings):
     rows: ClassVar[Rows] = {"likelihoods": LikelihoodRow, "bounds": BoundRow, "orders": OrderRow}
 
     def check(self, case: Case) -> None:
-        """Refuse a class."""
+        """Refuse a target class."""
         if case.plan.classes is not None:
             raise UserError("study=likelihood covers all classes together: give target_class=null")
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """Of a table one for each denoiser and label; of other data NELBOs, orders and the truth of each label."""
+        """For a table, one for each denoiser and label; for other data, NELBOs, orders and the truth of each label."""
         if case.is_exact:
             for who, label in product(case.denoisers, LABELS):
                 yield case.piece(self._of_table, who, label, label=f"likelihoods, {who} conditionals, {label}")
@@ -161,7 +161,7 @@ class LikelihoodStudy(Settings):
         return (*means, _excesses(target, denoiser, label, self.orders, case.plan.seed), policies)
 
     def _truth(self, case: Case, label: str) -> tuple[float, ...] | None:
-        """-E ln p(x) of the data's own distribution, where it is known in many dimensions."""
+        """-E ln p(x) of the data's own distribution, if it is known in many dimensions."""
         if not isinstance(case.target, BernoulliMixture | HiddenMarkovMixture):
             return None
         return astuple(Bound.of(-case.target.log_prob(*_labelled(case, label))))
@@ -171,7 +171,7 @@ class LikelihoodStudy(Settings):
         return astuple(nelbo_bound(case.denoisers[case.judged], *_labelled(case, label), NUM_DRAWS, masks))
 
     def _along(self, case: Case, label: str, policy: str | None, orders: int) -> Tensor:
-        """ln q along orders, (n, orders): random ones, the same with classes and without, or those of a policy."""
+        """ln q along orders, (n, orders): random ones, the same with and without the class, or those of a policy."""
         denoiser = case.denoisers[case.judged]
         seed = case.plan.seed
         x, classes = _labelled(case, label)
@@ -229,7 +229,7 @@ class LikelihoodStudy(Settings):
 
 
 def _labelled(case: Case, label: str) -> tuple[Tensor, Tensor | None]:
-    """All test examples, int64 (n, D), and their classes where the label is with the class."""
+    """All test examples, int64 (n, D), and their classes if the label is "conditional"."""
     x, classes = case.data.test_examples()
     return x.long(), classes if label == CONDITIONAL else None
 
@@ -237,7 +237,7 @@ def _labelled(case: Case, label: str) -> tuple[Tensor, Tensor | None]:
 def _excesses(
     target: TableMixture, denoiser: Denoiser, label: str, most: int, seed: int
 ) -> list[tuple[int, float, float]]:
-    """For each k the mean excess of drawn samples over their own -ln q(x), which has not the noise of -ln q(x)."""
+    """For each k, the mean excess of samples over their own -ln q(x), which is free of the noise of -ln q(x)."""
     x, drawn = target.sample(TABLE_SAMPLES, generator_for("likelihood", seed))
     classes = drawn if label == CONDITIONAL else None
     found = likelihood(denoiser, x, classes, most, generator=generator_for("orders", seed, device=device_of(denoiser)))
@@ -249,14 +249,14 @@ def _excesses(
 
 
 def _less(a: float, b: float) -> float:
-    """a - b, where two infinite values differ by nothing."""
+    """a - b, with a difference of 0 between two infinite values."""
     return 0.0 if a == b else a - b
 
 
 def _below(nelbo: Bound, fall: Bound, num_dims: int) -> tuple[float, ...]:
-    """The NELBO of all examples less the fall on a part of them: bound, its error, bits, the fall, its error.
+    """The NELBO of all examples minus the fall on some of them: bound, its error, bits, the fall, its error.
 
-    The two errors are added as if independent: few of the examples are in both.
+    The two errors are added as if independent: few examples are in both.
     """
     bound = Bound(nelbo.value - fall.value, math.hypot(nelbo.standard_error, fall.standard_error))
     return *astuple(bound), bound.bits_per_dim(num_dims).value, *astuple(fall)
@@ -281,7 +281,7 @@ def _blocks(rows: Listed, how: str) -> list[Block]:
 
 
 def verdict_of_table(rows: Listed) -> list[str]:
-    """How far the network's NLL is above the entropy, and whether its orders agree; then the exact denoiser."""
+    """The excess of the network's NLL over the entropy, and whether its orders agree; then the exact denoiser."""
     likelihoods, orders = (rows[name] for name in ("likelihoods", "orders"))
     said = [_of_learned(row) for row in where(likelihoods, denoiser=LEARNED)]
     values = [(_known(row.entropy), v) for row in where(likelihoods, denoiser=EXACT) for v in (row.nll, row.nelbo)]
@@ -310,10 +310,10 @@ def _known(value: float | None) -> float:
 
 
 def verdict_of_bounds(rows: Listed, num_images: int) -> list[str]:
-    """The NELBO, how far orders disagree, and what the data's own distribution has, with the class and without.
+    """The NELBO, how far orders disagree, and the value of the data's own distribution, with the class and without.
 
     Args:
-        num_images: examples that were taken apart order by order.
+        num_images: examples that were evaluated along every order.
     """
     said = []
     for row in rows["likelihoods"]:
@@ -329,12 +329,12 @@ def verdict_of_bounds(rows: Listed, num_images: int) -> list[str]:
 
 
 def _of_fall(best: BoundRow, num_images: int) -> str:
-    """How far the most orders lower the bound."""
+    """How far the largest number of orders lowers the bound."""
     bits = f"{short(best.bits_per_dim)} bits per dimension"
     if best.orders == 1:
         return f", {bits}"
     end = "which shows no disagreement between orders"
-    if best.fall >= SAME:  # orders of one example that agree lower nothing, so this is no chance
+    if best.fall >= SAME:  # orders that agree on an example lower nothing, so this is not chance
         is_clear = best.fall > student(CLEAR, num_images) * best.fall_se
         gap = "is at least that large" if is_clear else f"is not clear from {num_images} examples"
         end = f"so orders disagree, and the order gap {gap}"

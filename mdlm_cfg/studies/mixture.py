@@ -1,6 +1,6 @@
 """A Bernoulli mixture, whose conditionals are exact: the network's error in nats, and guided samples beside exact ones.
 
-Guided samples are drawn with the exact conditionals twice: what the two sets differ by is the noise floor.
+Two sets of guided samples are drawn with the exact conditionals: their difference is the noise floor.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from mdlm_cfg.targets.bernoulli import BernoulliMixture
 AGAIN = "again"
 FLOOR = "noise floor"
 CLASS = "class"
-DISTINCT_IMAGES = 200  # of each component, to judge its distinctness by
-CLEAR = 3.0  # times what chance makes of it, from which an energy distance is called clear
+DISTINCT_IMAGES = 200  # per component, to estimate its distinctness
+CLEAR = 3.0  # times its size by chance, from which an energy distance is called clear
 ROUNDING = 1e-9  # of an energy distance
-RANKED = 0.2  # rank correlation from which a relation is spoken of
+RANKED = 0.2  # rank correlation from which a relation is reported
 SETS = '"learned": from the network, "noise floor": a second exact guided set, "class": unguided'
 SET_TEXT = """\
 Each row compares a set with guided samples of the exact conditionals. "noise floor" is a second, independent exact \
@@ -82,7 +82,7 @@ class Mixtures(Settings):
     }
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """The error of the network, the components' distinctness, and the sets of samples, compared."""
+        """The error of the network, the components' distinctness, and comparisons of the sets of samples."""
         yield from error_pieces(case, self.num_test, self.num_draws)
         yield case.piece(_distinctness, label="distinctness of components", cost=0.0)
         for guidance in case.plan.guidances:
@@ -145,7 +145,7 @@ def _distinctness(case: Case) -> Tensor:
 
 
 def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
-    """Sets beside the exact one, by class, and what guidance does to pixels and components."""
+    """Sets compared with the exact one, by class, and what guidance does to pixels and components."""
     target: BernoulliMixture = case.target
     drawn = _drawn(case, case.made, guidance)
     learned = {LEARNED: drawn[LEARNED]} if LEARNED in drawn else {}
@@ -162,7 +162,7 @@ def _compared(case: Case, guidance: Guidance) -> dict[str, Any]:
 
 
 def _unguided(case: Case, guidance: Guidance) -> Tensor:
-    """As many draws of the classes themselves, uint8 (classes, n, D)."""
+    """The same number of draws from the classes themselves, uint8 (classes, n, D)."""
     plan = case.plan
     num_dims = case.target.num_dims
     drawn = [
@@ -173,13 +173,13 @@ def _unguided(case: Case, guidance: Guidance) -> Tensor:
 
 
 def _by_chance(case: Case, guidance: Guidance, exact: Tensor) -> float:
-    """How large the mean energy distance of two exact sets is by chance, from both, (classes, 2n, D)."""
+    """The size by chance of the mean energy distance of two exact sets, estimated from both, (classes, 2n, D)."""
     generator = case.plan.generator("splits", guidance, case.classes[0], num_dims=case.target.num_dims)
     return math.hypot(*(energy_by_chance(one, generator) for one in exact)) / len(exact)
 
 
 def _beside(case: Case, x: Tensor, exact: Tensor) -> list[dict[str, float]]:
-    """A set beside the exact one, both (classes, n, D): a row for each class."""
+    """A set compared with the exact one, both (classes, n, D): a row for each class."""
     rows = []
     for k, own, other in zip(case.classes, x, exact):
         usage = [component_usage(case.target, one, k) for one in (own, other)]
@@ -223,7 +223,7 @@ def verdict_of(
     """Whether the network is trained, how far its samples are from exact ones, and what guidance does.
 
     Args:
-        chance: how large an energy distance of equal sets is, at the largest strength.
+        chance: the size of an energy distance between equal distributions, at the largest strength.
         num: samples of each class.
     """
     top = strongest(sets)
@@ -255,7 +255,7 @@ def verdict_of(
 
 
 def components_gain(rank: float, in_errors: float, num: int) -> int:
-    """1 where distinct components surely gain weight by `num` samples of a class, -1 where they lose it, else 0."""
+    """1 if `num` samples of a class clearly show that distinct components gain weight, -1 if they lose it, else 0."""
     sign = sign_beyond(rank, RANKED)
     return sign if sign == sign_beyond(in_errors, student(SURE, num)) else 0
 
@@ -267,7 +267,7 @@ def _of_components(rank: float, in_errors: float, num: int) -> str:
 
 
 def amplifies(pixel: PixelRow, num: int) -> int:
-    """1 where private values surely gain by `num` samples of each class, -1 where they surely lose, else 0."""
+    """1 if `num` samples of each class clearly show that private values gain, -1 if they lose, else 0."""
     return sign_beyond(pixel.change_private or 0.0, student(SURE, num) * (pixel.private_se or 0.0) + ROUNDING)
 
 
@@ -281,7 +281,7 @@ def _of_pixels(pixel: PixelRow, num: int) -> str:
 
 
 def is_clear(energy: float, chance: float) -> bool:
-    """Whether an energy distance is clearly larger than chance makes it."""
+    """Whether an energy distance is clearly larger than by chance."""
     return energy > CLEAR * chance + ROUNDING
 
 

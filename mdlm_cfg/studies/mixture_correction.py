@@ -1,6 +1,6 @@
 """The tilted distribution of a Bernoulli mixture in many dimensions, sampled and compared with an exact reference.
 
-It is what `study=correction` is for such data (theory, section 11).
+This is `study=correction` for such data (theory, section 11).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.posterior import posterior_of
 
 REFERENCE = "reference"
-SETS = ("class", "guided", "weighted", "resampled")  # what is compared with the reference
+SETS = ("class", "guided", "weighted", "resampled")  # the sets compared with the reference
 NOTHING = 1e-9
-SURE = 2.4  # known standard errors from which a difference is more than chance
+SURE = 2.4  # standard errors, known exactly, from which a difference is more than chance
 READING = """\
 The tilted distribution is known in any dimension: it is proportional to p(x|z) (p(x|z) / p(x))^w, so samples of the \
 class, weighted by (p(x|z) / p(x))^w, represent it. Where almost every image identifies its class, these weights are \
@@ -98,7 +98,7 @@ class Seen:
 
     @property
     def usage(self) -> Tensor:
-        """The shares of the class's components, and of none, (C + 1,)."""
+        """The shares of the class's components, and the share of none, (C + 1,)."""
         return mean_shares(self.components, self.samples.weights)
 
     def usage_error(self, reference: Seen) -> float:
@@ -107,7 +107,7 @@ class Seen:
         return math.hypot(*(one.samples.error_of(one.components @ signs) for one in (self, reference)))
 
     def usage_bias(self, reference: Seen) -> float:
-        """The most by which noise raises the mean of that TV: half the sum of the mean sizes of each share's noise.
+        """An upper bound on the bias of that TV from noise: half the sum of the mean absolute noise of each share.
 
         E|d + noise| is at least |d| and at most |d| + E|noise|, and normal noise is sqrt(2 / pi) of its standard error.
         """
@@ -125,8 +125,8 @@ class MixtureCorrection:
 
     Args:
         threshold: relative effective sample size below which a group is resampled.
-        num_groups: independent groups of sequential Monte Carlo: they give the error of the normaliser.
-        num_reference: samples of the class that the tilted distribution is estimated from.
+        num_groups: independent groups of sequential Monte Carlo, which give the normaliser's error.
+        num_reference: samples of the class from which the tilted distribution is estimated.
     """
 
     threshold: float = 0.5
@@ -137,7 +137,7 @@ class MixtureCorrection:
     rows: ClassVar[Rows] = {"distances": SetRow, "normalizers": NormalizerRow}
 
     def check(self, case: Case) -> None:
-        """Refuse what has no weights, and numbers that groups do not divide."""
+        """Refuse guidance without weights, and numbers that the groups do not divide."""
         for guidance in case.plan.guidances:
             case.plan.sampler.check_weighted(guidance)
         check_groups(case.plan.num_samples, self.num_groups, self.threshold)
@@ -182,7 +182,7 @@ class MixtureCorrection:
         return {name: (drawn | even)[name] for name in (REFERENCE, *SETS)}
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """Every set beside the reference, estimates of the normaliser, and images."""
+        """Every set compared with the reference, estimates of the normaliser, and images."""
         rows: dict[str, list[Any]] = {name: [] for name in self.rows}
         arrays: dict[str, np.ndarray] = {}
         for g in case.plan.guidances:
@@ -232,7 +232,7 @@ def _weighted_of(made: Sequence[Any]) -> Weighted:
 
 
 def usage_noise(target: BernoulliMixture, reference: Weighted, target_class: int, num_samples: int) -> float:
-    """The TV of usages that is expected of so many samples of the law that weighted samples represent."""
+    """The expected usage TV of `num_samples` samples from the law that weighted samples represent."""
     return expected_share_tv(component_shares(target, reference.x, target_class), reference.weights, num_samples)
 
 
@@ -243,7 +243,7 @@ def seen_of(target: BernoulliMixture, found: Weighted, target_class: int) -> See
 
 
 def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_samples: int) -> list[SetRow]:
-    """Every set beside the reference."""
+    """Every set compared with the reference."""
     reference = seen[REFERENCE]
     floor = expected_share_tv(reference.components, reference.samples.weights, num_samples)
     rows = []
@@ -255,9 +255,9 @@ def set_rows(w: Guidance, target_class: str, seen: Mapping[str, Seen], num_sampl
 
 
 def _gain(rows: Sequence[SetRow], tv: Mapping[str, float], num_groups: int) -> int:
-    """1 where resampling brings the usage closer to the tilted distribution's, -1 where it takes it away, else 0.
+    """1 if resampling brings the usage closer to the tilted distribution's, -1 if it moves it away, else 0.
 
-    Beyond the spread, and beyond what noise alone may add to the TV that is said to be the larger one.
+    The difference must exceed the spread, and the possible noise bias of the larger TV.
     """
     bias = {name: fmean(row.usage_bias for row in where(rows, set=name)) for name in ("guided", "resampled")}
     moved = [row.usage_se for row in rows if row.set in bias]
@@ -277,7 +277,7 @@ def verdict_of(
         return [f"At w = {g.label} all sets use the components of the class equally."]
     gain = _gain(here, tv, num_groups)
     does = {1: "brings", 0: "cannot be shown to bring", -1: "does not bring"}[gain]
-    # equal weights resample nothing, and sets that differ by nothing are told apart by no number of samples
+    # equal weights resample nothing, and no number of samples distinguishes equal sets
     differ = any(row.ess < 1 - NOTHING for row in where(weights, w=g, set="weighted"))
     helps = gain == 0 and differ and abs(tv["resampled"] - tv["guided"]) > NOTHING
     more = f" {draw_more(MORE * num_samples)}" if helps else ""

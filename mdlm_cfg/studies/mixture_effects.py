@@ -64,18 +64,18 @@ class ComponentRow(AtStrength):
 
 
 def _known(value: float) -> float | None:
-    """A number, where there is one."""
+    """A number, or None if it is not finite."""
     return value if math.isfinite(value) else None
 
 
 def pixel_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> PixelRow:
-    """A row of what `mdlm_cfg.compare.mixtures.pixel_picture` found."""
+    """The row of a result of `mdlm_cfg.compare.mixtures.pixel_picture`."""
     changes = {f"change_{group}": _known(value) for group, value in found["groups"].items()}
     return PixelRow(guidance, name, _known(found["correlation"]), **changes, private_se=_known(found["private_error"]))
 
 
 def component_row(guidance: Guidance, name: str, found: Mapping[str, Any]) -> ComponentRow:
-    """A row of what `mdlm_cfg.compare.mixtures.component_picture` found."""
+    """The row of a result of `mdlm_cfg.compare.mixtures.component_picture`."""
     rank, in_errors = (_known(found[key]) for key in ("rank_correlation", "gain_in_errors"))
     return ComponentRow(guidance, name, rank, in_errors, found["in_use"])
 

@@ -1,6 +1,6 @@
-"""Mask-and-refill moves in many dimensions, by samples of a Bernoulli mixture that is known exactly.
+"""Mask-and-refill moves in many dimensions, on samples of an exactly known Bernoulli mixture.
 
-It is what `study=correction_moves` is for such data (theory, section 19).
+This is `study=correction_moves` for such data (theory, section 19).
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class MixtureMoves(MovedSets):
     """Component usage, accuracy and likelihood after moves, from several samplers, by size and number of moves.
 
     Args:
-        sizes, moves, starts: as in `MovedSets`; sizes of None are 1 alone.
-        num_reference: samples of the class that the tilted distribution is estimated from.
+        sizes, moves, starts: as in `MovedSets`; sizes of None are just 1.
+        num_reference: samples of the class from which the tilted distribution is estimated.
 
     Raises:
         UserError: numbers out of range, or an entry that is not a sampler.
@@ -91,7 +91,7 @@ class MixtureMoves(MovedSets):
                     yield from self.pieces_of_sets(case, guidance, z, who)
 
     def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> dict[str, float]:
-        """What the mixture sees."""
+        """The statistics of samples under the mixture."""
         return _numbers(_seen(case.target, x, None, z), case.made.of(self._reference, guidance, z))
 
     def _reference(self, case: Case, guidance: Guidance, z: int) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class MixtureMoves(MovedSets):
 
 
 def _seen(target: BernoulliMixture, x: Tensor, weights: Tensor | None, z: int) -> dict[str, Any]:
-    """A set as the exact mixture sees it: usage of components and of none (C + 1,), accuracy, mean ln p(x | z)."""
+    """Statistics of a set under the mixture: usage of components and of none (C + 1,), accuracy, mean ln p(x | z)."""
     shares = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights
     right = recognised(posterior_of(target)(x), z)
     own = target.log_prob(x, torch.full((len(x),), z))
@@ -152,7 +152,7 @@ def blocks_of(rows: Sequence[MovedSetRow], text: str) -> list[Block]:
 
 
 def verdict_of(rows: Sequence[MovedSetRow], error: float) -> list[str]:
-    """Whether moves correct which components are used, at the largest strength.
+    """Whether moves correct the usage of components, at the largest strength.
 
     Args:
         error: the standard error of a usage, a mean over classes.
@@ -167,7 +167,7 @@ def verdict_of(rows: Sequence[MovedSetRow], error: float) -> list[str]:
 
 
 def _of_denoiser(head: str, floor: float, rows: Sequence[MovedSetRow], error: float) -> str:
-    """What the largest number of moves changes beyond chance, after the sampler that it helps most."""
+    """The effect beyond chance of the largest number of moves, after the sampler that it helps most."""
     chance = sure_of(len({row.start for row in rows})) * math.sqrt(2) * error
     most = max(row.moves for row in rows)
     before = {(row.start, row.move): row.usage_tv for row in where(rows, moves=0)}

@@ -1,4 +1,4 @@
-"""What the studies of correction moves share: settings as they are checked, how a move is named, sets after moves."""
+"""What the studies of correction moves share: checked settings, names of moves, sets after moves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AfterMoves:
 
 
 def components_column() -> Any:
-    """The column of a row of images: how many components of a mixture they use."""
+    """The column of the number of mixture components in use."""
     return col("components", "number of components in use: exp of the entropy of the usage", digits=2)
 
 
@@ -73,7 +73,7 @@ def own_move(sampler: Sampler) -> list[Correction]:
 
 
 def name_of_move(correction: Correction) -> str:
-    """A move as text, with its size and how it is made, such as "k = 2, accept/reject"."""
+    """A move as text, with its size and its type, such as "k = 2, accept/reject"."""
     parts = [f"k = {correction.size}"]
     parts += ["accept/reject"] if correction.accept else []
     parts += ["in parallel"] if correction.parallel else []
@@ -93,22 +93,22 @@ def phrase(number: int, move: str) -> str:
 
 
 def verb_of(number: int, verb: str) -> str:
-    """A verb whose subject is so many moves: "end", and "ends" of one."""
+    """A verb that agrees with a number of moves: "end", or "ends" for one."""
     return f"{verb}s" if number == 1 else verb
 
 
 @dataclass(frozen=True)
 class Moves(Settings):
-    """Moves of several sizes that follow several samplers, and the numbers of moves after which something is measured.
+    """Moves of several sizes after several samplers, with the numbers of moves after which they are measured.
 
     Args:
-        sizes: k, the numbers of coordinates that a move masks; None is what the subclass compares by default.
-        moves: the numbers of moves after which it is measured, from 0; None is a quarter of D, and D.
+        sizes: k, the numbers of coordinates that a move masks; None is the subclass's default.
+        moves: the numbers of moves after which sets are measured, from 0; None is a quarter of D, and D.
         starts: the samplers that moves follow: each a `Sampler`, or its arguments as a mapping. The plan's own sampler
             is one of them, and the moves of its own correction are compared too.
 
     Raises:
-        UserError: numbers out of range, or what is no sampler.
+        UserError: numbers out of range, or an entry that is not a sampler.
     """
 
     sizes: Sequence[int] | None = wholes(None)
@@ -139,16 +139,16 @@ class Moves(Settings):
         return list(dict.fromkeys([*map(self.move_of, self.sizes or self.default_sizes(case.num_dims)), *own]))
 
     def stages(self, case: Case) -> tuple[int, ...]:
-        """The numbers of moves after which it is measured, rising from 0."""
+        """The numbers of moves after which sets are measured, rising from 0."""
         d = case.num_dims
         return tuple(sorted({0, *((d // 4, d) if self.moves is None else self.moves)}))
 
     def default_sizes(self, num_dims: int) -> Sequence[int]:
-        """The sizes that are compared where none are given."""
+        """The sizes that are compared by default."""
         return (1,)
 
     def move_of(self, size: int) -> Correction:
-        """A move of so many coordinates."""
+        """A move of `size` coordinates."""
         return Correction(size=size)
 
 
@@ -156,11 +156,11 @@ class MovedSets(Moves):
     """Sets of samples after a number of moves. A subclass says how a set is evaluated."""
 
     def judged(self, case: Case, guidance: Guidance, z: int, x: Tensor) -> Any:
-        """What is seen of samples, int64 (n, D) on the CPU; plain values and tensors."""
+        """The statistics of samples, int64 (n, D) on the CPU, as plain values and tensors."""
         raise NotImplementedError
 
     def pieces_of_sets(self, case: Case, guidance: Guidance, z: int, who: str) -> Iterator[Piece]:
-        """The samples of all starts, which any process may draw, and what is seen of them after every move."""
+        """The samples of all starts, which any process may draw, and their statistics after the moves."""
         for start in self.compared_starts(case):
             yield from _draws(case, guidance, z, who, start)
             for correction in self.corrections(case):
@@ -178,7 +178,7 @@ class MovedSets(Moves):
     def _moved(
         self, case: Case, guidance: Guidance, z: int, who: str, start: Sampler, correction: Correction
     ) -> list[Any]:
-        """What is seen after each number of moves."""
+        """The statistics after each number of moves."""
         denoiser = case.denoisers[who]
         generator = case.plan.generator("moves", guidance, z, who, start.key, str(correction), of=denoiser)
         x = samples_of(case.made, _draws(case, guidance, z, who, start)).long().to(device_of(denoiser))
@@ -192,7 +192,7 @@ class MovedSets(Moves):
         return found
 
     def each_set(self, case: Case, made: Made, guidance: Guidance, who: str) -> Iterator[tuple[SetIndex, list[Any]]]:
-        """Every set by what tells it apart, with what is seen of each class."""
+        """Every set by its index, with the statistics of each class."""
         d = case.num_dims
         for start in self.compared_starts(case):
             for correction in self.corrections(case):

@@ -20,16 +20,16 @@ class Needs:
     """The needs of a study.
 
     Attributes:
-        target: kinds of exact target that it accepts; empty: none is needed.
-        what: the data that it is made for, in words, such as "data given as a table".
+        target: types of exact target that it accepts; empty: none is needed.
+        what: the data that it needs, in words, such as "data given as a table".
         example: an option that gives such data.
         accepts: a further condition on the data; None: none.
         learned: "optional", "required" or "never".
-        one_class: whether it is about one class at a time.
+        one_class: whether it studies one class at a time.
         numbers: whether every strength must be one number, not a schedule.
         rules: whether it takes rules other than classifier-free guidance.
         one_kind: whether all guidances must be of one kind.
-        unfiltered: whether the values must have no temperature and no top-p.
+        unfiltered: whether temperature and top-p are excluded.
         samples: the fewest samples of each class; 0: none are drawn.
         guided: whether the exact conditionals of a target are guided to its classes (`check_guided_class`).
     """
@@ -53,7 +53,7 @@ class Needs:
         return is_sort and (self.accepts is None or self.accepts(data))
 
     def check(self, name: str, case: Case) -> None:
-        """Raise UserError, with a sentence that says what to do, where a case lacks something.
+        """Raise UserError, saying what to do, if a case does not meet the needs.
 
         Args:
             name: of the study, as a user writes it.

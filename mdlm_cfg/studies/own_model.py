@@ -1,4 +1,4 @@
-"""The report of a denoiser whose data are not known: the effect of guidance on it, and its samples."""
+"""The report of a denoiser whose data are unknown: the effect of guidance on it, and its samples."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mdlm_cfg.studies.samplers import Samplers, is_small
 from mdlm_cfg.support.numbers import named, short
 from mdlm_cfg.targets.table import entropy_of
 
-ROUNDING = 1e-9  # a TV below which two distributions are one
-HALVES = 20  # random ones of both sets of samples
-CLEAR = 4  # standard deviations above the mean of the noise, from where a change of single values is one
+ROUNDING = 1e-9  # a TV below which two distributions count as equal
+HALVES = 20  # random halves of both sets of samples
+CLEAR = 4  # standard deviations above the mean noise, from which a change of single values counts
 UNKNOWN = """\
 The data are not known, so this report shows the effect of guidance on the model, not the quality of the model. All \
 distances in the first columns are exact: they are computed over all partial states."""
@@ -33,7 +33,7 @@ TOO_MANY = "There are too many partial states for exact distributions of this mo
 
 @dataclass(frozen=True)
 class ModelRow(OfClass, AtStrength):
-    """One class at one strength: exactly if its states can be enumerated, and by samples."""
+    """One class at one strength: exact values if its states can be enumerated, and values from samples."""
 
     tv_unguided: float | None = in_tv("guidance effect", "exact TV between the distributions at w = 0 and at this w")
     tv_orders: float | None = in_tv(
@@ -107,7 +107,7 @@ def _unguided(case: Case) -> Guidance:
 
 
 def _law(case: Case, guidance: Guidance, k: int, policy: Policy | None = None) -> Tensor | None:
-    """The exact distribution of a class, in the plan's order or in another; None where there is none."""
+    """The exact distribution of a class, in the plan's order or another; None if there is none."""
     return law_made(case, LEARNED, guidance, k, policy or case.plan.sampler.policy)
 
 
@@ -149,7 +149,7 @@ def _values_changed(a: Tensor, b: Tensor, num_tokens: int) -> float:
 
 
 def _noise(x: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
-    """The same between the random halves of one set, (HALVES,)."""
+    """The same between random halves of one set, (HALVES,)."""
     half = len(x) // 2
     orders = [torch.randperm(len(x), generator=generator) for _ in range(HALVES)]
     return torch.tensor([_values_changed(x[order[:half]], x[order[half:]], num_tokens) for order in orders])
@@ -189,7 +189,7 @@ def verdict_of(rows: Sequence[ModelRow], policy: Policy | None = None) -> list[s
 
 
 def _of_values(rows: Sequence[ModelRow]) -> str:
-    """What guidance changes by samples, where it is more than their noise."""
+    """The effect of guidance on samples, if it exceeds their noise."""
     clear = [row for row in rows if row.values_changed > row.values_noise + CLEAR * row.values_noise_sd]
     least, most = tied_ends(clear or rows, "values_changed", ROUNDING)
     ends = most or least
@@ -208,7 +208,7 @@ def _named(rows: Sequence[ModelRow]) -> str:
 
 
 def _of_orders(rows: Sequence[ModelRow], policy: Policy | None) -> list[str]:
-    """Whether two orders give one distribution at w = 0; those of a joint distribution do."""
+    """Whether two orders give the same distribution at w = 0, as they do for a joint distribution."""
     if not rows or policy == Confidence():
         return []
     order = "a random order" if policy is None else f"the order {policy}"

@@ -1,4 +1,4 @@
-"""What the interactive panel of a report shows: distributions over a range of strengths, for every class and kind.
+"""The data of a report's interactive panel: distributions over a range of strengths, for every class and kind.
 
 Every number of the panel is computed here; the page's script looks it up and draws it.
 """
@@ -24,14 +24,14 @@ from mdlm_cfg.laws.terminal import terminal_law, tilted_law
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import LEARNED, Case, Piece
 
-MAX_STATES = 1024  # of a distribution that is shown: 32 x 32, or 1024 values in one dimension
-MAX_NUMBERS = 250_000  # probabilities of a panel, beside which their differences stand
-MAX_LAWS = 400  # distributions of a panel; where all classes need more, it is of the plan's class alone
-STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # beside the plan's own
+MAX_STATES = 1024  # of a shown distribution: 32 x 32, or 1024 values in one dimension
+MAX_NUMBERS = 250_000  # probabilities in a panel, not counting their differences
+MAX_LAWS = 400  # distributions in a panel; if all classes need more, only the plan's class is shown
+STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # in addition to the plan's own
 TAUS = torch.logspace(-2, 1, 25, dtype=torch.float64)
-COST = 0.02  # of one distribution, beside a piece that samples
+COST = 0.02  # of one distribution, relative to a piece that samples
 PAIRS = (("exact", "class"), ("exact", "tilted"), ("learned", "exact"))  # which distributions are compared
-DIGITS = 8  # significant ones, of the numbers in the page
+DIGITS = 8  # significant digits of the numbers in the page
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class PanelLaw:
 
     Attributes:
         guidance: strength and kind.
-        laws: "class" and "exact"; "tilted", except for a schedule; "learned", where there is one: float64 (N,)*D.
+        laws: "class" and "exact"; "tilted", except for a schedule; "learned", if there is one: float64 (N,)*D.
         still_masked: P(something is still masked), which is TV to the terminal distribution, of the exact chain at
-            `TAUS`, (T,); None where there is a policy, a temperature or a top-p, which say nothing of time.
+            `TAUS`, (T,); None with a policy, a temperature or a top-p, for which time is undefined.
     """
 
     guidance: Guidance
@@ -51,7 +51,7 @@ class PanelLaw:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Those of `PAIRS` whose two distributions are there."""
+        """The pairs in `PAIRS` whose two distributions exist."""
         return [pair for pair in PAIRS if set(pair) <= set(self.laws)]
 
     def tv(self, first: str, second: str) -> float:
@@ -61,7 +61,7 @@ class PanelLaw:
 
 @dataclass(frozen=True)
 class InteractivePanel:
-    """Everything that a panel shows.
+    """The contents of a panel.
 
     Attributes:
         case: of the report.
@@ -72,7 +72,7 @@ class InteractivePanel:
     laws: Mapping[tuple[int, Kind], Sequence[PanelLaw]]
 
     def data(self) -> dict[str, Any]:
-        """What the script reads, in types that JSON has; it starts at the plan's class, kind and largest strength."""
+        """The script's input as JSON types; it starts at the plan's class, kind and largest strength."""
         target = self.case.target
         z = self.case.one_class
         kinds = list(dict.fromkeys(kind for _, kind in self.laws))
@@ -127,18 +127,18 @@ class InteractivePanel:
 
 
 class Arrays:
-    """Distributions and differences as the page has them: float32 in base64, equal ones once."""
+    """Distributions and differences as stored in the page: float32 in base64, equal ones once."""
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
 
     @property
     def texts(self) -> list[str]:
-        """The arrays, in the order of their places."""
+        """The arrays, in order."""
         return list(self._places)
 
     def place_of(self, values: Tensor) -> int:
-        """The place of an array among `texts`, where it is put if it is not there yet."""
+        """The index of an array in `texts`, to which it is added if it is new."""
         text = base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
         return self._places.setdefault(text, len(self._places))
 
@@ -152,7 +152,7 @@ def panel_pieces(case: Case) -> Iterable[Piece]:
 
 
 def panel_of(case: Case) -> InteractivePanel | None:
-    """The panel, put together from its pieces; None where the table has none."""
+    """The panel, assembled from its pieces; None if the table has none."""
     guidances = _guidances(case.plan)
     laws: dict[tuple[int, Kind], list[PanelLaw]] = {}
     for k in _classes(case):
@@ -162,7 +162,7 @@ def panel_of(case: Case) -> InteractivePanel | None:
 
 
 def _classes(case: Case) -> list[int]:
-    """The classes of the panel; none of tables in more than two dimensions, of large ones, and under other rules."""
+    """The classes of the panel; none for tables with more than two dimensions or many states, or under other rules."""
     target = case.target
     states = target.num_tokens**target.num_dims
     if target.num_dims > 2 or states > MAX_STATES or any(g.rule != CFG() for g in case.plan.guidances):
@@ -176,7 +176,7 @@ def _classes(case: Case) -> list[int]:
 def _guidances(plan: Plan) -> list[Guidance]:
     """Every kind at every strength of the slider.
 
-    Under a policy, which takes the place of what a kind says of time, the plan's own kinds are the only ones.
+    Under a policy, which replaces a kind's timing, only the plan's own kinds are included.
     """
     kinds = list(dict.fromkeys(guidance.kind for guidance in plan.guidances))
     if plan.sampler.policy is None:
@@ -185,7 +185,7 @@ def _guidances(plan: Plan) -> list[Guidance]:
 
 
 def _strengths(plan: Plan) -> list[Guidance]:
-    """The plan's numbers among others, ascending, and then its schedules; values as its first guidance has them."""
+    """The plan's numbers among others, ascending, and then its schedules; other options as in its first guidance."""
     first = plan.guidances[0]
     own = [guidance for guidance in plan.guidances if not guidance.is_schedule]
     numbers = {w: replace(first, w=w) for w in STRENGTHS} | {g.one_strength: replace(first, w=g.w) for g in own}
@@ -213,7 +213,7 @@ def _laws(case: Case, k: int, guidance: Guidance) -> dict[str, Any]:
 
 
 def _plain(law: PanelLaw, parts: Sequence[Region], arrays: Arrays) -> dict[str, Any]:
-    """Everything that the page says of one class at one guidance; of the class's own distribution, `_class` does."""
+    """The page's data for one class at one guidance; `_class` gives those of the class's own distribution."""
     others = {name: p for name, p in law.laws.items() if name != "class"}
     return {
         "laws": {name: arrays.place_of(p) for name, p in others.items()},
@@ -226,7 +226,7 @@ def _plain(law: PanelLaw, parts: Sequence[Region], arrays: Arrays) -> dict[str, 
 
 
 def _largest(laws: Sequence[PanelLaw]) -> dict[str, float]:
-    """The largest value of every distribution and of every difference over all strengths: where its scale ends."""
+    """The largest value of every distribution and every difference over all strengths, where its scale ends."""
     found: dict[str, float] = {}
     for law in laws:
         shown = dict(law.laws) | {f"{a}-{b}": law.laws[a] - law.laws[b] for a, b in law.pairs}
@@ -254,7 +254,7 @@ def _masses(law: Tensor, parts: Sequence[Region]) -> list[float]:
 
 
 def _middle(mask: Tensor) -> list[int]:
-    """The state of a region that is nearest to the mean of its states: where its name is written."""
+    """The state of a region nearest to the mean of its states, where its name is written."""
     states = mask.nonzero()
     away = (states - states.double().mean(0)).square().sum(1)
     place: list[int] = states[away.argmin()].tolist()

@@ -1,4 +1,4 @@
-"""The plan of a study, made once at the edge and passed on as one value."""
+"""The plan of a study, made once by the command and passed on as one value."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mdlm_cfg.support.seeds import MAX_SEED, generator_for
 
 
 def refuse_namesakes(what: str, names: Mapping[Any, str]) -> None:
-    """Raise UserError where two different things have one name: a report could not distinguish them.
+    """Raise UserError if two different things have the same name: a report could not distinguish them.
 
     Args:
-        what: they are, in the plural. names: of every thing.
+        what: the things in words, plural. names: of every thing.
     """
     seen: set[str] = set()
     for name in names.values():
@@ -32,7 +32,7 @@ def refuse_namesakes(what: str, names: Mapping[Any, str]) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Guidances, a sampler, and how many samples of which classes.
+    """Guidances, a sampler, and the number of samples and their classes.
 
     Args:
         guidances: each strength and kind once.
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def strongest(self) -> Guidance:
-        """The guidance of the largest number; the first one where there are schedules alone."""
+        """The guidance of the largest number; the first one if there are only schedules."""
         numbers = [guidance for guidance in self.guidances if not guidance.is_schedule]
         return max(numbers, key=lambda guidance: guidance.one_strength, default=self.guidances[0])
 
@@ -84,9 +84,9 @@ class Plan:
             check_class(k, num_classes)
 
     def check_dims(self, num_dims: int) -> None:
-        """Raise UserError unless every strength and the sampler are ones of D coordinates, and go together.
+        """Raise UserError unless every strength and the sampler fit D coordinates and each other.
 
-        Nor may the samples of one class at one strength need more memory than there is, at a byte for each value.
+        Also if the samples of one class at one strength need more memory than is available, at one byte per value.
         """
         allowed = memory_allowed()
         if self.num_samples * num_dims > allowed:
@@ -113,7 +113,7 @@ class Plan:
 
         Args:
             what: the purpose. more: further values. num_dims: D; the values of a schedule depend on it.
-            of: the denoiser that is drawn from, whose D it is, and on whose device the generator is; None is the CPU.
+            of: the denoiser to sample from, which gives D and the generator's device; None: the CPU.
         """
         key = guidance.key(of.num_dims if of is not None else num_dims)
         device = "cpu" if of is None else device_of(of)

@@ -20,8 +20,8 @@ from mdlm_cfg.studies.rows import OfDenoiser, by, least_and_most, strongest, whe
 from mdlm_cfg.studies.samplers import is_small
 
 GUMBEL = 0.5  # temperature of the noise of one confidence policy
-TOGETHER = (1, 2, 4)  # coordinates per step, beside all of them at once
-SAME = 1e-9  # distances closer than this are equal, in a sentence about the nearest policy
+TOGETHER = (1, 2, 4)  # coordinates per step, besides all of them at once
+SAME = 1e-9  # distances closer than this count as equal in the verdict
 DISTANCE = "the total variation to the tilted distribution"
 READING = """\
 A policy chooses which coordinate is unmasked next; guidance chooses its value. All distributions are exact: nothing \
@@ -91,7 +91,7 @@ def _views(to: str, reference: str) -> list[View]:
 
 
 def sampler_of(policy: Policy, together: int) -> Sampler:
-    """What unmasks `together` coordinates per step, in the order of a policy."""
+    """The sampler that unmasks `together` coordinates per step, in the order of a policy."""
     return Sampler(policy=policy) if together == 1 else Sampler(EVENT_LEAPING, events=together, policy=policy)
 
 
@@ -107,14 +107,14 @@ def compared_policies(num_dims: int, own: Policy | None) -> list[Policy]:
 
 
 def steps_of(num_tokens: int, num_dims: int) -> list[int]:
-    """The numbers of coordinates per step: 1, 2, 4 and all; 1 alone where distributions of steps take minutes."""
+    """The numbers of coordinates per step: 1, 2, 4 and all; only 1 if distributions of steps take minutes."""
     if not is_small(num_tokens, num_dims):
         return [1]
     return sorted({k for k in TOGETHER if k < num_dims} | {num_dims})
 
 
 def verdict_of(rows: Sequence[PolicyRow]) -> list[str]:
-    """Which policy is nearest to the tilted distribution, by one coordinate per step at the strongest guidance."""
+    """Which policy is nearest to the tilted distribution, with one coordinate per step at the strongest guidance."""
     numbers = where([row for row in rows if not row.w.is_schedule], together=1)
     said = []
     for who, own in by(numbers, "denoiser"):

@@ -1,4 +1,4 @@
-"""study=profile: the information profile of a class, and the steps that it makes cheapest (theory, section 22)."""
+"""study=profile: the information profile of a class, and the cheapest steps that it implies (theory, section 22)."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ class ProfileStudy(Settings):
     """The information profile of a class, and what uniform, cosine, exponential and the best steps cost.
 
     Args:
-        calls: numbers of steps that are compared, each at most D.
-        num_examples: of the class, where distributions are sampled: to find the best steps, and as many to judge them
-            (all test data where validation data are held out of training).
+        calls: numbers of steps to compare, each at most D.
+        num_examples: of the class, if distributions are sampled: to find the best steps, and as many to evaluate them
+            (all test data if validation data are held out of training).
     """
 
     calls: Sequence[int] = wholes(BUDGETS)
@@ -103,11 +103,11 @@ class ProfileStudy(Settings):
     rows: ClassVar[Rows] = {"costs": CostRow, "profile": LevelRow, "totals": TotalRow}
 
     def check(self, case: Case) -> None:
-        """Refuse what has no class to aim at, and examples that are too few."""
+        """Refuse plans without a target class, and too few examples."""
         check_samples(case, case.one_class, self.num_examples)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """The profiles of every strength and denoiser, and the exact costs of steps where they are in reach."""
+        """The profiles of every strength and denoiser, and the exact costs of steps if they can be computed."""
         for g, who in _asked(case):
             for which in (FIT, TEST):
                 label = f"profile of the {who} conditionals at w = {g.label}"
@@ -121,12 +121,12 @@ class ProfileStudy(Settings):
         return (found.entropies, found.cross_entropies, found.strengths, found.covariance)
 
     def _profiles(self, case: Case, made: Made, guidance: Guidance, who: str) -> tuple[InformationProfile, ...]:
-        """The profile that the best steps are found by, and the one that costs are of."""
+        """The profile from which the best steps are found, and the one that gives the costs."""
         fit, test = (InformationProfile(*made.of(self._profile, guidance, who, which)) for which in (FIT, TEST))
         return fit.decreasing(), test
 
     def _steps(self, case: Case, made: Made, guidance: Guidance, who: str) -> list[tuple[str, tuple[int, ...]]]:
-        """Every list of steps, and the schedule that it is of."""
+        """Every list of steps, with the name of its schedule."""
         fit, _ = self._profiles(case, made, guidance, who)
         found: dict[tuple[str, tuple[int, ...]], None] = {}
         for k in dict.fromkeys(min(k, fit.num_dims) for k in sorted(self.calls)):
@@ -176,7 +176,7 @@ class ProfileStudy(Settings):
 
 
 def _asked(case: Case) -> list[tuple[Guidance, str]]:
-    """Each strength once, whatever its kind, with each denoiser; w = 0 alone where data are known by examples alone."""
+    """Each strength once, whatever its kind, with each denoiser; only w = 0 if data are known only by examples."""
     strengths = {g.constant: g for g in reversed(case.plan.guidances)}
     if case.target is None:
         strengths = {0.0: Guidance(0.0)}
@@ -184,7 +184,7 @@ def _asked(case: Case) -> list[tuple[Guidance, str]]:
 
 
 def _has_law(case: Case, who: str) -> bool:
-    """Whether the distribution of the steps is in reach."""
+    """Whether the distribution of the steps can be computed."""
     if not case.is_exact or case.table(who) is None:
         return False
     return kernel_entries(case.target.num_tokens, case.target.num_dims) <= MOST_ENTRIES
@@ -225,7 +225,7 @@ def verdict_of(costs: Sequence[CostRow], totals: Sequence[TotalRow], num_example
     """The nats that the best steps save.
 
     Args:
-        num_examples: by which costs are measured, where they are not exact.
+        num_examples: on which costs are measured, if they are not exact.
     """
     sure = student(CLEAR, num_examples)
     said = []
@@ -245,7 +245,7 @@ def _saved(rows: Sequence[CostRow], sure: float) -> str | None:
     """The largest saving, beyond chance, of the best steps over the cheapest others with as many calls, or None.
 
     Args:
-        sure: standard errors from which it is beyond chance.
+        sure: standard errors from which a saving is beyond chance.
     """
     saved = []
     for row in where(rows, schedule=BEST):

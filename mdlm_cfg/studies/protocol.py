@@ -19,7 +19,7 @@ from mdlm_cfg.support.instantiate import is_ours
 from mdlm_cfg.support.numeric import whole_number, whole_numbers
 from mdlm_cfg.support.progress import Pieces, silent
 
-__all__ = [  # what a study is written with
+__all__ = [  # names for writing a study
     "EXACT",
     "LEARNED",
     "ByCase",
@@ -61,17 +61,17 @@ class Study(Protocol):
 
 
 def whole(default: int, least: int) -> Any:
-    """A setting of a study: a whole number of at least so much, as `Settings` check it."""
+    """A setting of a study: a whole number of at least `least`, as `Settings` check it."""
     return field(default=default, metadata={"least": least})
 
 
 def wholes(default: Sequence[int] | None, least: int = 1) -> Any:
-    """A setting of a study: different whole numbers of at least so much, as `Settings` check them; None stays None."""
+    """A setting of a study: different whole numbers of at least `least`, as `Settings` check them; None stays None."""
     return field(default=default, metadata={"least": least, "several": True})
 
 
 class Settings:
-    """The settings of a study as its dataclass fields, checked as they are declared (`whole`, `wholes`).
+    """The settings of a study as its dataclass fields, checked as declared (`whole`, `wholes`).
 
     Raises:
         UserError: a setting that is not allowed.
@@ -86,7 +86,7 @@ class Settings:
 
 
 def name_of(study: Study) -> str:
-    """How a user names a study: its own `name`, or its class in small letters with underscores."""
+    """A study's name for users: its own `name`, or its class in lower case with underscores."""
     own = getattr(study, "name", None)
     if isinstance(own, str):
         return own
@@ -109,7 +109,7 @@ def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findin
         say: gets one short line before each piece: what it is, and how long the rest will take.
 
     Raises:
-        UserError: as `check`; or pieces, rows or views of a study of one's own that cannot be shown.
+        UserError: as `check`; or pieces, rows or views of a user's own study that cannot be shown.
     """
     check(study, case)
     is_own = not is_ours(type(study))
@@ -127,10 +127,10 @@ def run(study: Study, case: Case, say: Callable[[str], None] = silent) -> Findin
 
 
 class ByCase:
-    """A study that does the work of another one, which depends on the case.
+    """A study that delegates to another one, chosen by the case.
 
     Attributes:
-        kinds: those studies; the first one whose needs the data meet does the work.
+        kinds: the studies to choose from; the first one whose needs the data meet is used.
     """
 
     kinds: ClassVar[Sequence[Any]] = ()
@@ -140,13 +140,13 @@ class ByCase:
         """The study that does the work.
 
         Raises:
-            UserError: a setting that study does not have, or as that study.
+            UserError: a setting that the study does not have, or as that study.
         """
         study: Study = self.of_kind(next(kind for kind in self.kinds if kind.needs.fits(case.data)))
         return study
 
     def of_kind(self, kind: type) -> Any:
-        """A study of a kind with the settings of this one; those that are None are the kind's own.
+        """A study of a kind with the settings of this one; None stands for the kind's default.
 
         Raises:
             UserError: a setting that was given and that the kind does not have, or as the kind.
@@ -188,7 +188,7 @@ class Together:
 
     studies: Sequence[Study]
     name: str = "report"
-    needs: ClassVar[Needs] = Needs(rules=True)  # each study says what it needs itself
+    needs: ClassVar[Needs] = Needs(rules=True)  # each study declares its own needs
 
     def check(self, case: Case) -> None:
         """Check every study."""

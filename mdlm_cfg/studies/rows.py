@@ -48,16 +48,16 @@ def by(rows: Sequence[Row], name: str) -> Iterator[tuple[Any, list[Row]]]:
 
 
 def ends(rows: Iterable[Row], name: str) -> tuple[Row, Row]:
-    """The row with the smallest number in a column, and the one with the largest; of ties the first."""
+    """The row with the smallest number in a column, and the one with the largest; the first of ties."""
     ascending = sorted(rows, key=lambda row: getattr(row, name))
     largest = getattr(ascending[-1], name)
     return ascending[0], next(row for row in ascending if getattr(row, name) == largest)
 
 
 def tied_ends(rows: Sequence[Row], name: str, same: float) -> tuple[list[Row], list[Row]]:
-    """The rows within `same` of the smallest number in a column, and of the others those that close to the largest.
+    """The rows within `same` of the smallest number in a column, and of the others those within `same` of the largest.
 
-    No row is of both, and the second are none where all numbers are that close.
+    No row is in both, and the second list is empty if all numbers are that close.
     """
     near = largest(rows, lambda row: -getattr(row, name), same)
     far = [row for row in largest(rows, lambda row: getattr(row, name), same) if row not in near]
@@ -67,11 +67,11 @@ def tied_ends(rows: Sequence[Row], name: str, same: float) -> tuple[list[Row], l
 def least_and_most(
     what: str, rows: Sequence[Row], name: str, index: str, same: float, after: Callable[[list[Row]], str] | None = None
 ) -> str:
-    """The end of a sentence: with which values of `index` the number in a column is smallest and largest.
+    """The end of a sentence: the values of `index` at which the number in a column is smallest and largest.
 
     Args:
-        what: the number in words. same: numbers that close are equal.
-        after: what follows a number, from the rows that share it.
+        what: the number in words. same: numbers this close count as equal.
+        after: the text after a number, from the rows that share it.
     """
     sets = [tied for tied in tied_ends(rows, name, same) if tied]
     numbers = apart(*(getattr(tied[0], name) for tied in (sets[0], sets[-1])))
@@ -97,7 +97,7 @@ def weak_and_strong(rows: Iterable[Any]) -> list[Any]:
 
 
 def at_strengths(rows: Iterable[Any], name: str, form: str, of: str = "") -> str:
-    """The number of a column at each strength where it is known; after the first one, what it is a share `of`."""
+    """The number in a column at each strength where it is known; the first is followed by what it is a share `of`."""
     shown = [(f"{getattr(row, name):{form}}", row.w.label) for row in rows if getattr(row, name) is not None]
     return " and ".join(f"{value}{f' {of}' if of and not k else ''} at w = {w}" for k, (value, w) in enumerate(shown))
 
@@ -110,10 +110,10 @@ def measured(kind: type) -> tuple[str, ...]:
 def mean_rows(rows: Iterable[Any], kind: type[Row], **made: Callable[[list[Any]], Any]) -> list[Row]:
     """Means over rows: one of a class for each value of its index, in the order in which they come.
 
-    A mean is None where a row lacks the number. The mean of standard errors (`..._se`) is that of the mean.
+    A mean is None if a row lacks the number. For standard errors (`..._se`), the result is that of the mean.
 
     Args:
-        made: columns that are no means: what they are of the rows.
+        made: functions of the rows for columns that are not means.
     """
     index = [f.name for f in fields(kind) if f.metadata["index"]]  # type: ignore[arg-type] # rows are dataclasses
     groups: dict[tuple[Any, ...], list[Any]] = {}
@@ -128,7 +128,7 @@ def mean_rows(rows: Iterable[Any], kind: type[Row], **made: Callable[[list[Any]]
 
 
 def mean_of(name: str, values: Sequence[float | None]) -> float | None:
-    """The mean of a column, or its standard error where the column is one; None without all of its numbers."""
+    """The mean of a column, or the mean's standard error if the column is one; None unless all numbers exist."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None

@@ -21,10 +21,10 @@ from mdlm_cfg.studies.rows import OfDenoiser, least_and_most, where
 from mdlm_cfg.support.numbers import short
 
 BUDGETS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-MAX_KERNEL_ENTRIES = 200_000  # of one step, up to which distributions of steps come with every report
+MAX_KERNEL_ENTRIES = 200_000  # per step, up to which every report has distributions of steps
 STEPPED = (*JUMPS, EVENT_LEAPING)
-COST = 2.5  # of one strength and denoiser, beside the samples of one strength
-AFFORDED = 16  # calls, within which the verdict compares the methods
+COST = 2.5  # of one strength and denoiser, relative to the samples of one strength
+AFFORDED = 16  # largest number of calls at which the verdict compares methods
 NOTHING = 1e-13
 ERROR = "the discretisation error"
 
@@ -44,7 +44,7 @@ class Samplers(Settings):
     """The exact distance of every parallel sampler to the chain of the same denoiser in continuous time.
 
     Args:
-        budgets: numbers of steps that are compared.
+        budgets: numbers of steps to compare.
     """
 
     budgets: Sequence[int] = wholes(BUDGETS)
@@ -58,13 +58,13 @@ class Samplers(Settings):
             yield case.piece(self._distances, g, who, label=label, cost=COST)
 
     def _asked(self, case: Case) -> list[tuple[Guidance, str]]:
-        """Each strength with the denoisers that are small enough for the distribution of their own steps."""
+        """Each strength with the denoisers that are small enough for distributions of steps."""
         return [(g, who) for g, who in case.by_denoiser() if case.table(who) is not None]
 
     def compared(self, plan: Plan) -> list[Sampler]:
-        """Every parallel sampler at every budget, on the plan's noise schedule where it has one; and the plan's own.
+        """Every parallel sampler at every budget, on the plan's noise schedule if it has one; and the plan's own.
 
-        Under a policy also event-leaping in that order: of these samplers it alone takes one.
+        Under a policy also event-leaping in that order: it is the only one of these samplers that takes a policy.
         """
         schedule = plan.sampler.schedule
         policy = plan.sampler.policy
@@ -116,10 +116,10 @@ class Samplers(Settings):
 
 
 def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[str]:
-    """Which method has the smallest discretisation error at the largest strength, or at the last schedule.
+    """The method with the smallest discretisation error at the largest strength, or at the last schedule.
 
     Args:
-        own: the plan's own sampler, of which the first sentence is.
+        own: the plan's own sampler, the subject of the first sentence.
     """
     numbers = [row.w for row in rows if not row.w.is_schedule]
     top = max(numbers, key=lambda guidance: guidance.one_strength) if numbers else rows[-1].w
@@ -128,7 +128,7 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
     for row in where(here, sampler=own):
         found = f"{short(row.tv)} from the chain in continuous time"
         said.append(f"At w = {top.label}, {row.sampler.label} ends {found}, with {calls_of(row.calls)}.")
-    afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs no more than there are coordinates
+    afforded = [row for row in here if row.calls <= AFFORDED]  # event-leaping needs at most D calls
     nearest = {row.method: row for row in sorted(afforded, key=lambda row: row.tv, reverse=True)}.values()
     if not nearest:
         return said
@@ -137,13 +137,13 @@ def verdict_of(rows: Sequence[SamplerRow], own: Sampler | None = None) -> list[s
 
 
 def _with_calls(rows: Sequence[SamplerRow]) -> str:
-    """The calls that some rows of one error make."""
+    """The numbers of calls of rows with the same error, as text."""
     *others, last = sorted({row.calls for row in rows})
     return f" with {', '.join(map(str, others))}{' or ' if others else ''}{calls_of(last)}"
 
 
 def method_of(sampler: Sampler) -> str:
-    """A sampler without its number of steps: its name, its policy, and a grid of its own."""
+    """A sampler's name without its number of steps: name, policy, and its own grid."""
     parts = [sampler.name]
     if sampler.policy is not None:
         parts.append(str(sampler.policy))
@@ -157,5 +157,5 @@ def method_of(sampler: Sampler) -> str:
 
 
 def is_small(num_tokens: int, num_dims: int) -> bool:
-    """Whether the distributions of steps are computed with every report."""
+    """Whether every report computes distributions of steps."""
     return kernel_entries(num_tokens, num_dims) <= MAX_KERNEL_ENTRIES

@@ -1,4 +1,4 @@
-"""The rows of study=sequences, and what is said of them."""
+"""The rows of study=sequences, and their verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mdlm_cfg.studies.protocol import EXACT, LEARNED
 from mdlm_cfg.studies.rows import AtStrength, OfDenoiser, ends, strongest, where
 from mdlm_cfg.support.numbers import percent
 
-NOISE_DRAWS = 20  # independent sets, or splits, that the noise of n samples is the mean over
+NOISE_DRAWS = 20  # independent sets, or splits, over which the noise of n samples is averaged
 COMPARED = {1: "more {} than", 0: "about as {} as", -1: "less {} than"}  # by the sign of a clear difference
 LIKELY = "likely under their class"
 CLASS = "class"
@@ -24,7 +24,7 @@ CLASS = "class"
 
 @dataclass(frozen=True)
 class Measured:
-    """Statistics of a set of sequences; absent if nothing is left to average over, or pairs are too many."""
+    """Statistics of a set of sequences; absent if there is nothing to average over, or there are too many pairs."""
 
     posterior: float | None = in_probability(
         "p(z | x)", "class posterior, mean over the sequences that the mixture allows", digits=3
@@ -90,7 +90,7 @@ def verdict_of(
 
 
 def _clear(a: float | None, b: float | None, *errors: float | None, sure: float = SURE) -> int:
-    """1 where a is surely larger than b, -1 where it is surely smaller, else 0, as where an error is unknown."""
+    """1 if a is clearly larger than b, -1 if clearly smaller, else 0, also if an error is unknown."""
     known = [error for error in errors if error is not None]
     if a is None or b is None or len(known) < len(errors):
         return 0
@@ -98,18 +98,18 @@ def _clear(a: float | None, b: float | None, *errors: float | None, sure: float 
 
 
 def _more_impossible(a: Measured, b: Measured, num: int, sure: float = SURE) -> int:
-    """`_clear` of the shares of sequences that the class does not allow."""
+    """`_clear` for the shares of sequences that the class does not allow."""
     difference, error = difference_of_shares(a.impossible, num, b.impossible, num)
     return _clear(difference, 0.0, error, sure=sure)
 
 
 def _likelier(a: Measured, b: Measured, num: int) -> int:
-    """`_clear` of likelihoods: those of a set are 0 where the class does not allow a sequence, so that counts first."""
+    """`_clear` for likelihoods: a set's is 0 if the class does not allow one of its sequences, so those count first."""
     return -_more_impossible(a, b, num) or _likelier_where_possible(a, b, num)
 
 
 def _likelier_where_possible(a: Measured, b: Measured, num: int, sure: float = SURE) -> int:
-    """`_clear` of the mean log-likelihoods of those sequences that the class allows."""
+    """`_clear` for the mean log-likelihoods of the sequences that the class allows."""
     fewest = round(num * (1 - max(a.impossible, b.impossible)))
     return _clear(a.log_prob, b.log_prob, a.log_prob_se, b.log_prob_se, sure=student(sure, fewest))
 
@@ -119,7 +119,7 @@ def _show(value: float | None, digits: int) -> str:
 
 
 def _likelihoods(a: Measured, b: Measured) -> str:
-    """The mean log-likelihoods of two sets, and the shares that have none."""
+    """The mean log-likelihoods of two sets, and their shares of impossible sequences."""
     nats = f"{_show(a.log_prob, 1)} and {_show(b.log_prob, 1)} nats"
     if not a.impossible and not b.impossible:
         return nats
@@ -136,9 +136,9 @@ def _of_sets(a: Measured, b: Measured, num: int, who: str, than: str) -> str:
 
 
 def _of_orders(rows: Sequence[OrderRow], w: Guidance, num: int) -> list[str]:
-    """The extremes in likelihood, and whether they differ beyond chance in 1 of 20 reports at most.
+    """The extremes in likelihood, and whether they differ clearly (by chance in at most 1 of 20 reports).
 
-    Where they differ in how many of their sequences the class does not allow, that decides.
+    If they differ in the share of sequences that the class does not allow, that decides.
     """
     possible = [row for row in rows if row.log_prob is not None]
     if len(possible) < 2:

@@ -28,8 +28,8 @@ from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 
 ONE_BY_ONE = ("rate", "uniform", "fixed_order", "confidence")
 FEW_STEPS = (8, 32)
-AGAIN = "floor"  # the second exact set, as its draws are named
-FLOOR = "noise floor"  # the same as a set of the tables
+AGAIN = "floor"  # the second exact set, in the names of draws
+FLOOR = "noise floor"  # the same set in the tables
 READING = """\
 {plan.num_samples:,} sequences of class {name} in each set, {plan.drawn}. Each sequence is evaluated exactly: \
 p(z | x) is the probability of its class, and ln p(x | z) its log-likelihood in the class. Pairs are neighbouring \
@@ -54,7 +54,7 @@ class Sequences(Settings):
 
     Args:
         num_test: test sequences for the error of the network; num_draws: masks for each.
-        compare: whether other orders and numbers of steps are compared; most of the time goes there.
+        compare: whether other orders and numbers of steps are compared, which takes most of the time.
     """
 
     num_test: int = whole(1000, least=2)
@@ -116,7 +116,7 @@ class Sequences(Settings):
 
 
 def _drawn(case: Case) -> list[str]:
-    """The sets that are drawn at every strength: exact, exact again for the noise, and learned."""
+    """The sets drawn at every strength: exact, exact again for the noise, and learned."""
     return [EXACT, AGAIN, *([LEARNED] if case.has_learned else [])]
 
 
@@ -130,7 +130,7 @@ def _sequences(case: Case, guidance: Guidance, name: str, sampler: Sampler | Non
 
 
 def _of_class(case: Case) -> dict[str, Any]:
-    """Samples of the class (n, D), and the mean TV of the pairs of several such sets to the class's own."""
+    """Samples of the class (n, D), and the mean TV between the pairs of several such sets and the class's own."""
     target = case.target
     plan = case.plan
     z = case.one_class
@@ -167,7 +167,7 @@ def _measured(case: Case, guidance: Guidance, name: str, sampler: Sampler | None
 
 
 def _measure(case: Case, guidance: Guidance, x: Tensor) -> dict[str, Any]:
-    """The columns of a SetRow, of sequences (n, D) beside the class and the exact guided samples of a strength."""
+    """The columns of a SetRow: sequences (n, D) compared with the class and the exact guided samples at a strength."""
     target = case.target
     z = case.one_class
     found = sequence_statistics(target, x, z)
@@ -180,7 +180,7 @@ def _measure(case: Case, guidance: Guidance, x: Tensor) -> dict[str, Any]:
 
 
 def _set_row(case: Case, made: Made, guidance: Guidance, name: str) -> SetRow:
-    """A set; distances that are noise alone are means over several draws, and "exact" has none to itself."""
+    """The row of a set; distances that are only noise are means over several draws, and "exact" has none to itself."""
     if name == CLASS:
         found = made.of(_of_class)
         columns = _measure(case, guidance, found["x"])
@@ -195,7 +195,7 @@ def _set_row(case: Case, made: Made, guidance: Guidance, name: str) -> SetRow:
 
 
 def others(num_dims: int) -> list[Sampler]:
-    """The orders one at a time, and the parallel samplers of fewer steps than D, that are compared."""
+    """The samplers to compare: orders with one position at a time, and parallel samplers with fewer than D steps."""
     steps = [number for number in FEW_STEPS if number < num_dims]
     confident = policy_of("confidence")
     return [
@@ -248,7 +248,7 @@ def _orders(case: Case, rows: Sequence[OrderRow]) -> Block:
 
 
 def _arrays(case: Case, made: Made) -> dict[str, np.ndarray]:
-    """The samples of every set, (n, D), and the aligned ones, (m, D): the smallest whole numbers that hold them."""
+    """The samples of every set, (n, D), and the aligned ones, (m, D): in the smallest integer type that holds them."""
     small = torch.uint8 if case.target.num_tokens <= 256 else torch.int32
     found = {CLASS: made.of(_of_class)["x"]}
     for g in case.plan.guidances:

@@ -1,4 +1,4 @@
-"""What is said of samples where only examples are known: is the network trained, and is the class recognised?
+"""Verdicts if only examples are known: is the network trained, and is the class recognised?
 
 A network's NELBO is compared with those of two models without structure.
 """
@@ -40,7 +40,7 @@ class NelboRow:
 
 @dataclass(frozen=True)
 class Words:
-    """What an example is called, such as "image", its coordinates, "pixels", and those for tests, "test images"."""
+    """The words for an example ("image"), its coordinates ("pixels"), and test examples ("test images")."""
 
     example: str
     parts: str
@@ -61,11 +61,11 @@ def nelbo_rows(network: Tensor, others: Tensor, words: Words) -> list[NelboRow]:
     """The network's NELBO and that of the models without structure, with their difference on the same examples.
 
     Args:
-        network: float64 (n,), in nats. others: (2, n), as `without_structure` has them.
+        network: float64 (n,), in nats. others: (2, n), from `without_structure`.
     """
     rows = []
     for model, values in zip(("network", f"independent {words.parts}", UNIFORM), (network, *others), strict=True):
-        excess = torch.where(values == network, 0.0, values - network)  # two infinite values differ by nothing
+        excess = torch.where(values == network, 0.0, values - network)  # the difference of two infinite values is 0
         mean = float(excess.mean())
         known = len(excess) > 1 and math.isfinite(mean)
         spread = float(excess.std()) / math.sqrt(len(excess)) if known else None
@@ -88,7 +88,7 @@ def nelbo_block(rows: Sequence[NelboRow], words: Words, group: str) -> Block:
 def training_sentence(rows: Sequence[NelboRow], words: Words, num_dims: int) -> str:
     """Whether the network predicts test examples better than models without structure.
 
-    With one coordinate there is no structure: independent values are then no worse than the best network.
+    With one coordinate there is no structure: independent values are then as good as the best network.
     """
     network, independent, uniform = rows
     if math.isinf(network.nelbo):
@@ -114,7 +114,7 @@ def training_sentence(rows: Sequence[NelboRow], words: Words, num_dims: int) -> 
 
 
 def of_recognised(judge: str, ends: Sequence[Any], nums: Sequence[int], held: Any, words: Words) -> str:
-    """What guidance changes, beyond chance, at the share of samples that a judge assigns to their class.
+    """The effect of guidance, beyond chance, on the share of samples that a judge assigns to their class.
 
     Args:
         judge: "network" or "classifier".
@@ -136,6 +136,6 @@ def of_recognised(judge: str, ends: Sequence[Any], nums: Sequence[int], held: An
 
 
 def of_held(held: Any, name: str, form: str, words: Words) -> str:
-    """The number of held-out examples in a column, beside that of samples."""
+    """The value of held-out examples in a column, for comparison."""
     value = getattr(held, name)
     return f"too few {words.held_out} to compare with" if value is None else f"{words.held_out}: {value:{form}}"

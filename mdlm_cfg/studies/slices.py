@@ -25,8 +25,8 @@ from mdlm_cfg.studies.protocol import EXACT, Case, Piece
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.seeds import generator_for
 
-NEVER = 1e-9  # the least variance that a pixel counts with: a patch must be able to grow
-FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # beside the plan's own sampler: one whose steps have an error
+NEVER = 1e-9  # lower bound of a pixel's variance, so that a patch can always grow
+FEW_STEPS = Sampler(EVENT_LEAPING, 2)  # besides the plan's own sampler: one whose steps have an error
 
 
 class Slice(NamedTuple):
@@ -53,12 +53,12 @@ class Slice(NamedTuple):
         return f"image{self.image}_class{self.target_class}"
 
     def at(self, guidance: Guidance) -> tuple[int, int, Guidance]:
-        """The first columns of a row at one strength."""
+        """The index columns of a row at one strength."""
         return (self.image, self.target_class, guidance)
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The values that decide the distributions of the hidden pixels."""
+        """The values that determine the distributions of the hidden pixels."""
         return (self.image, self.target_class, tuple(self.state.tolist()))
 
 
@@ -67,7 +67,7 @@ class Found(NamedTuple):
 
     Attributes:
         law, unguided, tilted: of the hidden pixels by the judged denoiser, at w, at w = 0 and tilted, float64 (N,)*|S|.
-        ess: the relative ESS of weights to `tilted`. ledgers: of the plan's own sampler, and of `FEW_STEPS`.
+        ess: the relative ESS of the weights to `tilted`. ledgers: of the plan's own sampler, and of `FEW_STEPS`.
     """
 
     law: Tensor
@@ -78,10 +78,10 @@ class Found(NamedTuple):
 
 
 def hidden_pixels(variance: Tensor, grid_shape: Sequence[int], num_free: int, generator: torch.Generator) -> Tensor:
-    """Which coordinates are hidden, int64 (num_free,), ascending: a connected patch.
+    """The hidden coordinates, int64 (num_free,), ascending: a connected patch.
 
     Args:
-        variance: of every coordinate's value, float (D,): the first is drawn in proportion to it, and then neighbours.
+        variance: of every coordinate's value, float (D,): the first, then its neighbours, are drawn in proportion.
         grid_shape: its product is D.
         generator: of the patch.
     """
@@ -99,7 +99,7 @@ def hidden_pixels(variance: Tensor, grid_shape: Sequence[int], num_free: int, ge
 
 
 def check_sampler(sampler: Sampler, num_free: int, num_dims: int, num_tokens: int) -> None:
-    """Refuse numbers of events and orders for all pixels, where only some of them are hidden, and larger moves."""
+    """Refuse numbers of events and orders that are for all pixels, and moves larger than the hidden part."""
     if sampler.correction is not None:
         sampler.correction.check(num_free)
     if isinstance(sampler.events, tuple) and num_free < num_dims:
@@ -122,9 +122,9 @@ def check_sampler(sampler: Sampler, num_free: int, num_dims: int, num_tokens: in
 
 
 def _depends_on_places(policy: Policy, num_free: int, num_dims: int, num_tokens: int) -> bool:
-    """Whether a policy chooses among some coordinates by where they are, and not only by their order.
+    """Whether a policy depends on the positions of coordinates, and not only on their order.
 
-    A slice numbers its coordinates from 0, and samples of the whole image as they are there.
+    A slice numbers its coordinates from 0, but samples of the whole image use the image's numbers.
     """
     drawn = torch.rand(1, num_free, num_tokens, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     log_z, log_r = drawn.sum(dim=-1).log(), drawn.log_softmax(dim=-1)
@@ -135,7 +135,7 @@ def _depends_on_places(policy: Policy, num_free: int, num_dims: int, num_tokens:
 
 
 def answers_of(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None]:
-    """The judged denoiser of the hidden pixels, and the exact one where it is known, both asked for every state."""
+    """The judged denoiser of the hidden pixels, and the exact one if it is known, both tabulated on every state."""
     tables: dict[str, TabulatedDenoiser] = {}
     for who in case.denoisers:
         table = TabulatedDenoiser(slice_denoiser(case.denoisers[who], s.state), case.cache, (who, s.key))
@@ -145,14 +145,14 @@ def answers_of(case: Case, s: Slice) -> tuple[TabulatedDenoiser, Denoiser | None
 
 
 def posterior_of(case: Case, s: Slice) -> float:
-    """p(z | known pixels), of the exact conditionals where there are any."""
+    """p(z | known pixels), from the exact conditionals if there are any."""
     denoiser = case.denoisers.get(EXACT, case.denoisers[case.judged])
     generator = generator_for("order of the known pixels", case.plan.seed, s.image)
     return float(class_posterior(denoiser, s.state, class_weights_of(case), generator)[s.target_class])
 
 
 def draws_of_slice(case: Case, s: Slice, guidance: Guidance) -> list[Piece]:
-    """The pieces of the samples of the plan's own sampler that keep the known pixels."""
+    """The pieces of the plan's own sampler that draw samples with the known pixels fixed."""
     return draw_pieces(case, case.judged, guidance, s.target_class, name=f"image {s.image}", start=s.state)
 
 
@@ -176,5 +176,5 @@ def found_of(case: Case, s: Slice, guidance: Guidance) -> Found:
 
 
 def marginal_of(law: Tensor) -> Tensor:
-    """Of every hidden pixel, float64 (|S|, N)."""
+    """The marginal of every hidden pixel, float64 (|S|, N)."""
     return torch.stack([law.movedim(i, 0).flatten(1).sum(dim=1) if law.ndim > 1 else law for i in range(law.ndim)])

@@ -30,8 +30,8 @@ from mdlm_cfg.support.numbers import apart, percent, short
 
 SMALLEST = 100  # samples of a set
 MOST_SETS = 20  # over which a mean is taken
-ORDERS = ("rate", "uniform", "fixed_order", "confidence")  # whose relative ESS is compared with that of the plan's own
-ORDER_OF = {"normalized": "uniform"}  # the order of a kind of guidance, where it has another name
+ORDERS = ("rate", "uniform", "fixed_order", "confidence")  # compared with the plan's own order by relative ESS
+ORDER_OF = {"normalized": "uniform"}  # the order of a kind of guidance, if it has another name
 NOTHING = 1e-9  # a total variation that is rounding
 WEIGHTS = """\
 Each finished sample is weighted by W, the product of the normalisers Z of the coordinates that it unmasked. With \
@@ -88,7 +88,7 @@ class TableCorrection:
 
     Args:
         threshold: relative effective sample size below which a group is resampled.
-        num_groups: independent groups of sequential Monte Carlo: they give the error of the normaliser.
+        num_groups: independent groups of sequential Monte Carlo, which give the normaliser's error.
     """
 
     threshold: float = 0.5
@@ -212,7 +212,7 @@ class TableCorrection:
 
 
 def mean_tv(drawn: Weighted, num_sets: int, tilted: Tensor) -> tuple[float, float]:
-    """TV to a distribution, the mean over sets of equally many weighted samples, and its error."""
+    """The mean TV to a distribution over equally large sets of weighted samples, and its error."""
     parts = zip(drawn.x.chunk(num_sets), drawn.log_weights.chunk(num_sets))
     found = [weighted_tv(Weighted(x, w, drawn.num_groups // num_sets), tilted) for x, w in parts]
     tvs, errors = zip(*found)
@@ -220,7 +220,7 @@ def mean_tv(drawn: Weighted, num_sets: int, tilted: Tensor) -> tuple[float, floa
 
 
 def sizes_of(plan: Plan) -> list[int]:
-    """Numbers of samples: 100, 1,000, ... below the plan's own, and that."""
+    """Numbers of samples: 100, 1,000, ... below the plan's number, and that number."""
     sizes = []
     n = SMALLEST
     while n < plan.num_samples:
@@ -230,7 +230,7 @@ def sizes_of(plan: Plan) -> list[int]:
 
 
 def cost_block(rows: Sequence[CostRow]) -> Block:
-    """The exact costs of weights; the weighted distribution of exact conditionals is the tilted one, and left out."""
+    """The exact costs of weights; for exact conditionals the weighted distribution is the tilted one, and left out."""
     has_learned = any(row.denoiser == LEARNED for row in rows)
     index = ["w", "denoiser", "policy"] if has_learned else ["w", "policy"]
     weighted = ["tv_weighted"] if has_learned else []
@@ -245,10 +245,10 @@ def cost_block(rows: Sequence[CostRow]) -> Block:
 
 
 def verdict_of(costs: Sequence[CostRow], samples: Sequence[SampleRow], judged: str, num_groups: int) -> list[str]:
-    """Whether correction helps at the strongest guidance, what it costs, and what does best with these samples.
+    """Whether correction helps at the strongest guidance, its cost, and the best method for these samples.
 
     Args:
-        num_groups: groups of the plan's samples, whose spread gave the errors.
+        num_groups: groups of the plan's samples, whose spread gives the errors.
     """
     g = strongest(costs)
     (cost,) = where(costs, own=True, w=g, denoiser=judged)
@@ -270,7 +270,7 @@ def _of_weights(cost: CostRow) -> str:
 
 
 def closest(last: SampleRow, num_groups: int) -> list[str]:
-    """The ways than which no other ends measurably closer to the tilted distribution, by errors of so many groups."""
+    """The methods to which no other is measurably closer to the tilted distribution, by the errors of the groups."""
     ways = {
         "no correction": (last.tv_guided, last.se_guided),
         "weighting": (last.tv_weighted, last.se_weighted),
@@ -285,7 +285,7 @@ def closest(last: SampleRow, num_groups: int) -> list[str]:
 
 
 def _of_samples(last: SampleRow, num_groups: int, cost: CostRow) -> str:
-    """What does best with these samples; more of them show what differs in its exact cost alone."""
+    """The best methods for these samples, with advice to draw more if only exact costs differ."""
     best = closest(last, num_groups)
     end = f"closest to the tilted distribution: {' and '.join(best)}"
     more = ""

@@ -33,12 +33,12 @@ STARTS: tuple[Mapping[str, Any], ...] = (
     {"name": "entropy_bound", "gamma": 0.1},
     {"name": "remdm", "steps": 16, "remasking": "cap(0.2)"},
 )
-SMALL_SIZES = (1, 2, 3)  # coordinates in a move, beside all of them
+SMALL_SIZES = (1, 2, 3)  # coordinates in a move, besides all of them
 MOST_ORDERS = 5000  # C(D, k) k!, up to which moves with accept/reject are among the default ones
 NOTHING = 1e-9  # TV that is rounding
 CONNECTED = 1e-9  # a spectral gap below which moves do not reach every state
 WORTH = 0.5  # share of the distance that moves must remove to be recommended
-SHOWN = 0.005  # a smaller share is none in whole percent
+SHOWN = 0.005  # a smaller share is 0 in whole percent
 READING = f"""\
 {WHAT_MOVES_ARE} With exact conditionals and k = 1 this is Gibbs sampling: it converges to the tilted distribution \
 from any samples. With larger k it converges to another distribution, unless moves are accepted or rejected by a \
@@ -109,7 +109,7 @@ class TableMoves(Moves):
         return list(dict.fromkeys([*found, *own_move(case.plan.sampler)]))
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """For each strength and denoiser: the distributions of all starts, and what every move makes of them."""
+        """For each strength and denoiser: the distributions of all starts, and the effect of every move on them."""
         for g, who in case.by_denoiser():
             about = f"{who} conditionals, w = {g.label}"
             for start in self.compared_starts(case):
@@ -118,7 +118,7 @@ class TableMoves(Moves):
                 yield case.piece(self._moved, g, who, one, label=f"moves of {name_of_move(one)}, {about}", cost=2.0)
 
     def _moved(self, case: Case, guidance: Guidance, who: str, correction: Correction) -> dict[str, Any]:
-        """TV to both tilted laws after each number of moves, by start; where moves end, and the spectral gap."""
+        """TV to both tilted laws after each number of moves, by start; the limit of the moves, and the spectral gap."""
         denoiser = case.denoiser(who)
         z = case.one_class
         tilted, own = _references(case, guidance, who)
@@ -142,7 +142,7 @@ class TableMoves(Moves):
         return {"after": found, "end": ends, "gap": gap}
 
     def findings(self, case: Case, made: Made) -> Findings:
-        """A row for each strength, denoiser, start, move and number of moves; and where the moves end."""
+        """A row for each strength, denoiser, start, move and number of moves; and the limits of the moves."""
         rows: list[MoveRow] = []
         ends: list[EndRow] = []
         for g, who in case.by_denoiser():
@@ -183,7 +183,7 @@ class TableMoves(Moves):
 
 
 def _orders(num_dims: int, size: int) -> int:
-    """The ordered sets of so many coordinates."""
+    """The number of ordered sets of `size` coordinates."""
     return math.perm(num_dims, size)
 
 
@@ -202,7 +202,7 @@ def _references(case: Case, guidance: Guidance, who: str) -> tuple[Tensor, Tenso
 
 
 def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> list[Block]:
-    """Curves against calls, a panel for each start; and where the moves end."""
+    """Curves against calls, a panel for each start; and the limits of the moves."""
     caption = "Exact total variation to the tilted distribution, against all calls; one panel for each sampler."
     curve = Curve("calls", "tv_tilted", ["move", "denoiser"], caption, "start", log_x=True, log_y=True)
     end = Table(["denoiser", "move"], ["invariant", "calls", "gap", "tv_tilted", "tv_own"])
@@ -213,7 +213,7 @@ def blocks_of(rows: Sequence[MoveRow], ends: Sequence[EndRow], text: str) -> lis
 
 
 def verdict_of(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
-    """Whether corrections are worth their calls at the largest strength, which ones, and what they leave."""
+    """Whether corrections are worth their calls at the largest strength, which ones, and the remaining distance."""
     top = strongest(rows)
     ended = where(ends, w=top)
     said = []
@@ -224,7 +224,7 @@ def verdict_of(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
 
 
 def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
-    """How much the most moves of the first size remove: after the guided chain, and at best."""
+    """The distance removed by the largest number of moves of the first size: after the guided chain, and at best."""
     most = max(row.moves for row in rows)
     own = where(rows, move=rows[0].move)
     distances: dict[str, list[float]] = {}
@@ -245,14 +245,14 @@ def _of_starts(head: str, rows: Sequence[MoveRow]) -> list[str]:
 
 
 def _removed(share: float, moves: int) -> str:
-    """What so many moves do to a distance of which they remove a share, which is negative where it grows."""
+    """The effect of `moves` moves as text, from the share of a distance that they remove (negative if it grows)."""
     if share <= -SHOWN:
         return f"{verb_of(moves, 'add')} to"
     return f"{verb_of(moves, 'remove')} {f'{percent(share)} of' if share >= SHOWN else 'nothing of'}"
 
 
 def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
-    """Which moves are best for their calls, and those that mix too slowly."""
+    """The best moves for their calls, and those that mix too slowly."""
     said = []
     start = next((row.start for row in rows if not row.moves and row.tv_tilted > NOTHING), None)
     chain = where(rows, start=start)
@@ -272,7 +272,7 @@ def _of_moves(rows: Sequence[MoveRow], ends: Sequence[EndRow]) -> list[str]:
 
 
 def _of_learned(ends: Sequence[EndRow]) -> list[str]:
-    """What moves of the first size leave with learned conditionals, where exact ones leave less."""
+    """The remaining distance of moves of the first size with learned conditionals, if exact ones leave less."""
     first = {row.denoiser: row for row in reversed(ends)}
     learned, exact = (getattr(first.get(who), "tv_tilted", None) for who in (LEARNED, EXACT))
     if learned is None or exact is None or learned <= exact + NOTHING:

@@ -1,4 +1,4 @@
-"""How rows are shown: tables, curves, panels, images and text, as values that draw nothing themselves.
+"""Views of rows: tables, curves, panels, images and text, as values that draw nothing themselves.
 
 `mdlm_cfg.reports.render` turns them into pages.
 """
@@ -21,9 +21,9 @@ class Table:
         values: columns that are shown.
         across: a column whose values become columns, one for each of `values`.
         note: a sentence below the table.
-        heads: headings in place of the declared ones, by column.
-        title: of the part of the page that a second or later table of a block gets.
-        where: the rows that are shown: by column, the values that they may have. Empty: all.
+        heads: headings that replace the declared ones, by column.
+        title: of the part of the page for a second or later table of a block.
+        where: the rows that are shown: by column, the allowed values. Empty: all.
     """
 
     index: Sequence[str]
@@ -40,13 +40,13 @@ class Curve:
     """A line plot of column `y` (or several columns) against column `x`, with a line for each value of `by`.
 
     Attributes:
-        by: columns whose values tell lines apart; one that has a single value names no line. Lines that coincide are
-            drawn once, with all their names.
+        by: columns whose values distinguish lines; one with a single value is left out of names. Lines that coincide
+            are drawn once, with all their names.
         panels: a column whose values get a small panel each, side by side, with the same axes and colours.
         low, high: columns of an interval around y, drawn as a band.
-        log_x, log_y: logarithmic axes; where all is 0 there is no picture.
+        log_x, log_y: logarithmic axes; if everything is 0, there is no picture.
         dashed: lines drawn dashed: those with this value in a column of `by`.
-        reference: a column and its value, such as {"w": "data"}: rows that have it are horizontal lines of that name.
+        reference: a column and its value, such as {"w": "data"}: rows with it become horizontal lines of that name.
         where: the rows that are drawn, as in `Table`.
     """
 
@@ -66,7 +66,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points (x, y) by the title of a panel, with the best-fitting line: too many to be rows of report.json.
+    """Points (x, y) by the title of a panel, with the best-fitting line: too many for rows of report.json.
 
     Attributes:
         labels: of the x and y axes.
@@ -85,7 +85,7 @@ class Panel:
         title: above it. values: float64; NaN is left white.
         kind: "probability" (white is 0) or "change" (blue is less, red is more, white is none).
         curves: other arrays (N,) drawn over a curve, by name.
-        outlines: boolean arrays (N, M); their sets are surrounded by a line, the second one by a dotted line.
+        outlines: boolean arrays (N, M); their sets are outlined, the second one with a dotted line.
     """
 
     title: str
@@ -100,7 +100,7 @@ class PanelGrid:
     """Panels in lines and columns, such as one line for each strength and one column for each distribution.
 
     Attributes:
-        panels: by line label, then in the order of columns; None leaves a place empty.
+        panels: by line label, then in the order of columns; None leaves a gap.
         one_scale: whether all panels of one kind share a colour scale; else each column has its own.
         labels: of the x and y axes.
         value_names: of the N values, for ticks; None is numbers.
@@ -131,14 +131,14 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines of text of one letter width, such as sequences to read."""
+    """Lines of monospaced text, such as sequences to read."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Interactive:
-    """The panel that a reader moves through with a slider: `data` is what its script reads, `rows` is its CSV."""
+    """The interactive panel with a slider: `data` is its script's input, `rows` its CSV."""
 
     data: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]

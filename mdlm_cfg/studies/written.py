@@ -1,4 +1,4 @@
-"""What a study of one's own returns, checked before anything of it is shown: pieces, blocks, rows and views."""
+"""Checks of what a user's own study returns, before any of it is shown: pieces, blocks, rows and views."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_pieces(name: str, pieces: Any) -> list[Piece]:
     """The pieces of a study as a list.
 
     Raises:
-        UserError: something else.
+        UserError: anything other than pieces.
     """
     found = list(pieces) if isinstance(pieces, Iterable) else [pieces]
     wrong = [piece for piece in found if not isinstance(piece, Piece)]
@@ -29,7 +29,7 @@ def check_pieces(name: str, pieces: Any) -> list[Piece]:
 
 
 def check_findings(name: str, found: Any) -> None:
-    """Raise UserError unless a study returns findings that can be shown, whose rows can be told apart."""
+    """Raise UserError unless a study returns findings that can be shown and whose rows are distinguishable."""
     if not isinstance(found, Findings):
         raise UserError(f"{name}.findings must return Findings, and returns {shown(found)}")
     verdict = found.verdict
@@ -75,7 +75,7 @@ def _check_rows(where: str, block: Block) -> None:
 
 
 def _columns_of(block: Block) -> Iterator[str]:
-    """The columns that a block names."""
+    """The columns named in a block."""
     yield from (*block.per, *block.logged)
     for view in block.views:
         if isinstance(view, Table):

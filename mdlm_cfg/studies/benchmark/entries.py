@@ -1,4 +1,4 @@
-"""Entries of the benchmark: an entry is a sampler and the guidance that it runs with."""
+"""Entries of the benchmark: an entry is a sampler with its guidance."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ STRENGTHS: dict[str, Callable[[float], Strength]] = {  # over the progress of un
 }
 
 DECODERS = (Sampler(SAMPLED_CONFIDENCE, 1), Sampler("threshold"), Sampler("entropy_bound"), Sampler(REMDM, 1))
-CORRECTED = (EVENT_LEAPING, SAMPLED_CONFIDENCE)  # run with one half of the calls, and corrected with the other
+CORRECTED = (EVENT_LEAPING, SAMPLED_CONFIDENCE)  # run with half of the calls, and corrected with the other half
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that samples, under a name.
+    """A named sampler.
 
     Args:
         name: in rankings and files.
-        sampler: a `Sampler`, judged by its exact distribution; its number of steps, or of events a step, only says that
-            it has one: it is set so that it makes as many calls as it may, those of its correction among them. Or a
-            function that draws samples; one that has an argument `calls` gets how many it may make. A policy, kind or
-            rule is what it is without an entry, and takes no guidance beside it.
-        guidance: from w to the guidance it is run with.
+        sampler: a `Sampler`, judged by its exact distribution; its number of steps, or of events per step, only shows
+            that it has one: the number is set so that it makes all allowed calls, including those of its correction. Or
+            a function that draws samples; if it has an argument `calls`, it gets the allowed number. A policy, kind or
+            rule is treated as without an entry, and takes no guidance beside it.
+        guidance: from w to its guidance.
         halves: whether the moves of its correction are set too: its steps make half of the calls, and at most D.
-        own: whether it is somebody's own, beside what is built in.
+        own: whether it is a user's own and not built in.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Entry:
     halves: bool = False
 
     def at(self, calls: int, num_dims: int) -> Sampler | Draw:
-        """The sampler for so many denoiser calls per conditional, where it can be set to a number; else itself."""
+        """The sampler for this number of denoiser calls per conditional, if it can be set; else itself."""
         sampler = self.sampler
         if not isinstance(sampler, Sampler):
             return partial(sampler, calls=calls) if self.takes_calls else sampler
@@ -81,7 +81,7 @@ class Entry:
 
     @property
     def takes_calls(self) -> bool:
-        """Whether it is a function that gets how many calls it may make: it has a parameter `calls` left to give."""
+        """Whether it is a function with an unbound parameter `calls`, the number of calls it may make."""
         if isinstance(self.sampler, Sampler) or "calls" in getattr(self.sampler, "keywords", {}):
             return False
         return "calls" in parameters_of(self.sampler)
@@ -94,7 +94,7 @@ class Entry:
 def built_in() -> list[Entry]:
     """Every sampler, kind of guidance, noise schedule and policy of this package, and a few schedules of w.
 
-    A decoder's order or remasking is its own, so that it is run under one kind of guidance.
+    A decoder has its own order or remasking, so it is run under one kind of guidance.
     """
     found = []
     for kind in KINDS.values():
@@ -128,9 +128,9 @@ def _scheduled(name: str, kind: Kind, w: float) -> Guidance:
 
 
 def entry_of(own: Any) -> Entry:
-    """An entry made from any of the allowed objects: see `ALLOWED`.
+    """An entry from any of the allowed objects: see `ALLOWED`.
 
-    Kinds and rules are run by event-leaping, which ends in their own chain.
+    Kinds and rules are run by event-leaping, which converges to their own chain.
 
     Raises:
         UserError: anything else.
@@ -174,12 +174,12 @@ def _name_of(own: Any) -> str:
 
 
 def _word(value: Any) -> str:
-    """A bound argument for people: never an address."""
+    """A bound argument as text, never an address."""
     return _name_of(value) if callable(value) else value if isinstance(value, str) else value_key(value)
 
 
 def _draws(function: Callable[..., Any]) -> bool:
-    """Whether a function can be called as one that draws samples."""
+    """Whether a function has the signature of one that draws samples."""
     parameters = list(parameters_of(function).values())
     by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != CALLS]
     needed = [p for p in parameters if p.default is p.empty and p.kind == p.KEYWORD_ONLY and p.name != CALLS]

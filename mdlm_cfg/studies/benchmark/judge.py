@@ -1,4 +1,4 @@
-"""How entries are measured: by the exact law of their steps, or by samples where no law is available."""
+"""How entries are evaluated: by the exact law of their steps, or by samples if no law is available."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mdlm_cfg.support.instantiate import calling
 
 REFERENCES = ("class", "chain", "tilted")
 ROUNDING = 1e-9  # of expected numbers of calls
-Cell = dict[str, Any]  # plain values of one entry on one target at one w and number of calls: columns of a `ResultRow`
+Cell = dict[str, Any]  # one entry on one target at one w and number of calls: columns of a `ResultRow`
 
 
 class Counted:
@@ -55,8 +55,8 @@ class Bench:
     """One target at one strength: the references for all entries, computed once.
 
     Args:
-        target: the denoiser and the class's law. guidance: of the constant w, of a kind that does not matter.
-        plan: how many samples are drawn of an entry that has no law, and the seed.
+        target: the denoiser and the class's law. guidance: of the constant w; its kind is irrelevant.
+        plan: the number of samples of an entry without a law, and the seed.
     """
 
     def __init__(self, target: Target, guidance: Guidance, plan: Plan) -> None:
@@ -75,7 +75,7 @@ class Bench:
         return {"class": self.target.class_law, "chain": self._ends[kind], "tilted": self._tilted}
 
     def judge(self, entry: Entry, calls: Sequence[int]) -> Iterator[Cell]:
-        """The entry at every number of calls that it can use."""
+        """Evaluate the entry at every number of calls that it can use."""
         with calling(entry.name):
             guidance = entry.guidance(self.w)
         if not isinstance(guidance, Guidance):
@@ -104,7 +104,7 @@ class Bench:
         return calls if entry.takes_calls else 0
 
     def _exactly(self, sampler: Sampler, guidance: Guidance) -> Cell:
-        """The calls that a sampler makes, in expectation where they vary, and its exact distances."""
+        """The calls of a sampler, in expectation if they vary, and its exact distances."""
         denoiser = self.target.denoiser
         z = self.target.target_class
         chain = None if sampler.exact_in_time else self._chain(sampler.effective_guidance(guidance))
@@ -116,7 +116,7 @@ class Bench:
         return found
 
     def _chain(self, given: Guidance) -> FrozenChain:
-        """The frozen chain of one sampler serves all others with its guidance."""
+        """The frozen chain of a guidance, shared by all samplers with it."""
         chain = next((chain for chain in self._chains if chain.guidance == given), None)
         if chain is None:
             chain = freeze(self.target.denoiser, given, self.target.target_class)
@@ -124,9 +124,9 @@ class Bench:
         return chain
 
     def _by_samples(self, entry: Entry, draw: Draw, guidance: Guidance, calls: int) -> Cell:
-        """The calls that a function made, and the distances of its samples with an interval for their distribution's.
+        """The calls that a function made, and its samples' distances, with an interval for those of their distribution.
 
-        By Jensen's inequality that one is at most the mean of the samples'.
+        By Jensen's inequality, the distribution's distance is at most the mean of the samples'.
         """
         denoiser = Counted(self.target.denoiser)
         z = self.target.target_class

@@ -14,7 +14,7 @@ from mdlm_cfg.studies.common import calls_of
 from mdlm_cfg.studies.findings import Findings, col, in_nats, in_tv
 from mdlm_cfg.support.errors import UserError
 
-RANKED = (4, 16)  # calls that verdicts and tables speak of
+RANKED = (4, 16)  # numbers of calls in verdicts and tables
 TIE = 1e-9  # mean TVs closer than this share a place: they differ by rounding
 
 
@@ -58,7 +58,7 @@ class ResultRow:
     noise_floor_tilted: float | None = _floor("tilted")
 
     def tv(self, against: str) -> tuple[float, float, float]:
-        """The TV to a reference, and the interval of the TV of what is sampled: TV, low, high."""
+        """The TV to a reference, with the interval for the TV of the sampled distribution: TV, low, high."""
         tv = float(getattr(self, f"tv_{against}"))
         low, high = (getattr(self, f"tv_{against}_{end}") for end in ("low", "high"))
         return (tv, tv, tv) if low is None else (tv, low, high)
@@ -99,21 +99,21 @@ class BenchmarkFindings(Findings):
     """The benchmark's findings, and rankings computed from them."""
 
     def ranking(self, calls: int | None = None, against: str = "tilted") -> list[RankingRow]:
-        """Entries by their mean TV to a reference, over all targets and strengths alike, best first.
+        """Entries by their mean TV to a reference, with equal weight on all targets and strengths, best first.
 
-        A mean, and not a geometric one: TV is the largest error in the probability of any event, on the same scale
-        from 0 to 1 everywhere, so that one failure counts for what it costs. A geometric mean would be decided by
-        results that are nearly 0, of which there are many, and would forgive a failure for them.
+        The mean is arithmetic: TV is the largest error in the probability of any event, on the same scale from 0 to 1
+        everywhere, so a failure counts in full. A geometric mean would be dominated by the many results that are
+        nearly 0, and would hide a failure behind them.
 
         Args:
-            calls: that entries may make; None is 16, or the most there are up to it.
+            calls: allowed calls; None is 16, or else the largest evaluated number below it.
             against: "tilted", "chain" or "class".
 
         Returns:
             all entries; those that need more calls on some target come last, without a rank.
 
         Raises:
-            UserError: calls or a reference that were not asked for.
+            UserError: calls or a reference that were not evaluated.
         """
         asked = sorted({row.calls for row in self._rankings})
         if calls is None:
@@ -154,7 +154,7 @@ def ranked_of(calls: Sequence[int]) -> list[int]:
 
 
 def shown_place(row: RankingRow) -> str:
-    """Rank and mean TV as text, with the ranks that its samples allow; "-" without a rank."""
+    """Rank and mean TV as text, with the range of ranks that its samples allow; "-" without a rank."""
     if row.rank is None or row.error is None:
         return "-"
     between = "" if row.best == row.worst else f" ({row.best}-{row.worst})"
@@ -167,7 +167,7 @@ def rankings_of(
     """Every ranking, each from the best entry to the last.
 
     Args:
-        num_each: how many results an entry has that makes do with the calls everywhere: targets times strengths.
+        num_each: the number of results of an entry that needs no more calls on any target: targets times strengths.
     """
     found: defaultdict[tuple[str, int], list[ResultRow]] = defaultdict(list)
     for row in results:
@@ -201,7 +201,7 @@ def _ranking(
 
 
 def means_of(results: Sequence[ResultRow], num_targets: int) -> list[MeanRow]:
-    """The mean over the targets of every entry that needs no more than these calls on any of them."""
+    """The mean over the targets for every entry that needs no more than the allowed calls on any of them."""
     found: defaultdict[tuple[float, str, int], list[ResultRow]] = defaultdict(list)
     for row in results:
         found[row.w, row.entry, row.calls].append(row)

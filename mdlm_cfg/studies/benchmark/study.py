@@ -39,7 +39,7 @@ from mdlm_cfg.training.checkpoints import stamp
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
 NOTHING = 1e-13
-DRAWN = (  # of what is built in: one of each family, or no line could be followed
+DRAWN = (  # built-in entries in curves: one of each family, so that lines stay readable
     "tau_leaping, rate, linear",
     "event_leaping, rate, cosine",
     "event_leaping, rate, ramp",
@@ -77,19 +77,19 @@ def benchmark(
 ) -> BenchmarkFindings:
     """Evaluate samplers, policies, guidance rules and schedules beside all built-in ones (docs/benchmark.md).
 
-    At every strength and number of denoiser calls, the exact TV and KL of what an entry samples to the class, to the
+    At every strength and number of denoiser calls: the exact TV and KL of an entry's distribution to the class, to the
     guided chain in continuous time, and to the tilted distribution.
 
     Args:
-        own: each a `Sampler` (with a jump rule or a correction of your own, say), a `Policy`, a `Kind`, a `Rule`, a
+        own: each a `Sampler` (such as one with your own jump rule or correction), a `Policy`, a `Kind`, a `Rule`, a
             function of w that makes a `Guidance`: judged by exact distributions; or a function (denoiser, guidance,
             target_class, num_samples, generator) that draws int64 (num_samples, D): judged by its samples, and its
-            calls are counted. If it has an argument `calls`, it gets how many it may make; `SchedulerSampler` and
+            calls are counted. If it has an argument `calls`, it gets the allowed number; `SchedulerSampler` and
             `GenerateSampler` are such functions. An `Entry` gives any of them another name or guidance. Without any,
-            the built-in entries alone are judged.
+                only the built-in entries are judged.
         targets: names in `TARGETS`, or `Target`s of your own; None is all.
         strengths: w. calls: of the denoiser, per conditional, that an entry may make.
-        num_samples: drawn of a function, on every target at every strength.
+        num_samples: drawn from a function, on every target at every strength.
         seed: of those draws.
         progress: called with one short line before every piece of work.
 
@@ -116,10 +116,10 @@ def entries_of(own: Sequence[Any]) -> list[Entry]:
 
 @dataclass(frozen=True)
 class Benchmark(Settings):
-    """The benchmark as a study; it uses its own targets, whatever the data are.
+    """The benchmark as a study; it uses its own targets and ignores the data.
 
     Args:
-        own: what `benchmark` takes, or several; None judges what is built in. On the command line a name,
+        own: what `benchmark` takes, or several; None: only built-in entries. On the command line a name,
             study.own=my_package.my_sampler, settings that make one, study.own={_target_:my_package.Mine,share:0.5}, or
             a list of these.
         targets: names; None is all. calls: of the denoiser, per conditional, that an entry may make.
@@ -137,8 +137,8 @@ class Benchmark(Settings):
     }
 
     def check(self, case: Case) -> None:
-        """Refuse what `benchmark` says, and settings that it would ignore."""
-        _ = self._entries  # reading them refuses wrong ones
+        """Refuse what `benchmark` refuses, and settings that it would ignore."""
+        _ = self._entries  # building them refuses wrong ones
         if not self._targets:
             raise UserError("no target was given: give names of targets, or leave targets out for all")
         refuse_namesakes("targets", {k: target.name for k, target in enumerate(self._targets)})
@@ -210,7 +210,7 @@ def _results(
 
 
 def _cost(target: Target) -> float:
-    """In proportion to how long a target takes, for estimates of time: kernel entries, and what no size changes."""
+    """Proportional to the time of a target, for estimates: kernel entries, plus a constant."""
     return kernel_entries(target.denoiser.num_tokens, target.num_dims) + 20_000.0
 
 

@@ -1,7 +1,7 @@
 """The targets of the benchmark: fixed, numbered by a version, and each with a fingerprint of its numbers.
 
-The shipped toys, real digits on 3 x 3 cells, two short hidden Markov chains, and one table of a trained network, whose
-conditionals are those of no joint: there the order of unmasking matters even without guidance.
+The shipped toys, real digits on 3 x 3 cells, two short hidden Markov chains, and the table of a trained network, whose
+conditionals belong to no joint distribution: there the order of unmasking matters even without guidance.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from mdlm_cfg.targets.files import read_npz
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
-VERSION = 2  # of the benchmark: another target, class, strength, entry or rule of ranking makes another version
+VERSION = 2  # of the benchmark: any change of targets, classes, strengths, entries or ranking rules is a new version
 FILES = Path(__file__).parent
 # made by bench/provenance.py
 DIGITS = FILES / "tiny_mnist_3x3.npz"
 LEARNED = FILES / "learned_rotation.npz"
-GRAIN = 2**20  # a fingerprint sees probabilities to 1e-6: what another machine rounds otherwise is 1e-16
+GRAIN = 2**20  # fingerprints round probabilities to 1e-6: differences between machines are 1e-16
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Target:
         name: for people and files.
         denoiser: what samplers are given.
         target_class: z.
-        class_law: p(x | z), float64 (N,)*D; of a learned denoiser that of the data it was trained on.
+        class_law: p(x | z), float64 (N,)*D; for a learned denoiser that of its training data.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Target:
         return self.denoiser.num_dims
 
     def tilted(self, w: float) -> Tensor:
-        """The tilted law p_{z,w}, float64 (N,)*D; of conditionals without a joint its mean over all orders.
+        """The tilted law p_{z,w}, float64 (N,)*D; for conditionals without a joint, its mean over all orders.
 
-        That is in proportion to the sum over orders of prod rho (theory, section 11).
+        It is proportional to the sum over orders of prod rho (theory, section 11).
         """
         return tilted_weights(self.denoiser, Guidance(w), self.target_class, "uniform").law
 
     def fingerprint(self) -> str:
-        """A short hash of what a sampler can ask for, and of the class's law: to 1e-6, the same on every machine."""
+        """A short hash of all conditionals and of the class's law: to 1e-6, the same on every machine."""
         denoiser = self.denoiser
         states = points_at(
             torch.arange((denoiser.num_tokens + 1) ** self.num_dims), denoiser.num_tokens + 1, self.num_dims
@@ -86,7 +86,7 @@ class Target:
 
     @property
     def row(self) -> TargetRow:
-        """As it is described in a report."""
+        """The target's row in a report."""
         d = self.denoiser
         return TargetRow(self.name, d.num_tokens, d.num_dims, d.num_classes, self.target_class, self.fingerprint())
 
@@ -97,7 +97,7 @@ def of_table(name: str, mixture: TableMixture, target_class: int) -> Target:
 
 
 def tiny_mnist() -> TableMixture:
-    """MNIST's training images on 3 x 3 binary cells, from the counts that are kept beside this module."""
+    """MNIST's training images on 3 x 3 binary cells, from the counts stored beside this module."""
     counts = torch.from_numpy(read_npz(DIGITS, ["counts"])["counts"]).double()
     totals = counts.sum(dim=1)
     return TableMixture((counts / totals[:, None]).reshape(-1, *[2] * 9), totals / totals.sum())
@@ -135,7 +135,7 @@ def motif() -> HiddenMarkovMixture:
 
 
 def learned_rotation() -> Target:
-    """`rotation(4)` as a small network learned it: its answers to all partial states, kept beside this module."""
+    """`rotation(4)` as a small network learned it: its outputs for all partial states, stored beside this module."""
     # of every label, the null class last, and every partial state in C order: (K + 1, (N+1)^D, D, N)
     log_probs = torch.from_numpy(read_npz(LEARNED, ["log_probs"])["log_probs"]).double().log_softmax(dim=-1)
     num_classes, num_dims, num_tokens = len(log_probs) - 1, *log_probs.shape[2:]

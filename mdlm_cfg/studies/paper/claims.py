@@ -1,7 +1,7 @@
 """Claims of arXiv 2506.10971, compared with exact laws, a trained network's exact law, and samples.
 
 One function per experiment (experiment=paper/... in the configs) makes claims, each with the exact value, the learned
-value and a verdict that is computed, not written. Here is what they are made of.
+value and a computed verdict. This module has their parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdlm_cfg.studies.evaluation import StrengthEvaluation, TableEvaluation
 from mdlm_cfg.studies.findings import col
 from mdlm_cfg.support.numbers import short
 
-ABSENT = "-"  # where nothing was learned
+ABSENT = "-"  # if nothing was learned
 SAME = 1e-10  # laws closer than this are equal
 DECAY_TAU = 0.5
 DECAY_STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -39,7 +39,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class PaperResult:
-    """The claims of an experiment and tables to stand beside them: (title, columns, rows)."""
+    """The claims of an experiment, with tables beside them: (title, columns, rows)."""
 
     claims: list[Claim]
     tables: Sequence[tuple[str, list[str], list[list[str]]]] = ()
@@ -54,19 +54,19 @@ def verdict(holds: bool) -> str:
 
 
 def per_w(e: TableEvaluation, value: Callable[[StrengthEvaluation], float]) -> str:
-    """A number of every strength, such as "0.1234 (w = 1), 0.2345 (w = 2)"."""
+    """A number for every strength, such as "0.1234 (w = 1), 0.2345 (w = 2)"."""
     return ", ".join(f"{short(value(r))} (w = {r.w:g})" for r in e.results)
 
 
 def learned_per_w(e: TableEvaluation, value: Callable[[Tensor, StrengthEvaluation], float]) -> str:
-    """A number of the network's exact law at every strength; "-" where there is none."""
+    """A number of the network's exact law at every strength; "-" if there is none."""
     if not all("learned" in r.laws for r in e.results):
         return ABSENT
     return per_w(e, lambda r: value(r.laws["learned"], r))
 
 
 def still_masked(e: TableEvaluation) -> str:
-    """-ln TV of a network's own chain at `DECAY_TAU`, for `DECAY_STRENGTHS`; "-" where nothing was learned."""
+    """-ln TV of a network's own chain at `DECAY_TAU`, for `DECAY_STRENGTHS`; "-" if nothing was learned."""
     if (learned := e.learned) is None:
         return ABSENT
     values = [-float(log_still_masked(learned, g, e.target_class, [DECAY_TAU])[0]) for g in DECAY_GUIDANCES]

@@ -29,16 +29,16 @@ FROM_ZERO = ("1d_overlap", "2d_projection", "2d_overlap")  # their claims compar
 
 
 def check(name: str, target: object, plan: Plan) -> None:
-    """Refuse, before any work, what an experiment has no answer for.
+    """Refuse, before any work, input to which an experiment's claims do not apply.
 
     Args:
         name: of `EXPERIMENTS`.
         target: the data's distribution.
-        plan: what would be evaluated; its classes, or class 0.
+        plan: of the evaluation; its classes, or class 0.
 
     Raises:
-        UserError: an unknown name, another kind of guidance than the paper's, data of another shape than the claims are
-            about, or strengths that they cannot be judged by.
+        UserError: an unknown name, a kind of guidance other than the paper's, data whose shape the claims do not cover,
+            or strengths that cannot test them.
     """
     one_of("paper experiment", name, EXPERIMENTS)
     _check_guidances(name, plan)

@@ -27,10 +27,10 @@ class AtStrength:
     """Laws at one strength, each as 1000 times the mean probability per state by k.
 
     Attributes:
-        found: what guidance it is of.
+        found: the results for its guidance.
         exact: of the exact chain. stepped: of the paper's 50 steps with exact conditionals.
-        learned, learned_stepped: of the network's own chain and steps; None where nothing was learned.
-        sampled: of 10,000 samples in 50 steps, the network's where there is one.
+        learned, learned_stepped: of the network's own chain and steps; None if nothing was learned.
+        sampled: of 10,000 samples in 50 steps, the network's if there is one.
     """
 
     found: StrengthEvaluation
@@ -41,7 +41,7 @@ class AtStrength:
     sampled: list[float]
 
     def rows(self) -> list[list[str]]:
-        """One per law that there is, and the paper's own measurement."""
+        """One row per available law, and the paper's own measurement."""
         whose = "with exact conditionals" if self.learned_stepped is None else "of the network"
         values = {
             "exact": self.exact,
@@ -56,7 +56,7 @@ class AtStrength:
 
 
 def hypercube(e: TableEvaluation) -> PaperResult:
-    """The paper's table beside exact values, and its k = 5 entry taken apart."""
+    """The paper's table beside exact values, and an analysis of its k = 5 entry."""
     masks = overlap_masks(e.target, e.target_class)
     rows: list[list[str]] = []
     claims: list[Claim] = []

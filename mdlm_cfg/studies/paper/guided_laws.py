@@ -26,7 +26,7 @@ class Laws:
     Attributes:
         w: the strength. target, target_class: what is guided, and to which class.
         tilted: the tilted law of strength w.
-        by_name: (N,)*D each; "class" is what the chain ends in at w = 0.
+        by_name: (N,)*D each; "class" is the chain's terminal law at w = 0.
     """
 
     w: float
@@ -61,7 +61,7 @@ Number = Callable[[Laws, str], float]
 
 @dataclass(frozen=True)
 class Both:
-    """The same laws by exact conditionals and, where there is a network, by its own: one entry for each w > 0."""
+    """The same laws with exact conditionals and, if there is a network, with its own: one entry for each w > 0."""
 
     exact: list[Laws]
     learned: list[Laws]
@@ -74,7 +74,7 @@ class Both:
 
 
 def _values(found: Sequence[Laws], number: Number, names: Sequence[str]) -> str:
-    """Such as "early 0.1234, late 0.0123 (w = 1); ..."; "-" where there are no laws."""
+    """Text such as "early 0.1234, late 0.0123 (w = 1); ..."; "-" without laws."""
     parts = [f"{', '.join(f'{name} {short(number(laws, name))}' for name in names)} (w = {laws.w:g})" for laws in found]
     return "; ".join(parts) or ABSENT
 

@@ -1,4 +1,4 @@
-"""arXiv 2507.08965 (Rojas, He, et al.) on the rate: normalised, guidance says what a coordinate becomes, not when."""
+"""arXiv 2507.08965 (Rojas, He, et al.) on the rate: normalised guidance decides what a coordinate becomes, not when."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NORMALIZED = "normalized"
 
 
 def normalized(e: TableEvaluation) -> PaperResult:
-    """Rates that are normalised beside those that are not: how fast they unmask, and what steps make of them."""
+    """Normalised and unnormalised rates: how fast they unmask, and the error of steps."""
     z = e.target_class
     made = {}
     early = {"unguided": partial(_early_law, RATE, z, 0.0)}
@@ -57,7 +57,7 @@ def _on_steps(both: Both) -> list[Claim]:
     names = [name for pair in pairs for name in pair]
 
     def error(laws: Laws, name: str) -> float:
-        """TV of the steps to continuous time, of the same kind."""
+        """TV of the steps to continuous time, for the same kind."""
         return laws.between(name.split(" ")[0], name)
 
     return [
@@ -97,7 +97,7 @@ def _early_law(kind: str, target_class: int, strength: float | None, denoiser: D
 
 
 def _unmasked(laws: Laws, name: str) -> float:
-    """The expected share of coordinates that are unmasked."""
+    """The expected share of unmasked coordinates."""
     law = laws.by_name[name]
     masked = sum(float(law.select(axis, -1).sum()) for axis in range(law.ndim))
     return 1 - masked / law.ndim

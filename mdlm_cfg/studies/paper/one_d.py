@@ -29,7 +29,7 @@ from mdlm_cfg.support.numbers import short
 
 
 def disjoint(e: TableEvaluation) -> PaperResult:
-    """Disjoint classes in one dimension: guidance changes the speed and nothing else."""
+    """Disjoint classes in one dimension: guidance changes only the speed."""
     unchanged = max(r.guidance_effect for r in e.results)
     expected = -math.log(float(e.target.class_weights[e.target_class]))
     slope = decay_of(e).fit_slope[1]

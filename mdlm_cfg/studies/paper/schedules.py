@@ -1,7 +1,7 @@
 """arXiv 2507.08965 (Rojas, He, et al.) on schedules: guidance early and late.
 
-Its statements in words become distances between exact laws. "Early" is while at most half of the other coordinates are
-unmasked, "late" from there on: in both the same number of coordinates is guided with the same strength.
+Its verbal statements become distances between exact laws. "Early" is while at most half of the other coordinates are
+unmasked, "late" is after that: both guide the same number of coordinates with the same strength.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdlm_cfg.studies.paper.guided_laws import Both, Laws, laws_of, terminal, ve
 
 
 def early(e: TableEvaluation) -> PaperResult:
-    """Guidance in the first half of the coordinates, and in the second: as strong, and as many."""
+    """Guidance of equal strength in the first half of the coordinates and in the second."""
     guidances: dict[str, Callable[[float], Guidance]] = {
         "class": lambda w: Guidance(0.0),
         "constant": Guidance,
@@ -71,7 +71,7 @@ def _on_halves(both: Both) -> list[Claim]:
 
 
 def late(e: TableEvaluation) -> PaperResult:
-    """Schedules that rise and that fall, and what the best one does."""
+    """Rising and falling schedules, and the shape of the best one."""
     guidances: dict[str, Callable[[float], Guidance]] = {
         "constant": Guidance,
         "rising": lambda w: Guidance(LinearRamp(0.0, w)),

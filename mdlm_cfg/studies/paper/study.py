@@ -27,11 +27,11 @@ class Paper:
     rows: ClassVar[Rows] = {"claims": Claim}
 
     def check(self, case: Case) -> None:
-        """Refuse an unknown experiment, and data or strengths that it says nothing of."""
+        """Refuse an unknown experiment, and data or strengths to which it does not apply."""
         check(self.experiment, case.target, case.plan)
 
     def pieces(self, case: Case) -> Iterable[Piece]:
-        """The distributions and samples that the claims read."""
+        """The distributions and samples that the claims use."""
         yield from evaluation_pieces(case)
 
     def findings(self, case: Case, made: Made) -> Findings:

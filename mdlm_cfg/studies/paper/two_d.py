@@ -24,7 +24,7 @@ from mdlm_cfg.studies.paper.claims import (
 
 
 def by_regions(e: TableEvaluation) -> PaperResult:
-    """Two dimensions: who gains and who loses, and that the guided law is not the tilted one."""
+    """Two dimensions: which regions gain and lose, and that the guided law is not the tilted one."""
     parts = regions(e.target, e.target_class)
     guided = [r for r in e.results if r.w > 0]
     gap = max(r.gap_to_tilted for r in guided)
@@ -58,7 +58,7 @@ def by_regions(e: TableEvaluation) -> PaperResult:
 
 
 def _ordered(law: Tensor, parts: list[Region]) -> bool:
-    """Whether every state-wise mean of a more private sort of region is at least that of every less private one."""
+    """Whether the mean per state in a more private type of region is always at least that in a less private one."""
     by_sort: dict[int, list[float]] = {}
     for part in parts:
         by_sort.setdefault(len(part.overlapping) + part.shared, []).append(region_mass(law, part)[1])
@@ -67,7 +67,7 @@ def _ordered(law: Tensor, parts: list[Region]) -> bool:
 
 
 def _covariance(first: StrengthEvaluation, last: StrengthEvaluation) -> Claim:
-    """Of the first and the last strength."""
+    """The claim on the covariance, at the first and the last strength."""
     before, after = (mean_and_covariance(r.laws["exact"])[1] for r in (first, last))
 
     def both(name: str) -> str:
@@ -86,7 +86,7 @@ def _eigenvalues(law: Tensor) -> str:
 
 
 def _table(e: TableEvaluation, parts: list[Region], samples: str) -> tuple[str, list[str], list[list[str]]]:
-    """Mean probability per state by region and w, of every law that there is."""
+    """Mean probability per state by region and w, for every available law."""
     heads = {"exact": "exact", "learned": "learned", "samples": samples}
     names = [name for name in heads if all(name in r.laws for r in e.results)]
     rows = [
