@@ -1,4 +1,4 @@
-"""Data, loggers and trainer from a plain configuration: the rest of a run is made by `mdlm_cfg.training.build`."""
+"""Data, loggers and trainer from a plain configuration; `mdlm_cfg.training.build` makes the rest of a run."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ from mdlm_cfg.training.saving import WholeFiles
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}  # of the trainer
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")  # days, hours, minutes, seconds
 REFUSALS = (ValueError, TypeError, AttributeError, ImportError, MisconfigurationException)  # of Lightning
-DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint's data may be made by
-ELSEWHERE = {  # what callbacks of Lightning would do again, or for settings that are elsewhere
+DATA = ("mdlm_cfg.training.data", "mdlm_cfg.targets.*")  # modules that a checkpoint may name for its data
+ELSEWHERE = {  # callbacks of Lightning, and the setting that already does what each would do
     WeightAveraging: "ema_decay",
     StochasticWeightAveraging: "ema_decay",
     LearningRateFinder: "optimizer.lr",
@@ -61,7 +61,7 @@ LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvir
 
 
 def for_own_targets(config: TrainSchema, overrides: Sequence[str]) -> TrainSchema:
-    """The settings without those settings of the files that were meant for another network, objective, optimiser.
+    """The settings, without those of files that were meant for another network, objective or optimiser.
 
     Where `net._target_=...` or `net=...` is given, the other settings of `net` that come from files count only if
     that network takes them.
@@ -83,13 +83,13 @@ def for_own_targets(config: TrainSchema, overrides: Sequence[str]) -> TrainSchem
 
 
 def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
-    """A data module, set up. Settings may come from a checkpoint: they can name this package's data alone.
+    """A data module, set up. Settings may come from a checkpoint, so they may name only this package's data.
 
-    `path` is where a user says which file; the arguments proper refer to it.
+    `path` is the setting in which a user names a file; it is no argument of its own, but other arguments refer to it.
 
     Args:
         settings: with `_target_`.
-        trusted: names that whoever runs the program gave.
+        trusted: names given by whoever runs the program.
 
     Raises:
         UserError: a name outside `mdlm_cfg.training.data` and `mdlm_cfg.targets` that is not trusted.
@@ -97,7 +97,7 @@ def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
     arguments = {key: value for key, value in settings.items() if key != "path"}
     data = make(arguments, "data", DATA, trusted)
     if not isinstance(data, DiffusionData):
-        raise UserError(f"data cannot be made by {settings['_target_']}: it makes a {type(data).__name__}")
+        raise UserError(f"{settings['_target_']} cannot provide data: it makes a {type(data).__name__}")
     data.prepare_data()
     data.setup("fit")
     return data
@@ -117,16 +117,16 @@ def build_loggers(
     Args:
         settings: of the logger, with `_target_`.
         folder: for its files.
-        run: NAME/DATE_TIME of the training run, or NAME of an exact evaluation. On wandb NAME, the experiment, is the
-            group: its seeds and the evaluations of them are one.
+        run: NAME/DATE_TIME of the training run, or NAME of an exact evaluation. On wandb, NAME (the experiment) is the
+            group that its seeds and their evaluations share.
         job_type: "train" or "eval".
-        config: of the whole, which wandb shows with the run.
+        config: the whole configuration, which wandb shows with the run.
         made: the record of what the command makes, for the loggers' files.
-        kept_steps: the lines of metrics.csv of the steps before this one stay: of a run that is resumed in its folder.
+        kept_steps: lines of metrics.csv for steps before this one are kept, for a run that resumes in its folder.
     """
     if settings.get("mode") in ("offline", "disabled"):
         os.environ.setdefault("WANDB_SILENT", "true")  # its summary would bury ours
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would tell its server of itself all the same
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it would still contact its server
     target = str(settings.get(TARGET))
     is_wandb = target.endswith("WandbLogger")
     if is_wandb:
@@ -153,7 +153,7 @@ def build_loggers(
 
 
 def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: list[Any]) -> Trainer:
-    """Lightning's trainer, with the bar if it is wanted; precision "auto" is bf16-mixed where that is fast.
+    """Lightning's trainer, with a progress bar if configured; precision "auto" is bf16-mixed where that is fast.
 
     Raises:
         UserError: settings that Lightning's Trainer does not take.
@@ -168,7 +168,7 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
     is_alone = means_one_process(settings) or is_alone_in_slurm()
     plugins = [WholeFiles(), *([LightningEnvironment()] if is_alone else [])]
     filled: dict[str, Any] = {"logger": loggers, "callbacks": [*callbacks, *bar], "plugins": plugins}
-    for key in ("logger", "callbacks", "plugins"):  # the user's own: beside ours, which save what a run needs
+    for key in ("logger", "callbacks", "plugins"):  # the user's own join ours, which save what a run needs
         own = settings.get(key) or []
         own = own if isinstance(own, list) else [own]
         made = [make(one, f"trainer.{key}", (), names_in(one)) for one in own]
@@ -190,16 +190,16 @@ def build_trainer(settings: dict[str, Any], loggers: list[Logger], callbacks: li
         raise UserError(
             f"trainer._target_={settings[TARGET]} makes a {type(trainer).__name__}, not a trainer of Lightning"
         )
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # nothing that those learn comes back
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # weights trained in copies never come back
         raise UserError(f"trainer.strategy = {settings.get('strategy')} trains in copies of this process: give ddp")
-    trainer.loggers = filled["logger"]  # `fast_dev_run` takes them away, and a run has its metrics.csv
+    trainer.loggers = filled["logger"]  # `fast_dev_run` removes them, but every run has a metrics.csv
     return trainer
 
 
 def means_one_process(trainer: Mapping[str, Any] | None) -> bool:
     """Whether a trainer's settings mean this process alone, whatever number a launcher has given it.
 
-    Slurm, torchrun and the like number the processes that they start, also where each of them is a run of its own.
+    Slurm, torchrun and the like number the processes that they start, even where each of them is a separate run.
     """
     return not trainer or (str(trainer.get("devices", "auto")) == "1" and str(trainer.get("num_nodes", 1)) == "1")
 
@@ -207,7 +207,7 @@ def means_one_process(trainer: Mapping[str, Any] | None) -> bool:
 def rank_without_launcher(trainer: Mapping[str, Any] | None) -> int | None:
     """The number of this process in its run, 0 for the first; None where a launcher that Lightning knows has given it.
 
-    Lightning reads it in RANK too, which it does not follow then: a cluster or a shell may have set that.
+    Lightning also reads the number from RANK but then does not act on it: a cluster or a shell may have set that.
     """
     if means_one_process(trainer):
         return 0
@@ -220,17 +220,17 @@ def rank_without_launcher(trainer: Mapping[str, Any] | None) -> int | None:
 def is_alone_in_slurm(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is in an allocation of Slurm, but is not one of its tasks.
 
-    So it is in the shell of `salloc`, in `srun --pty bash`, and in a batch script that does not call `srun`. Lightning
-    would take it for one of SLURM_NTASKS, and wait for the others.
+    This is the case in the shell of `salloc`, in `srun --pty bash`, and in a batch script that does not call `srun`.
+    Lightning would take it for one of SLURM_NTASKS processes, and wait for the others.
     """
     is_task = "SLURM_STEP_ID" in environment and "SLURM_PTY_PORT" not in environment
     return "SLURM_NTASKS" in environment and not is_task and "TORCHELASTIC_RUN_ID" not in environment
 
 
 def check_trainer(settings: Mapping[str, Any] | None) -> None:
-    """Raise UserError for a device on which nothing here can be right.
+    """Raise UserError for a device on which no result here could be right.
 
-    So do numbers that Lightning would only trip over, or take for another, when training has begun.
+    Also for numbers that Lightning would reject, or misread, only once training has begun.
     """
     settings = settings or {}
     for key, least in LEAST.items():
@@ -252,7 +252,7 @@ def check_trainer(settings: Mapping[str, Any] | None) -> None:
 
 
 def check_something_to_train(settings: Mapping[str, Any], before: Path | None) -> None:
-    """Raise UserError for a trainer that would not take a step, unless there is a checkpoint of before to test."""
+    """Raise UserError for a trainer that would not take a step, unless there is an earlier checkpoint to test."""
     for key in ("max_epochs", "max_steps", "max_time", "limit_train_batches"):
         value = settings.get(key)
         is_nothing = not any(value.values()) if isinstance(value, Mapping) else value in (0, "", "00:00:00:00")
@@ -264,12 +264,12 @@ def device_meant_by(accelerator: str) -> str:
     """The kind of device that a Lightning accelerator means on this machine."""
     devices = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
     device = devices.get(accelerator, "cuda" if torch.cuda.is_available() else "cpu")
-    # where there is none the trainer says so
+    # if there is none, the trainer says so
     return "cpu" if device == "cuda" and not torch.cuda.is_available() else device
 
 
 def say_precision(config: TrainSchema, device: torch.device) -> None:
-    """One line on what "auto" was decided to be, where a part of the configuration asks for it."""
+    """Print one line on what precision "auto" became, if the configuration contains it."""
     parts = [part for part in ("trainer", "optimizer") if getattr(config, part).get("precision") == "auto"]
     if not parts or not is_first_process():
         return

@@ -1,6 +1,6 @@
 """The commands: `python train.py`, `python eval.py` and `python -m mdlm_cfg.sample` (mdlm-train, -eval and -sample).
 
-Nothing heavy is imported before a configuration is known to be right: help and a typo are answered within a second.
+Nothing heavy is imported before a configuration has been checked: help and typos are answered within a second.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _imported(module: str) -> ModuleType:
         return import_module(f"mdlm_cfg.app.{module}")
     finally:
         gc.enable()
-        gc.freeze()  # nor is what was imported looked through later
+        gc.freeze()  # later collections skip the imported objects as well
         atexit.register(gc.unfreeze)  # or libraries would report at exit that it was never freed
 
 
@@ -154,12 +154,12 @@ def _run_work(name: str) -> None:
 
 
 def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], typed: Sequence[str]) -> list[Failure]:
-    """Let hydra compose the configuration of the run, or of every job, and do it; what went wrong in a run.
+    """Let hydra compose the configuration of the run, or of every job, and run it; returns the failures.
 
     Args:
-        recipe: arguments that nobody gave: the recipe of the data. No folder and no page names them.
-        typed: the arguments as they were given. Lightning starts the other processes of a run with them; they compose
-            the same configuration, which they could not from arguments in the form that hydra takes.
+        recipe: arguments that the user did not give: the recipe of the data. They appear in no folder name and no page.
+        typed: the arguments as they were given. Lightning starts the other processes of a run with them; from arguments
+            already rewritten for hydra, they could not compose the same configuration.
     """
     failures = []
 
@@ -178,8 +178,8 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
                 refuse_processes(config.trainer)
                 refuse_one_wandb_run(getattr(config, "logger", None))
                 decided = job.check(config)
-            except UserError as error:  # of the sweep as a whole: it ends here, and hydra has nothing to say
-                if os.getpid() != sweep.process:  # hydra brings it to the process of the command
+            except UserError as error:  # of the whole sweep, which ends here without a message from hydra
+                if os.getpid() != sweep.process:  # hydra passes it to the process of the command
                     raise
                 exit_with([Failure("", error)])
             with interrupts_alike():  # of a process that a launcher has started
@@ -201,7 +201,7 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
 
 @contextmanager
 def help_as_text() -> Iterator[None]:
-    """Within it, argparse takes an option whose help is not a text.
+    """Inside, argparse accepts an option whose help is not text.
 
     Hydra 1.3 declares `--shell-completion` with such a help. Python 3.14's argparse checks every help when an option is
     declared, and ends each command in "badly formed help string" (facebookresearch/hydra, issue 3121).

@@ -1,6 +1,6 @@
-"""Every command as a process of its own: an interrupt is the same from its first moment to its last.
+"""Every command as a process of its own: interrupts are handled alike from its start to its end.
 
-What a command needs is imported inside, which takes up to seconds.
+Imports happen inside, because they take up to a few seconds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ INTERRUPTED = 130  # the exit code
 
 
 def process(module: str, function: str = "main") -> None:
-    """Call a function of a module, as all that this process does; an interrupt at any time ends it with `INTERRUPTED`.
+    """Call a function of a module as this process's only work; an interrupt at any time ends it with `INTERRUPTED`.
 
-    Once it has ended, what is left is the end of Python, which takes a part of a second: interrupts are ignored then,
-    or the exit code would be that of a signal. So it would be where an interrupt came while code in a text was run, as
-    `dataclasses` does: Python remembers it until other code in a text is run.
+    Interrupts are ignored while Python shuts down afterwards (a fraction of a second), or the exit code would be that
+    of a signal. It would also be if an interrupt came while code was run from a string, as `dataclasses` does: Python
+    remembers the interrupt until it runs other code from a string.
     """
     for number in INTERRUPTS:
         if is_default(signal.getsignal(number)):

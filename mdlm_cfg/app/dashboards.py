@@ -36,7 +36,7 @@ def _save(where: str, is_dry: bool) -> None:
         return
     import wandb
 
-    if not wandb.api.api_key:  # wandb itself would ask, or wait
+    if not wandb.api.api_key:  # wandb itself would prompt, or wait
         raise UserError("wandb has no account here: run `wandb login` first, or give --dry-run")
     for made in (workspace, report):
         made.save()

@@ -37,11 +37,11 @@ USER_ERROR = 2
 FAULT = 1
 PACKAGE = Path(__file__).resolve().parent.parent
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # which a write finds without a name at hand
-PLUGINS = ("hydra_plugins", "core_plugins")  # folders of hydra's launchers and sweepers, the second of its own ones
-MOST_SAID = 2_000  # letters of a message: other code may raise a text of any length
-MOST_TRACED = 20_000  # of a traceback, which ends in that text
-OPEN = (errno.EMFILE, errno.ENFILE)  # whatever file is to be opened next
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # raised by a write that has no file name to report
+PLUGINS = ("hydra_plugins", "core_plugins")  # folders of hydra's launchers and sweepers; the second has its own
+MOST_SAID = 2_000  # characters of a message: other code may raise one of any length
+MOST_TRACED = 20_000  # characters of a traceback, which ends in that message
+OPEN = (errno.EMFILE, errno.ENFILE)  # whichever file was to be opened
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Account:
     """The message of a failure: plain text, which can be stored in a file.
 
     Attributes:
-        code: to exit with. said: one sentence. text: for the terminal, with a traceback where there is to be one.
+        code: to exit with. said: one sentence. text: for the terminal, with a traceback where one is shown.
     """
 
     code: int
@@ -90,7 +90,7 @@ def account_of(failure: Failure, full: bool = False) -> Account:
 
 
 def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None:
-    """Say what ended each job and exit: code 2 if users can fix all of it, 1 otherwise; nothing for no failures.
+    """Print what ended each job and exit: code 2 if users can fix every failure, else 1; without failures do nothing.
 
     Args:
         full: see `account_of`.
@@ -104,7 +104,7 @@ def exit_with(failures: Sequence[Failure | Account], full: bool = False) -> None
 
 
 def interrupted() -> int:
-    """Say that a command was interrupted, after what is kept; the code to exit with."""
+    """Say that a command was interrupted, after the messages on what is kept; returns the exit code."""
     print("interrupted", file=sys.stderr)
     return INTERRUPTED
 
@@ -113,7 +113,7 @@ def interrupted() -> int:
 def as_command() -> Iterator[None]:
     """Streams, interrupts and errors of a command, for its work inside: every command ends in the same way.
 
-    Those that hydra starts do more at their end (`mdlm_cfg.app.cli`).
+    Commands that hydra starts do more at their end (`mdlm_cfg.app.cli`).
     """
     with steady_streams(), interrupts_alike():
         try:
@@ -142,7 +142,7 @@ def sentence(error: BaseException) -> str | None:
             return comma_outside_brackets(ambiguous[1])
         swept = re.match(r"Sweep parameters '(.*)' requires --multirun", text_of(error))
         if swept is not None:
-            return f"{swept[1]} asks for several jobs: give it with -m, as -m {swept[1]}"
+            return f"{swept[1]} means several jobs: give it with -m, as in -m {swept[1]}"
         message = _hydra_line(text_of(error))
         wrong = re.match(r"Error merging override \+*(\w+)=(.*)", message)
         if wrong is not None and wrong[1] in TYPES and isinstance(cause, ValidationError):
@@ -151,11 +151,11 @@ def sentence(error: BaseException) -> str | None:
         if re.search(r"^In '(\w+)/.*Key '\1' not in ", message):
             message += "; settings of the whole command need # @package _global_ as the first line of that file"
         return f"{message}: {_hydra_line(text_of(cause))}" if isinstance(cause, OmegaConfBaseException) else message
-    # Lightning's own, known by its name: to import it takes seconds
+    # Lightning's own, recognised by name: importing it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return on_one_line(text_of(error)) or type(error).__name__
     if isinstance(error, RuntimeError) and text_of(error).startswith("Early stopping conditioned on metric"):
-        return on_one_line(text_of(error))  # of Lightning, with the names that there are
+        return on_one_line(text_of(error))  # of Lightning, with the names of the metrics
     if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):  # also slow to import
         return (
             f"wandb refused this: {on_one_line(text_of(error))}; see the logger's settings and the variables WANDB_..."
@@ -167,7 +167,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _of_a_launcher(error: BaseException) -> str | None:
-    """What a launcher or a sweeper says, which is a plugin of hydra, such as of a cluster that is not there."""
+    """The message of a launcher or sweeper, a plugin of hydra, such as of a cluster that is not available."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(PACKAGE):  # a job in this process
@@ -180,7 +180,7 @@ def _of_a_launcher(error: BaseException) -> str | None:
 
 
 def _of_the_environment(error: BaseException) -> str | None:
-    """What a library says of an environment variable: its code names the variable, and the message its value.
+    """A library's error about an environment variable: its code names the variable, and the message its value.
 
     The name is in the code itself, or in a constant of its module.
     """
@@ -200,7 +200,7 @@ def _of_the_environment(error: BaseException) -> str | None:
 
 
 def _texts(constants: Iterable[object]) -> Iterator[str]:
-    """The texts among the constants of a code, and in tuples of them."""
+    """The strings among the constants of a code object, also those in tuples."""
     for value in constants:
         if isinstance(value, tuple | frozenset):
             yield from _texts(value)
@@ -209,7 +209,7 @@ def _texts(constants: Iterable[object]) -> Iterator[str]:
 
 
 def _of_the_machine(error: BaseException) -> str | None:
-    """What is said of the disk, of another process and of memory; None of any other error."""
+    """The message for an error of the disk, of another process or of memory; None for any other error."""
     if isinstance(error, FileNotFoundError) and error.errno == errno.ENOENT and error.filename is None:  # of os.getcwd
         return "the working directory no longer exists: change to another one"
     if isinstance(error, OSError) and error.errno in OPEN:
@@ -278,7 +278,7 @@ def _place_in_own_code(error: BaseException) -> str | None:
 
 
 def _device_of_own_code() -> str | None:
-    """What is said of own code that has changed where torch makes every tensor, also those of this package."""
+    """The message for own code that has changed the device on which torch makes all tensors, ours included."""
     torch = sys.modules.get("torch")
     if not OWN or torch is None or torch.get_default_device().type == "cpu":
         return None
@@ -288,10 +288,10 @@ def _device_of_own_code() -> str | None:
 
 @contextmanager
 def no_exit_of_own_code() -> Iterator[None]:
-    """Code that the command line names cannot end a command inside as if all were done, nor a sweep with its job.
+    """Code that the command line names cannot end a command as if its work were done, nor a whole sweep with one job.
 
     Raises:
-        UserError: in place of a SystemExit, or another error that is no Exception (`asyncio.CancelledError`).
+        UserError: in place of a SystemExit, or another error that is not an Exception (`asyncio.CancelledError`).
     """
     try:
         yield
@@ -313,7 +313,7 @@ def own_places() -> list[Path]:
 
 
 def _is_of_another_process(error: BaseException) -> bool:
-    """Whether torch says that one of several processes does not answer any more."""
+    """Whether torch reports that one of several processes no longer answers."""
     name = type(error).__name__
     text = text_of(error)
     is_of_gloo = isinstance(error, RuntimeError) and "gloo" in text and ("by peer" in text or "Timed out" in text)
@@ -321,7 +321,7 @@ def _is_of_another_process(error: BaseException) -> bool:
 
 
 def _not_yaml(error: yaml.YAMLError) -> str:
-    """The file of YAML that cannot be read, and where in it."""
+    """The YAML file that cannot be read, and the line."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:  # of a character that is not allowed
         return f"{getattr(error, 'name', 'a file')} is not YAML: {on_one_line(text_of(error))}"

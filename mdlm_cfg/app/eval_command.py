@@ -41,7 +41,7 @@ from mdlm_cfg.training.metrics import METRICS
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.runs import LoadedRun, load_run
 
-ALL_STEPS = sys.maxsize  # of metrics.csv: an evaluation adds to what a run has logged in the same folder
+ALL_STEPS = sys.maxsize  # of metrics.csv are kept: an evaluation adds to what a run has logged in the same folder
 SMALL_TABLE = 20_000  # states
 
 
@@ -50,9 +50,9 @@ class Subject:
     """What is evaluated, and by which study.
 
     Attributes:
-        settings: all that decide the report.
+        settings: all settings that decide the report.
         shown: at the head of the page. run_name: on wandb. step: of training.
-        run_folder: of a trained network. who: in the title of the page, where that is no trained network.
+        run_folder: of a trained network. who: the model in the page's title, if it is not a trained network.
     """
 
     data: Data
@@ -86,8 +86,8 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
     """Judge the exact denoiser of the data, or a denoiser of the user's own."""
     if config.ckpt_path is not None:
         raise UserError(
-            f"ckpt_path={config.ckpt_path} cannot be combined with a denoiser that is not a run's: leave it or "
-            "denoiser=... out"
+            f"ckpt_path={config.ckpt_path} cannot be combined with a denoiser that is not a run's: leave out it or "
+            "denoiser=..."
         )
     guides = checked_guides(config, overrides)  # refused before anything is loaded
     asked = build_study(config.study, config.study)
@@ -163,7 +163,7 @@ def _evaluated(
 
 
 def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """The data to evaluate a run on, and their settings: those it was trained on; others that are named are refused."""
+    """The data to evaluate a run on, and their settings: those it was trained on; any others are refused."""
     saved = run.config.get("data")
     if not isinstance(saved, dict):
         if given_for(overrides, "data") is None:
@@ -182,6 +182,6 @@ def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> tu
 
 
 def _one_thread_for_small_tables(config: EvalSchema, data: Data) -> None:
-    """Laws of small tables are very many very small operations, which threads only hold up."""
+    """Use one thread: laws of small tables are very many tiny operations, which threads only slow down."""
     if config.threads is None and isinstance(data.target, TableMixture) and data.target.pmf.numel() <= SMALL_TABLE:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Evaluating a denoiser: the study of its data, and everything to which its report is written."""
+"""Evaluating a denoiser: the study of its data, and all the outputs of its report."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class Report:
         folder: for the files.
         title: of the page.
         run: what was run: command, checkpoint, ...
-        data: what the data say of themselves.
+        data: the description of the data.
         test: results of the test, by name; empty for none.
-        console: gets tables and the verdict.
-        settings: of the configuration: those that decide the report, and others.
+        console: where tables and the verdict are printed.
+        settings: the configuration's settings that decide the report, and the others.
         metrics: the metrics.csv of the training of the network that is judged, if the page is to show it.
     """
 
@@ -117,7 +117,7 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
     remove_parts(report.folder)  # of an evaluation that was killed while it wrote
     check_places_for((PAGE, TABLE_FILE, NUMBERS), report.folder, files_of(report.folder))
     cache = cache_of(report.folder, data, denoiser)
-    is_reused = denoiser is None or isinstance(denoiser, NetDenoiser)  # of another one nothing is
+    is_reused = denoiser is None or isinstance(denoiser, NetDenoiser)  # nothing is reused for any other
     again = f"out={shown_path(report.folder)} (eval.py), or ckpt_path=auto (train.py)"
     with saying_cached(cache, again) if is_reused else nullcontext():
         with signs_of_life() as say:
@@ -132,7 +132,7 @@ def evaluate(data: Data, denoiser: Denoiser | None, plan: Plan, report: Report, 
 
 
 def _of_the_training(about: Mapping[str, Any]) -> list[str]:
-    """What is said of a network whose training was not finished when it was saved."""
+    """The note on a network whose training was not finished when it was saved."""
     done = about.get(DONE, 1.0)
     if done >= 1:
         return []
@@ -143,7 +143,7 @@ def _of_the_training(about: Mapping[str, Any]) -> list[str]:
 
 
 def with_commands(sentence: str, about: Mapping[str, Any]) -> str:
-    """A sentence of a verdict, with the commands of this report in place of "the same options", where they are known.
+    """A sentence of a verdict, with this report's commands, where known, in place of "the same options".
 
     Args:
         about: see `Report.run`.
@@ -209,7 +209,7 @@ of guidance given to the training run."""
 
 
 def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
-    """The results of the test, by what they are called in words."""
+    """The results of the test, by their names in words."""
     found = {name.removeprefix("test/"): value for name, value in numbers.items()}
     rows = []
     for name, words in TEST_ROWS.items():
@@ -227,9 +227,9 @@ def _test_sections(numbers: Mapping[str, float]) -> list[Section]:
 
 
 def _training_sections(path: Path | None, folder: Path) -> list[Section]:
-    """The curve of validation against minutes, drawn in `folder`, where a run's metrics.csv is at `path`.
+    """The validation curve against minutes, drawn in `folder` from a run's metrics.csv at `path`.
 
-    It is the excess of the NELBO over the entropy where that is known, and else the NELBO.
+    It shows the excess of the NELBO over the entropy where the entropy is known, and otherwise the NELBO.
     """
     rows = [] if path is None or not path.is_file() else _validations(path)
     if len(rows) < 2:
@@ -251,7 +251,7 @@ def _training_sections(path: Path | None, folder: Path) -> list[Section]:
 
 
 def _validations(path: Path) -> list[dict[str, float]]:
-    """The numbers of each validation in a metrics.csv; none where a user has changed it into something else."""
+    """The numbers of each validation in a metrics.csv; none if a user has edited it so that it cannot be read."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             table = list(csv.DictReader(file))

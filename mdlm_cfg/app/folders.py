@@ -19,14 +19,14 @@ from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG, checkpoint_in, run
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_on
 
-LONGEST = "a" * 140  # longer than the names of all files: reports.style.MOST_BYTES, an ending, and that of a part
+LONGEST = "a" * 140  # longer than any file name: reports.style.MOST_BYTES, an extension, and the suffix of a part
 
 
 def checkpoint_of(config: TrainSchema, data_name: str, job: Path | None = None) -> Path | None:
     """The checkpoint that training resumes from, if any: the named one, or the one that `AUTO` finds.
 
     Args:
-        job: the folder of a job of a sweep: one that was begun there resumes by default.
+        job: the folder of a job of a sweep; a run begun there resumes by default.
     """
     is_first = is_first_process()
     name = config.name or data_name
@@ -49,9 +49,9 @@ def run_folder(
     overrides: Sequence[str] = (),
     job: Path | None = None,
 ) -> Iterator[tuple[Path, Made]]:
-    """A folder with the resolved configuration, which this process alone works on inside, and what was made for it.
+    """A folder with the resolved configuration, held by this process alone while inside, and the files made for it.
 
-    It is a new one, a job's own, or with `AUTO` that of the resumed run. Processes other than the first only need
+    It is a new folder, a job's own, or with `AUTO` that of the resumed run. Processes other than the first need only
     its name.
 
     Raises:
@@ -79,11 +79,11 @@ def run_folder(
 
 
 def check_place(folder: Path, key: str) -> None:
-    """Refuse, before any work, a folder that cannot hold the files of a command: it writes the longest name there.
+    """Refuse, before any work, a folder that cannot hold a command's files: one of the longest name is written there.
 
     Raises:
-        UserError: the folder may not be written, or a name in it is too long for the file system; with the key that
-            names another.
+        UserError: the folder is not writable, or a name in it is too long for the file system; names the key that
+            chooses another.
     """
     if not is_first_process():
         return
@@ -105,9 +105,9 @@ def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
 def place_for(
     asked: str | Path | None, job: Path | None, root: str | Path, name: str, overrides: Sequence[str], made: Made
 ) -> Path:
-    """The folder for what a command writes, which can hold it: the one given, a job's own, or a new one in root/name.
+    """A checked folder for a command's output: the one given, a job's own, or a new one in root/name.
 
-    Processes other than the first need no new one.
+    Processes other than the first make no new one.
 
     Raises:
         UserError: it cannot be made, or as `check_place`.

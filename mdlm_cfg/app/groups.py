@@ -1,4 +1,4 @@
-"""The groups of a command, the files of each, and the experiment that is meant by data that are named alone."""
+"""The groups of a command, the files of each, and the experiment implied by data that are given without one."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def options_of(group: str, configs: Path) -> dict[str, Path]:
 def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str]:
     """The arguments of a command, without GROUP=null where no file of that group is its default.
 
-    An experiment may have chosen one: there it is ~GROUP, by which hydra leaves it out.
+    If an experiment has chosen one, GROUP=null becomes ~GROUP, by which hydra leaves it out.
 
     Raises:
-        UserError: a group that is given null, a number or a mapping, alone or in a sweep: they name no
+        UserError: a group given as null, a number or a mapping, alone or in a sweep: these name no
             file, and hydra fails on them.
     """
     groups = groups_of(name, configs)
@@ -68,7 +68,7 @@ def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str
 
 
 def recipe_of(data: str, configs: Path, saved: str | None = None) -> str | None:
-    """The experiment that a file in conf/data names as its own ("# recipe: mnist"); None where the defaults do.
+    """The experiment that a file in conf/data names as its own ("# recipe: mnist"); None where the defaults suffice.
 
     Args:
         saved: the folder of a saved data set, which may hold sequences or images.
@@ -88,9 +88,9 @@ def _holds_sequences(saved: str) -> bool:
 
 
 def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
-    """The arguments of train.py, with `experiment=...` before `data=...` where the data's own recipe is meant.
+    """The arguments of train.py, with the data's own recipe as `experiment=...` before `data=...`, if none is given.
 
-    It is where no experiment is given: objective, network and optimiser then fit the data, and each can be overridden.
+    Objective, network and optimiser then fit the data, and each can be overridden.
 
     Raises:
         UserError: a sweep over data that have different recipes.

@@ -1,4 +1,4 @@
-"""What a rule of guidance needs besides the denoiser: the weaker one of `auto`, the classifier of `classifier`."""
+"""What a rule of guidance needs besides the denoiser: the weaker denoiser of `auto`, the classifier of `classifier`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mdlm_cfg.targets.table import TableMixture
 from mdlm_cfg.training.runs import load_run
 
 Sampled = Schema | SampleSchema
-RULE_OF = {"weak": "auto", "predictor": "classifier"}  # settings, each of one rule
+RULE_OF = {"weak": "auto", "predictor": "classifier"}  # each setting, and its rule
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Guides:
         return is_exact or ("auto" in needed and config.weak.smoothing is not None)
 
     def completed(self, config: Sampled, target: Any, own: NetDenoiser | None = None) -> Guides:
-        """These, with what comes from the data, or from the guided network itself.
+        """These guides, completed with what comes from the data or from the guided network itself.
 
         Args:
             config: of the command. target: the exact distribution of the data, or None. own: the guided network.
@@ -87,7 +87,7 @@ def smoothed(target: TableMixture, share: float) -> TableMixture:
 
 
 def guides_of(config: Sampled, given: Sampled | None = None) -> Guides:
-    """What the command line names by a path; `Guides.completed` adds the rest.
+    """The guides that the command line names by a path; `Guides.completed` adds the rest.
 
     Args:
         config: with `guidance`, `weak`, `predictor`, `batch_size` and `net`. given: that of the command line alone,
@@ -115,13 +115,13 @@ def guides_of(config: Sampled, given: Sampled | None = None) -> Guides:
 
 
 def rules_in(config: SamplingSchema) -> set[str]:
-    """Those rules in the guidance of a configuration that need something beside the denoiser."""
+    """The rules in a configuration's guidance that need something besides the denoiser."""
     words = config.guidance
     return set(re.findall(r"\b(auto|classifier)\b", words)) if isinstance(words, str) else set()
 
 
 def _check_settings(config: Sampled, given: Sampled, needed: Collection[str]) -> None:
-    """Raise UserError where a rule's settings were given for another one, or are not what it needs."""
+    """Raise UserError where settings belong to a rule that is not used, or a rule's own are not what it needs."""
     for name, rule in RULE_OF.items():
         used = [key for key, value in vars(getattr(given, name)).items() if value is not None]
         if used and rule not in needed:
@@ -150,4 +150,4 @@ class _Unknown:
         raise NotImplementedError
 
 
-UNKNOWN = Guides(_Unknown(), _Unknown())  # type: ignore[arg-type] # it is never asked
+UNKNOWN = Guides(_Unknown(), _Unknown())  # type: ignore[arg-type] # it is never called

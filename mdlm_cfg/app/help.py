@@ -76,7 +76,7 @@ def _paragraph(group: str, default: str | None, configs: Path) -> str:
 
 
 def _first_comment(path: Path) -> str:
-    """The first comment of a file that is no directive."""
+    """The first comment of a file that is not a directive."""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("#") and "@package" not in line:
             return line.lstrip("# ")
@@ -96,14 +96,14 @@ def suggestion(message: str, configs: Path, name: str) -> str:
     if unknown_key:
         word = next(word for word in unknown_key.groups() if word)
         near = did_you_mean(word, known_keys(configs, name) - {word, word.rpartition(".")[2]})
-        if word.startswith("trainer."):  # the files hold a few of those that Lightning's takes
+        if word.startswith("trainer."):  # the files list only some of its arguments
             return f"; another argument of Lightning's Trainer has a plus, +{word}=VALUE{near}"
         return near
     return ""
 
 
 def known_keys(configs: Path, name: str) -> set[str]:
-    """Every key of a command's file and of its groups' files, whole ("trainer.max_epochs") and last part."""
+    """Every key of a command's file and of its groups' files: the whole ("trainer.max_epochs") and the last part."""
     top = yaml.safe_load(settings_text(name, configs))
     groups = groups_of(name, configs)
     keys = {*groups, *top}

@@ -28,7 +28,7 @@ from mdlm_cfg.support.instantiate import OWN, changed_code, code_of_the_user
 from mdlm_cfg.support.schema import EvalSchema, Settings, TrainSchema, plain
 
 RECORD = "job.json"
-LOCK = "job.lock"  # beside it, while a process works on the job
+LOCK = "job.lock"  # beside the record while a process works on the job
 RUNNING = "running"
 DONE = "done"
 FAILED = "failed"
@@ -54,7 +54,7 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        folder: its own. overrides: what sets it apart from the others.
+        folder: its own. overrides: those in which it differs from the others.
     """
 
     folder: Path
@@ -62,11 +62,11 @@ class Job:
     overrides: list[str]
 
     def check(self, config: Settings) -> dict[str, Any]:
-        """What decides the job's result, if that is what decided what its folder holds.
+        """The settings and data that decide the job's result, checked against those recorded in its folder.
 
         Raises:
-            UserError: the folder holds a job that was done, or begun, with other settings or other data, or files that
-                no job wrote.
+            UserError: the folder holds a job that was done or begun with other settings or data, or files that no job
+                wrote.
         """
         from mdlm_cfg.training.checkpoints import CONFIG  # takes seconds
 
@@ -88,9 +88,9 @@ class Job:
         )
 
     def run(self, work: Callable[[Path], Outcome], full: bool, decided: Mapping[str, Any]) -> float | None:
-        """Do the work, unless it was done before, and say what became of it; the value of the outcome.
+        """Do the work, unless it was done before, and record how it ended; returns the value of the outcome.
 
-        An error ends the job, and not the sweep.
+        An error ends the job, but not the sweep.
 
         Args:
             work: gets the folder. full: keep the traceback of every error. decided: see `check`.
@@ -163,7 +163,7 @@ class Job:
 
 
 def _code_of(decided: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the user's own modules, without those that settings of other jobs alone have named."""
+    """Digests of the user's own modules, without those that only settings of other jobs name."""
     named = {name.rpartition(".")[0] for name in OWN}
     settings = repr(decided)
     code = code_of_the_user()
@@ -171,7 +171,7 @@ def _code_of(decided: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _relative(report: Path, sweep: Path) -> str:
-    """The path of a report within a sweep's folder, which may be moved; of one elsewhere the absolute path."""
+    """A report's path relative to the sweep's folder, which may be moved; the absolute path of one elsewhere."""
     report = report.absolute()
     sweep = sweep.absolute()
     return str(report.relative_to(sweep) if report.is_relative_to(sweep) else report)
@@ -198,9 +198,9 @@ def _jobs_elsewhere(sweep: Path) -> set[tuple[int, int]]:
 
 
 def settled_records_of(sweep: Path) -> list[dict[str, Any]]:
-    """As `records_of`, once jobs that are said to be running, and on which no process works, are interrupted.
+    """As `records_of`, with jobs recorded as running, but on which no process works, marked as interrupted.
 
-    A process that was killed cannot say so itself. Locks of another machine may not be visible here.
+    A process that was killed cannot record it. Locks of another machine may not be visible here.
     """
     for record in records_of(sweep):
         if record["state"] != RUNNING or record.get("host", HOST) != HOST:
@@ -226,7 +226,7 @@ def records_of(sweep: Path) -> list[dict[str, Any]]:
 
 
 def decided_by(config: Settings) -> dict[str, Any]:
-    """Plain values that are equal for two jobs if and only if these do the same.
+    """Plain values that are equal for two jobs if and only if both do the same work.
 
     Args:
         config: of the job: of train.py, eval.py or sampling.
@@ -236,7 +236,7 @@ def decided_by(config: Settings) -> dict[str, Any]:
     settings = plain(with_absolute_paths(config))
     checkpoint = _checkpoint(config)
     decided = deciding(settings) | {"ckpt_path": None if checkpoint is None else str(checkpoint.resolve())}
-    decided["evaluate"] = settings.get("evaluate")  # a job without a report is not one with a report that is done
+    decided["evaluate"] = settings.get("evaluate")  # a job done without a report is not done if one is wanted
     data = settings.get("data") or {}
     paths = {"ckpt_path": checkpoint, "data.path": data.get("path")}
     paths |= {f"{name}.ckpt_path": settings[name].get("ckpt_path") for name in ("weak", "predictor")}
@@ -245,7 +245,7 @@ def decided_by(config: Settings) -> dict[str, Any]:
 
 
 def _checkpoint(config: Settings) -> Path | None:
-    """The checkpoint that a job begins with, or evaluates; None where there is none."""
+    """The checkpoint that a job starts from or evaluates; None where there is none."""
     from mdlm_cfg.training.checkpoints import checkpoint_in, newest_run
 
     given = config.ckpt_path
@@ -272,13 +272,13 @@ def content_of(path: Path) -> str | None:
 
 @cache
 def _digest_of(path: Path, size: int, time: int) -> str:
-    """The digest of a file, which the jobs of a sweep ask for again and again; `size` and `time` are of its content."""
+    """The digest of a file, cached, since every job of a sweep needs it; `size` and `time` identify its content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """Each setting in which two differ: "trainer.max_steps = 2 there and 7 here"."""
+    """Each setting in which two configurations differ: "trainer.max_steps = 2 there and 7 here"."""
     for key in sorted({*there, *here}):
         old = there.get(key)
         new = here.get(key)

@@ -1,4 +1,4 @@
-"""Settings of a training run, and those of the command line in their place."""
+"""The settings of a training run, overridden by those of the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def merged(
     overrides: list[str],
     keys: Collection[str] = keys_of(EvaluationSchema),
 ) -> Evaluated:
-    """Evaluation settings of the command line where they are given there, and of the training run otherwise.
+    """Evaluation settings: from the command line where given there, else from the training run.
 
     Args:
         saved: the configuration of the training run. config: that of the command. overrides: of the command line.
@@ -43,9 +43,9 @@ def merged(
     kept = {key: saved[key] for key in keys if key in saved and key not in given}
     if "sampler" in given:  # all this was chosen for another sampler
         kept = {key: value for key, value in kept.items() if key not in SETTINGS}
-    if isinstance(config.steps, list) and "steps" in given:  # a grid says when its steps are
+    if isinstance(config.steps, list) and "steps" in given:  # a grid needs no schedule
         kept.pop("schedule", None)
-    if isinstance(kept.get("steps"), list) and "schedule" in given:  # and has no use for a schedule
+    if isinstance(kept.get("steps"), list) and "schedule" in given:  # a schedule replaces a grid
         kept.pop("steps")
     if isinstance(config, EvalSchema) and isinstance(saved.get("study"), Mapping):
         asked = config.study or {}
@@ -56,10 +56,10 @@ def merged(
 
 
 def merged_data(saved: Mapping[str, Any], config: EvalSchema, overrides: list[str]) -> dict[str, Any]:
-    """Data settings: another choice of data where one is given, else the training run's with what is given changed.
+    """Data settings: those of other data if chosen, else the training run's with the given settings changed.
 
     Raises:
-        UserError: a setting that the run's data do not have.
+        UserError: a setting that the run's data lack.
     """
     given = {key_of(item.lstrip("~")) for item in overrides}
     if given & {"data", "experiment"}:

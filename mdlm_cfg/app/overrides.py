@@ -1,7 +1,7 @@
 """The arguments of a command line: in the form that hydra can take, and as its own parser reads them.
 
-Strengths, policies and corrections are written as everywhere else: policy=fixed_order(2,0,1). Hydra takes NAME(...) for
-a call of a function of its own. What is not one is put into quotes before hydra sees it.
+Strengths, policies and corrections are written as everywhere else: policy=fixed_order(2,0,1). Hydra reads NAME(...) as
+a call of one of its own functions, so any other call is quoted before hydra sees it.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from hydra.errors import HydraException
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import TARGET
 
-CALLS = r"w|policy|schedule|remasking|correction|guidance|(?:study|sampler|guidance|policy)\.\w+"  # keys that hold them
+CALLS = r"w|policy|schedule|remasking|correction|guidance|(?:study|sampler|guidance|policy)\.\w+"  # values may be calls
 OVERRIDE = re.compile(rf"(\+{{0,2}}(?:{CALLS})=)(.*)", re.DOTALL)
 OBJECTS = ("sampler", "guidance", "policy", "denoiser", "study")  # a word or null by default
 QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
 KEY = re.compile(r"(?:~|\+{0,2})[\w$/-]+(?:\.[\w$-]+)*(?:@[\w$.:-]*)?")
-HYDRAS = (  # functions of hydra's grammar; its interval(a,b) is not a grid; here it stands for `Interval`
+HYDRAS = (  # functions of hydra's grammar, without its interval(a,b), which stands for `Interval` here
     *("choice", "range", "tag", "sort", "shuffle", "glob", "int", "float", "str", "bool", "json_str", "extend_list"),
 )
 CALL_IN_QUOTES = re.compile(r"'([A-Za-z_]\w*\([^']*\))'")
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, with what hydra would misread of w=..., policy=... and their like in quotes.
+    """The arguments of a command, with quotes around what hydra would misread in w=..., policy=... and the like.
 
-    What is in quotes already stays as it is, so that quoting twice changes nothing.
+    What is already quoted stays as it is, so quoting twice changes nothing.
     """
     found = [(OVERRIDE.fullmatch(argument), argument) for argument in arguments]
     return [argument if match is None else match[1] + quote_calls(match[2]) for match, argument in found]
 
 
 def quote_calls(value: str) -> str:
-    """A value with every call NAME(...) in single quotes, but those of hydra's own functions."""
+    """A value with every call NAME(...) in single quotes, except those of hydra's own functions."""
     parts = []
     at = 0
     while at < len(value):
@@ -59,7 +59,7 @@ def quote_calls(value: str) -> str:
 
 
 def closing(value: str, start: int) -> int | None:
-    """Where the bracket that was opened just before `start` has been closed; None where it never is, or in quotes."""
+    """Where the bracket opened just before `start` is closed; None if it never is, or if it is in quotes."""
     depth = 1
     for at in range(start, len(value)):
         if value[at] == "'":
@@ -72,9 +72,9 @@ def closing(value: str, start: int) -> int | None:
 
 @cache
 def read_override(argument: str) -> Override | None:
-    """An argument as hydra reads it; None for any other: an option, or hydra will say what is wrong with it.
+    """An argument as hydra reads it; None for an option, or for one that hydra cannot read and will itself reject.
 
-    A command asks twenty times about each of its arguments.
+    Cached: a command reads each of its arguments about twenty times.
     """
     try:
         return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
@@ -103,7 +103,7 @@ def why_unreadable(argument: str, said: str) -> str:
 
 
 def comma_outside_brackets(argument: str) -> str:
-    """What is said of an argument that only a sweep may have, such as w=0,2."""
+    """The message for an argument that only a sweep may have, such as w=0,2."""
     key, _, value = argument.partition("=")
     return (
         f"{argument} has a comma outside brackets: write '{key}=[{value}]' for a list, {_as_text(key, value)} for "
@@ -112,7 +112,7 @@ def comma_outside_brackets(argument: str) -> str:
 
 
 def _as_text(key: str, value: str) -> str:
-    """A setting as it is typed in a shell when its value is text: in quotes for hydra, and in others for the shell."""
+    """A setting with a text value as typed in a shell: quoted for hydra, and again for the shell."""
     escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value)
     return shlex.quote(f'{key}="{escaped}"')
 
@@ -123,11 +123,11 @@ def key_of(argument: str) -> str:
 
 
 def with_objects(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, with settings below a word or null (`OBJECTS`) in the form that hydra can take.
+    """The arguments of a command, with settings below a word or null (`OBJECTS`) in a form that hydra accepts.
 
     hydra puts no key below a word or null, but it merges mappings: sampler._target_=a.B sampler.steps=2 becomes
-    ++sampler={_target_:a.B} ++sampler.steps=2. What has that form already stays as it is. Below anything else of the
-    user's own, net._target_=a.B, hydra adds no key without a plus: net.scale=2 becomes ++net.scale=2.
+    ++sampler={_target_:a.B} ++sampler.steps=2. Arguments already in that form stay as they are. Below any other object
+    of the user's own, net._target_=a.B, hydra adds no key without a plus: net.scale=2 becomes ++net.scale=2.
     """
     found = list(arguments)
     keys = [key_of(item) for item in found]
@@ -167,7 +167,7 @@ def values_of(override: Override, options: Sequence[str] = ()) -> list[object]:
     """The values of an override: one, or several in a sweep; without quotes.
 
     Args:
-        options: of the group that it is about, which `glob` chooses from.
+        options: of the group that it overrides, from which `glob` chooses.
     """
     if override.is_delete():
         return []
@@ -189,7 +189,7 @@ def given_for(arguments: Sequence[str], key: str) -> Override | None:
 
 
 def last_of_each(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the last value of each key alone, as hydra takes it; stderr says which one counts."""
+    """The arguments with only the last value of each key, as hydra uses it; stderr says which one counts."""
     kept: dict[str, str] = {}
     for number, argument in enumerate(arguments):
         override = read_override(argument)
@@ -204,10 +204,10 @@ def last_of_each(arguments: Sequence[str]) -> list[str]:
 
 
 def as_typed(arguments: Sequence[str]) -> list[str]:
-    """The arguments as a user types them in a shell: without what is only for hydra, and in quotes where needed.
+    """The arguments as a user types them in a shell: without additions for hydra, and in quotes where needed.
 
     ++sampler={_target_:a.B} is sampler._target_=a.B again, ++data.num_test=9 is data.num_test=9, and the quotes around
-    the call in policy='blocks(0|1)' go.
+    the call in policy='blocks(0|1)' are removed.
     """
     found = []
     for argument in arguments:
@@ -221,9 +221,9 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
 
 
 def for_any_data(arguments: Sequence[str]) -> list[str]:
-    """The arguments of eval.py, with data.KEY=... allowed for the data of a checkpoint, which hydra does not know.
+    """The arguments of eval.py, with data.KEY=... also allowed for keys of a checkpoint's data, unknown to hydra.
 
-    The data of the file, which need no checkpoint, have other keys than those that a run was trained on.
+    The default data of the configuration file may have other keys than the data a run was trained on.
     """
     denoiser = given_for(arguments, "denoiser")
     is_learned = denoiser is None or values_of(denoiser) == ["learned"]

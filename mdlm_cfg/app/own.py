@@ -1,7 +1,7 @@
 """A user's own sampler, guidance, policy or denoiser on the command line: `sampler._target_=my_package.Mine`.
 
-A setting that is a word ("euler") names what the package offers. A setting with `_target_` names something of the
-user's own, with its arguments beside it. It is imported only if the command line names it.
+A setting that is a word ("euler") names an object of the package. A setting with `_target_` names one of the user's
+own, with its arguments beside it. It is imported only if the command line names it.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ DEFAULT_STEPS = 50  # of the samplers that take steps
 ANSWER = ("tokens", "classes")  # arguments of a denoiser that is a function
 
 
-Sizes = Callable[[float, int], Sequence[int]]  # of the cheapest K steps, from w of the profile and K
+Sizes = Callable[[float, int], Sequence[int]]  # step sizes of the cheapest K steps, from the profile's w and K
 
 
 def sampler_of(config: SamplingSchema, trusted: Collection[str], sizes: Sizes | None = None) -> Sampler:
     """The sampler of a configuration: by name with its options, or of the user's own.
 
     Args:
-        config: of the whole. trusted: names that the command line gave.
-        sizes: what `schedule=profile` means; None: the sampler is checked alone, and takes equal steps for it.
+        config: the whole configuration. trusted: names that the command line gave.
+        sizes: what `schedule=profile` means; None: the sampler is only checked, with equal steps in its place.
 
     Raises:
         UserError: an unknown sampler, options that it does not take, or something that is not a sampler.
@@ -64,10 +64,10 @@ def sampler_of(config: SamplingSchema, trusted: Collection[str], sizes: Sizes | 
 
 
 def _own_sampler(settings: Mapping[str, Any], trusted: Collection[str], given: Mapping[str, Any]) -> Sampler:
-    """A sampler of the user's own: an object, what makes one, a jump rule, or what makes a jump rule.
+    """A sampler of the user's own: an object, a maker of one, a jump rule, or a maker of a jump rule.
 
     Args:
-        settings: with `_target_`. given: options of the command line beside it, which only jump rules leave open.
+        settings: with `_target_`. given: sampler options of the command line, which only a jump rule can use.
     """
     name, thing, arguments = _named(settings, "sampler", trusted)
     is_rule = needs_alone(thing, OF_JUMPS)
@@ -92,10 +92,10 @@ def _own_sampler(settings: Mapping[str, Any], trusted: Collection[str], given: M
 
 
 def parse_profile(schedule: Any) -> float | None:
-    """w of the schedule "profile" (0) or "profile(w)"; None of another one.
+    """w of the schedule "profile" (0) or "profile(w)"; None for any other schedule.
 
     Raises:
-        UserError: something else in the brackets than one number.
+        UserError: anything other than one number in the brackets.
     """
     match = re.fullmatch(r"\s*profile\s*(?:\((.*)\)\s*)?", schedule) if isinstance(schedule, str) else None
     if match is None:
@@ -123,10 +123,10 @@ def _on_profile(given: Mapping[str, Any], w: float, sampler: str, sizes: Sizes |
 def guidances_of(
     config: SamplingSchema, strengths: Sequence[Any], trusted: Collection[str], guides: Guides, is_asked: bool = False
 ) -> tuple[Guidance, ...]:
-    """The guidance at every strength: of a kind or rule by name, or of the user's own, or made by a function of w.
+    """The guidance at every strength: a kind or rule by name, an object of the user's own, or a function of w.
 
     Args:
-        config: of the whole. strengths: w. trusted: names that the command line gave. guides: what rules need.
+        config: all settings. strengths: w. trusted: names that the command line gave. guides: what rules need.
         is_asked: whether the command line gave w.
 
     Raises:
@@ -186,7 +186,7 @@ def policy_of(settings: Any, trusted: Collection[str]) -> Policy:
 
 def denoiser_of(settings: Mapping[str, Any], data: Any, trusted: Collection[str]) -> Denoiser:
     """A denoiser of the user's own: an object, a torch module or a function (tokens, classes) -> log-probabilities, or
-    what makes one of these.
+    a maker of one of these.
 
     Args:
         settings: with `_target_` and its arguments. data: set up; passed as `data`, and their exact distribution as
@@ -220,7 +220,7 @@ def denoiser_of(settings: Mapping[str, Any], data: Any, trusted: Collection[str]
 
 
 def _check_order(thing: Any, name: str, wanted: tuple[str, ...], what: str) -> None:
-    """Raise UserError where a function needs as many arguments as it would, by other names or in another order."""
+    """Raise UserError where a function requires the right number of arguments under other names or in another order."""
     required = [key for key, one in parameters_of(thing).items() if one.default is inspect.Parameter.empty]
     if inspect.isfunction(thing) and len(required) == len(wanted) and tuple(required) != wanted:
         raise UserError(
@@ -230,7 +230,7 @@ def _check_order(thing: Any, name: str, wanted: tuple[str, ...], what: str) -> N
 
 
 def _with_arguments(function: Any, called_with: Sequence[str], arguments: Mapping[str, Any], what: str) -> Any:
-    """A function with the arguments of its settings, beside those that it is called with."""
+    """A function with its settings' arguments bound, besides those that it is called with."""
     check_arguments(function, what, {**dict.fromkeys(called_with), **arguments})
     return partial(function, **arguments) if arguments else function
 
@@ -244,7 +244,7 @@ def _word(value: Any, what: str) -> str:
 
 
 def _named(settings: Mapping[str, Any], what: str, trusted: Collection[str]) -> tuple[str, Any, dict[str, Any]]:
-    """What settings name, imported only if the command line named it; and the arguments beside the name."""
+    """The object that settings name, imported only if the command line named it, and the arguments beside the name."""
     name = settings.get(TARGET)
     if name is None:
         given = ", ".join(f"{what}.{key}" for key in settings)
@@ -266,7 +266,7 @@ def _instance(
     wanted: type | tuple[type, ...],
     in_words: str,
 ) -> Any:
-    """The object that settings name: itself, with the arguments in place of its own, or what makes it."""
+    """The object that settings name, with the arguments in place of its own, or the object that it makes."""
     arguments = {key: value for key, value in settings.items() if key != TARGET}
     if isinstance(thing, wanted):
         if arguments and not is_dataclass(thing):

@@ -25,7 +25,7 @@ from mdlm_cfg.support.folders import Made
 from mdlm_cfg.targets.checks import checked_names
 from mdlm_cfg.targets.data import Data, KnownData, Target, UnknownData
 
-MANY = 10_000  # samples of each class and strength where these are cheap
+MANY = 10_000  # samples of each class and strength where they are cheap
 FEW = 100  # where they are not
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 
@@ -46,7 +46,7 @@ def report(
     class_names: Sequence[str] | None = None,
     value_names: Sequence[str] | None = None,
 ) -> Written:
-    """Write the report of a denoiser (page, JSON, CSV), print its tables and verdict, and return where it is.
+    """Write the report of a denoiser (page, JSON, CSV), print its tables and verdict, and return its path.
 
     With a target it is the report that `eval.py` writes for such data, and has columns of exact conditionals. Without
     one it says what guidance does to the model: exactly where (N+1)^D partial states are few enough, else by samples.
@@ -58,10 +58,10 @@ def report(
         out: the folder; default a new one in runs/NAME. An earlier report there is replaced.
         target_class: z; default class 0 of a table, else all classes.
         guidance: kind of those strengths that are not a `Guidance`.
-        sampler: default first-hitting, which samples the chain exactly.
+        sampler: by default first-hitting, which samples the chain exactly.
         num_samples: of each class and strength; default 10,000 where few states are possible, else 100.
         name: in titles; default the name of the data, or of the model.
-        class_names, value_names: for people, where there is no target, which has its own.
+        class_names, value_names: for the page, if there is no target, which has its own.
 
     Raises:
         UserError: an argument that is not allowed, or data that their study refuses.

@@ -36,7 +36,7 @@ def _write(given: Sequence[str]) -> None:
 
     kind = one_of("the page", given[0], KINDS)
     if len(given) != 3:
-        raise UserError(f"{kind} takes two paths, what it is made of and PAGE.md, and {len(given) - 1} were given")
+        raise UserError(f"{kind} takes two paths, its source and PAGE.md, and {len(given) - 1} were given")
     write = write_page if kind == "leaderboard" else collect
     write(*map(Path, given[1:]))
 

@@ -16,14 +16,14 @@ Recorded = TypeVar("Recorded", bound=Settings)
 
 PATHS = sorted({key for schema in SCHEMAS.values() for key in keys_of(schema, "place")})
 AUTO = "auto"  # of ckpt_path: the newest unfinished run's
-FOLDERS = [key for key in PATHS if key != "name"]  # which is one inside of `runs`
+FOLDERS = [key for key in PATHS if key != "name"]  # `name` is a folder inside `runs`
 DATA_PATHS = ("path", "root", "dataset")
 
 
 def _working_directory() -> Path:
     try:
         return Path.cwd()
-    except FileNotFoundError:  # a command says so once it needs it
+    except FileNotFoundError:  # a command says so when it needs the folder
         return Path()
 
 
@@ -31,7 +31,7 @@ BEGAN = _working_directory()
 
 
 def check_places(config: Settings) -> None:
-    """Refuse paths that are no text, or empty text, as of an unset variable of a shell: that is the working directory.
+    """Refuse paths that are not text, or empty, as from an unset shell variable: that would be the working directory.
 
     Raises:
         UserError: such a path, or a name of runs that leads out of their folder.
@@ -48,7 +48,7 @@ def check_places(config: Settings) -> None:
 
 
 def check_path(key: str, value: object) -> None:
-    """Raise UserError for text that is empty or no path, or begins with "~", which stands for nothing here."""
+    """Raise UserError for text that is empty, is not a path, or begins with "~", which is not expanded here."""
     if isinstance(value, str) and not value.strip():
         raise UserError(f"{key}= is empty: give a value, or leave {key} out")
     if isinstance(value, str | Path) and not is_path(str(value)):
@@ -59,7 +59,7 @@ def check_path(key: str, value: object) -> None:
 
 @contextmanager
 def naming_way_out(key: str) -> Iterator[None]:
-    """Name the key that gives another folder where one cannot be made inside."""
+    """If a folder cannot be made inside, raise a UserError with the key that gives another."""
     try:
         yield
     except OSError as error:
@@ -68,7 +68,7 @@ def naming_way_out(key: str) -> Iterator[None]:
 
 
 def with_absolute_paths(config: Recorded) -> Recorded:
-    """The settings whose paths mean the same in any working directory: code of the user's own may change to another."""
+    """The settings with absolute paths: code of the user's own may change the working directory."""
     given = {key: value for key, value in vars(config).items() if key in FOLDERS}  # +KEY=... may have added others
     config = replace(config, **_absolute(given, FOLDERS))
     for name in ("weak", "predictor"):
@@ -89,12 +89,12 @@ def _absolute(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any
 
 
 def shown_path(path: Path) -> str:
-    """A path for people, as they would type it where the command began."""
+    """A path for messages, as a user would type it where the command was started."""
     return str(path.relative_to(BEGAN) if path.is_relative_to(BEGAN) else path)
 
 
 def moved(data: Mapping[str, Any], old: object, new: object) -> dict[str, Any]:
-    """Settings of data with another path: `path` itself, and the arguments that were made from it."""
+    """Settings of data with another path: `path` itself, and the arguments that contain it."""
     return {
         key: moved(value, old, new) if isinstance(value, Mapping) else new if value == old else value
         for key, value in data.items()

@@ -1,4 +1,4 @@
-"""Command lines that hydra itself would answer with a traceback: refused in a sentence instead."""
+"""Command lines on which hydra would end with a traceback: refused in one sentence instead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mdlm_cfg.support.errors import UserError, did_you_mean, text_of
 from mdlm_cfg.support.instantiate import TARGET
 from mdlm_cfg.support.schema import HYDRA, SCHEMAS, TYPES, keys_of
 
-OPTIONS = ("cfg", "package", "info")  # of hydra, with a value, and without a dash within the name
+OPTIONS = ("cfg", "package", "info")  # of hydra, with a value, and without a dash in the name
 FOLDERS_OF_HYDRA = {
     "hydra.sweep.subdir": ".",
     "hydra.run.dir": ".",
@@ -72,7 +72,7 @@ def check_hydras(arguments: Sequence[str]) -> None:
 
 
 def check_config_folders(arguments: Sequence[str]) -> None:
-    """Raise UserError for a folder of configuration files that may not be entered: hydra finds nothing in it."""
+    """Raise UserError for a folder of configuration files that is not readable: hydra would find nothing in it."""
     for option, folder in _config_folders([part for text in arguments for part in text.split("=")]):
         try:
             os.stat(os.path.join(folder, os.curdir))
@@ -90,7 +90,7 @@ def _config_folders(parts: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def check_truth_values(arguments: Sequence[str]) -> None:
-    """Raise UserError for a number other than 0 and 1 where true or false is meant, which omegaconf takes for true."""
+    """Raise UserError for a number other than 0 and 1 where true or false is meant: omegaconf reads it as true."""
     for argument in arguments:
         given = re.fullmatch(r"\+{0,2}(\w+)=(.*)", argument)
         if given is None or TYPES.get(given[1]) not in (bool, bool | None):
@@ -127,7 +127,7 @@ def check_config(name: str, chosen: str | None, config: DictConfig) -> None:
 def refuse_processes(trainer: Mapping[str, Any] | None) -> None:
     """Raise UserError for a job of a sweep that is to run in several processes.
 
-    Each of them would begin the sweep anew: Lightning starts them by the command line.
+    Lightning starts each of them with the same command line, so each would start the whole sweep again.
     """
     settings = trainer or {}
     for name in ("devices", "num_nodes"):
@@ -147,11 +147,11 @@ def refuse_one_wandb_run(logger: Mapping[str, Any] | None) -> None:
 
 
 def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exception:
-    """A sentence for what hydra itself does not name: settings below null, or a file of YAML without settings.
+    """A sentence for errors that hydra does not explain: settings below null, or a YAML file without settings.
 
     Args:
-        error: what was raised; it is returned if it is another one. arguments: of the command line. configs: where the
-            files of the command are.
+        error: what was raised; returned if it is none of these. arguments: of the command line. configs: the folder of
+            the command's files.
     """
     if isinstance(error, HydraException | UnicodeDecodeError) and (
         said := _encoding([*arguments, text_of(error)], configs)
@@ -160,7 +160,7 @@ def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exc
     if isinstance(error, AssertionError | AttributeError) and _is_of("omegaconf", error):
         return _below_null(arguments) or error
     if isinstance(error, RecursionError):  # while settings are composed, before any work
-        return UserError("a configuration file holds itself (&NAME and *NAME of YAML), or is nested too deeply")
+        return UserError("a configuration file contains itself (&NAME and *NAME of YAML), or is nested too deeply")
     said = text_of(error)
     is_of_a_file = "Invalid loaded object type" in said or isinstance(error, UnicodeDecodeError)
     if is_of_a_file or "Invalid defaults list" in said or (type(error) is ValueError and _is_of("hydra", error)):
@@ -169,7 +169,7 @@ def unreadable(error: Exception, arguments: Sequence[str], configs: Path) -> Exc
 
 
 def _encoding(texts: Sequence[str], configs: Path) -> str | None:
-    """What is said of a file that arguments, or hydra, name and that is not plain UTF-8; None where all are.
+    """The message for a file, named by arguments or hydra, that is not plain UTF-8; None where all are.
 
     With a byte order mark hydra does not see the first line, # @package _global_.
     """
@@ -190,7 +190,7 @@ def _encoding(texts: Sequence[str], configs: Path) -> str | None:
 
 
 def _below_null(arguments: Sequence[str]) -> UserError | None:
-    """What is said of arguments that give settings below a key that is null, to which hydra adds none."""
+    """The error for arguments that give settings below a key that is null, to which hydra adds none."""
     keys = {argument: key_of(argument) for argument in arguments if "=" in argument}
     for argument, key in keys.items():
         group = key.partition(".")[0]

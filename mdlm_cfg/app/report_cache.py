@@ -25,8 +25,8 @@ from mdlm_cfg.training.checkpoints import stamp
 from mdlm_cfg.training.data.base import content_hash
 
 NUMBERS = "report.json"
-CACHE = "cache"  # a folder beside the report, until that is written
-TEST = "test examples"  # of a description of data, for a cache
+CACHE = "cache"  # a folder beside the report, until the report is written
+TEST = "test examples"  # a key of the data's description, for a cache
 
 
 def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
@@ -43,20 +43,20 @@ def files_of(folder: Path, record: str = NUMBERS) -> set[str]:
 
 
 def check_places_for(names: Iterable[str], folder: Path, earlier: set[str]) -> None:
-    """Raise UserError where a command would replace a file, or a link, that none of mdlm_cfg wrote there."""
+    """Raise UserError where a command would replace a file, or a link, that mdlm_cfg did not write."""
     for name in names:
         if os.path.lexists(folder / name) and name not in earlier:
             raise not_ours(folder / name)
 
 
 def take_places(part: Path, folder: Path, earlier: set[str], record: str = NUMBERS) -> None:
-    """Move the files of a report from the folder where they were written into its own, and remove an earlier one's.
+    """Move the files of a report from the folder where they were written into its own, and remove an earlier report's.
 
-    Files that stayed could be mistaken for those of the new report. The record goes first, and names the earlier files
-    too until they are removed: whatever interrupts this, the next command knows all of them as ours.
+    Files left behind could be mistaken for those of the new report. The record is moved first, and lists the earlier
+    files too until they are removed: whenever this is interrupted, the next command knows that all of them are ours.
 
     Raises:
-        UserError: one of them would replace a file that no report wrote; nothing is moved then.
+        UserError: one of them would replace a file that no report wrote; nothing has been moved then.
     """
     names = sorted((path.name for path in part.iterdir()), key=lambda name: name != record)
     check_places_for(names, folder, earlier)
@@ -75,12 +75,12 @@ def take_places(part: Path, folder: Path, earlier: set[str], record: str = NUMBE
 
 @contextmanager
 def written_together(folder: Path, record: str, title: str, names: Iterable[str]) -> Iterator[Path]:
-    """A hidden folder for the files of a command, which take their places in `folder` together, with a record of them.
+    """A hidden folder for the files of a command, which are moved into `folder` together, with a record of them.
 
-    An earlier command's files are replaced, and those that the new one did not write are removed; no others are.
+    An earlier command's files are replaced or, if the new one did not write them, removed; no others are touched.
 
     Args:
-        record: the name of the JSON file that lists them, beside what is written into it. title: of it.
+        record: the name of the JSON file that lists them, besides what else is written into it. title: its title.
         names: some that will be written.
 
     Raises:
@@ -101,19 +101,19 @@ def written_together(folder: Path, record: str, title: str, names: Iterable[str]
 def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Cache:
     """The cache in a report's folder, which an interrupted evaluation of the same weights, data and code has filled.
 
-    A denoiser that is not a network has no weights to recognise it by: nothing of it is reused.
+    A denoiser that is not a network has no weights to recognise it by, so none of its pieces are reused.
 
     Args:
-        data: their description; of `TEST`, their hash.
+        data: their description, with a hash under `TEST`.
 
     Raises:
-        UserError: there is something else of that name, which would be found only once the first piece is computed.
+        UserError: something else has that name, which would otherwise be noticed only after the first piece.
     """
     if os.path.lexists(folder / CACHE) and not (folder / CACHE).is_dir():
         raise not_ours(folder / CACHE)
     who: object = "exact"
     if isinstance(denoiser, NetDenoiser):
-        state = denoiser.net.state_dict().values()  # of own networks it may hold more than tensors
+        state = denoiser.net.state_dict().values()  # for a user's own network it may hold more than tensors
         weights = [value.cpu() if isinstance(value, Tensor) else repr(value) for value in state]
         who = content_hash(*weights, repr(denoiser.net)), denoiser.bf16, denoiser.device.type
     elif denoiser is not None:
@@ -123,7 +123,7 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
 
 
 def cache_of(folder: Path, data: Data, denoiser: Denoiser | None) -> Cache:
-    """`cache_in`, for the pieces of a study, some of which are of the test examples: settings say how many there are.
+    """`cache_in`, for the pieces of a study, some of which depend on the test examples, whose number a setting gives.
 
     Args:
         data: set up.
@@ -136,7 +136,7 @@ def cache_of(folder: Path, data: Data, denoiser: Denoiser | None) -> Cache:
 
 @contextmanager
 def saying_cached(cache: Cache, again: str) -> Iterator[None]:
-    """Say, after an interrupt or an error inside, where finished pieces are; `again` continues from them."""
+    """After an interrupt or an error inside, say where finished pieces are; the arguments `again` reuse them."""
     try:
         yield
     except BaseException:

@@ -51,7 +51,7 @@ Names = tuple[Sequence[str] | None, Sequence[str] | None]  # of the classes, of 
 
 
 def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None) -> Outcome:
-    """Draw samples of every given class and strength, and write them without replacing files of anybody else.
+    """Draw samples of every given class and strength, and write them without replacing files that are not ours.
 
     Args:
         config: of sample.yaml. overrides: of the command line. job: the folder, of a job of a sweep.
@@ -106,9 +106,9 @@ def _plan_of(settings: SampleSchema, config: SampleSchema, run: LoadedRun) -> Pl
 def _drawn(
     run: LoadedRun, plan: Plan, pieces: Mapping[tuple[Guidance, int], Sequence[Draw]], cache: AnyCache
 ) -> dict[str, Tensor]:
-    """Samples by strength ("w2"), int64 (classes, n, *grid_shape) on the CPU; those that are kept are not drawn.
+    """Samples by strength ("w2"), int64 (classes, n, *grid_shape) on the CPU; cached ones are not drawn again.
 
-    The share that is shown is of what is to be drawn: kept pieces take no time.
+    The progress shown is the share of the samples still to be drawn: cached pieces take no time.
     """
     dims = run.denoiser.num_dims
     calls = plan.sampler.calls(dims) + 1  # one at the start
@@ -142,7 +142,7 @@ def _drawn(
 
 
 def _write(samples: dict[str, Tensor], classes: Sequence[int], run: LoadedRun, out: Path) -> list[Path]:
-    """samples.npz; samples.png of images, and what it shows as samples.csv; samples.txt where values have names."""
+    """Write samples.npz; for images samples.png, its content as samples.csv; samples.txt where values have names."""
     class_names, value_names = _names_of(run)
     smallest = np.min_scalar_type(run.denoiser.num_tokens - 1)
     grids = {key: x.numpy().astype(smallest) for key, x in samples.items()}
@@ -159,9 +159,9 @@ def _write(samples: dict[str, Tensor], classes: Sequence[int], run: LoadedRun, o
 
 
 def _arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Images:
-    """Images (classes, n, H, W) by strength, a line for each class: the first of each class.
+    """Images (classes, n, H, W) by strength, with a row for the first samples of each class.
 
-    Of a single class all of them, as near to a square as they can be, with a name for the first line.
+    Those of a single class are all shown, as close to a square as possible, and only the first row has a name.
     """
     (num_classes, num_images) = next(iter(images.values())).shape[:2]
     if num_classes > 1:
@@ -175,7 +175,7 @@ def _arranged(images: Mapping[str, np.ndarray], class_names: Sequence[str]) -> I
 
 
 def _names_of(run: LoadedRun) -> Names:
-    """The data's names of classes and values; none, with a message, if the data are no longer here, or others."""
+    """The data's names of classes and values; none, with a message, if the data are missing or have changed."""
     try:
         data = build_data(run.config["data"])
         run.check_data(data.describe())

@@ -1,4 +1,4 @@
-"""What the commands have in common: their start, their loggers' end, and what they say of their work."""
+"""What the commands share: their start, the end of their loggers, and the messages about their work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mdlm_cfg.support.seeds import MAX_SEED
 from mdlm_cfg.training.runs import LoadedRun
 
 THREADS = torch.get_num_threads()  # torch's own choice, whatever a job of a sweep has set since
-MAX_THREADS = 1024  # some ten thousands end the process
+MAX_THREADS = 1024  # some tens of thousands crash the process
 NOISE = (
     r".*does not have many workers.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
@@ -41,7 +41,7 @@ NOISE = (
     r".*WeightAveraging callback.*",
     r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # numbers of every rank are reduced before
     r".*predict returned None.*",
-    r".*your dataloader is not resumable.*",  # it continues where it was (tests/training/test_saving.py)
+    r".*your dataloader is not resumable.*",  # it does resume where it was (tests/training/test_saving.py)
 )
 
 
@@ -62,7 +62,7 @@ def start(config: Settings) -> None:
 
 
 def _name_the_user() -> None:
-    """Give a name to a user who has none, as in a container: torch.compile names its cache by it."""
+    """Give a name to a user who has none, as in a container: torch.compile names its cache after the user."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -75,7 +75,7 @@ def command_of(program: str, overrides: Sequence[str]) -> str:
 
 
 def describe(run: LoadedRun) -> dict[str, Any]:
-    """What a page says of a trained network, by name."""
+    """A page's description of a trained network, by name."""
     made = {CHECKPOINT: shown_path(run.path), STEPS: run.step, TRAINING_SEED: run.config.get("seed")}
     done = {} if run.progress is None else {DONE: run.progress}
     begun = {BEGUN: run.begun_with} if run.begun_with else {}
@@ -97,9 +97,9 @@ def log(loggers: Sequence[Logger], written: Written, step: int) -> None:
 
 @contextmanager
 def wandb_finished(loggers: Sequence[Logger]) -> Iterator[None]:
-    """A wandb run of these loggers is over afterwards, whatever happens: the next job of a sweep opens its own.
+    """Finish the loggers' wandb run on leaving, whatever happens: the next job of a sweep opens its own.
 
-    wandb is imported when it first logs. After an interrupt of that import there is no run, and it cannot be repeated.
+    wandb is imported when it first logs. If that import was interrupted, there is no run, and it cannot be repeated.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""From plain settings to what they mean: a plan, and what must hold of data before any time is spent on it."""
+"""From plain settings to a plan, with all checks that need no data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.instantiate import names_in
 from mdlm_cfg.support.schema import SampleSchema, Schema
 
-Sampled = Schema | SampleSchema  # both say what to draw, and with which seed
+Sampled = Schema | SampleSchema  # both specify what to draw, and with which seed
 
 
 def checked_guides(config: Sampled, overrides: Sequence[str], given: Sampled | None = None) -> Guides:
-    """What rules of guidance need and the command line names, once `plan_of` has nothing else to refuse.
+    """The guides that the command line names, after `plan_of` has checked everything else.
 
     Args:
         config, given: as for `plan_of`. overrides: of the command line.
@@ -38,17 +38,17 @@ def plan_of(
     guides: Guides | None = None,
     is_asked: bool = False,
 ) -> Plan:
-    """The plan that a configuration asks for.
+    """The plan that a configuration describes.
 
     Args:
-        given: the configuration of the command line, where `config` has settings of a checkpoint too: what it does not
-            name is not imported.
-        fit: what w=calibrated and schedule=profile mean; None: they are checked alone, and the plan cannot be run.
+        given: the configuration of the command line, where `config` has settings of a checkpoint too: only objects that
+            `given` names are imported.
+        fit: what w=calibrated and schedule=profile mean; None: they are only checked, and the plan cannot be run.
         guides: the weaker denoiser and the classifier, where a rule needs them.
         is_asked: whether the command line gave w: guidance that has another one of its own is then refused.
 
     Raises:
-        UserError: anything in it that no study could do.
+        UserError: any setting that no study can use.
     """
     trusted = names_in([(given or config).sampler, (given or config).guidance, (given or config).policy])
     strengths = _strengths(config.w)
@@ -70,7 +70,7 @@ def _strengths(w: Any) -> list[Strength]:
 
 
 def asks_for_fit(config: Sampled) -> bool:
-    """Whether strengths or steps are to be fitted to a denoiser: w=calibrated, schedule=profile."""
+    """Whether strengths or steps must be fitted to a denoiser: w=calibrated, schedule=profile."""
     is_profile = parse_profile(config.schedule) is not None
     return is_profile or any(isinstance(one, Calibrated) for one in _strengths(config.w))
 
@@ -79,7 +79,7 @@ def training_guides(config: Sampled, overrides: Sequence[str]) -> Guides:
     """`checked_guides` of a network that is still to be trained.
 
     Raises:
-        UserError: as there; strengths or steps that are to be fitted to the network.
+        UserError: as there; strengths or steps that must be fitted to the network.
     """
     if asks_for_fit(config):
         raise UserError(

@@ -1,4 +1,4 @@
-"""An evaluation in several processes: all of them draw, and the first one studies what was drawn."""
+"""An evaluation in several processes: all of them draw samples, and the first one studies them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mdlm_cfg.training.predicting import is_first_process, share_work
 
 
 def is_alone(trainer: Trainer | None) -> bool:
-    """Whether there is no process but this one."""
+    """Whether this is the only process."""
     return trainer is None or trainer.num_devices * trainer.num_nodes == 1
 
 
@@ -33,13 +33,13 @@ def share_draws(
 
     Args:
         trainer: None for this process alone.
-        study, data, denoiser, plan: as they will be studied.
+        study, data, denoiser, plan: of the evaluation.
         folder: of the report; the first process's counts.
 
     Returns:
-        whether this is the process that is to study.
+        whether this is the process that runs the study.
     """
-    if is_alone(trainer):  # nothing is drawn here, and the weights need no name
+    if is_alone(trainer):  # nothing is drawn here, so no cache of these weights is needed
         return True
     pieces = [piece for piece in study.pieces(Case.of(data, denoiser, plan)) if piece.shared]
     return share_pieces(trainer, pieces, denoiser, cache_of(folder, data, denoiser))
@@ -57,7 +57,7 @@ def share_pieces(trainer: Trainer | None, pieces: Sequence[Any], denoiser: Denoi
 
 
 def sampling_trainer(settings: dict[str, Any] | None, net: nn.Module | None = None) -> Trainer | None:
-    """The trainer of the processes that draw, if any were requested; the network moves to this process's device.
+    """The trainer of the processes that draw, if any were requested; moves the network to this process's device.
 
     Args:
         settings: of the trainer; None for this process alone.

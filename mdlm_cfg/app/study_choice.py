@@ -1,4 +1,4 @@
-"""The study of some data: the one that is named, or the one that they have; and what it refuses before any work."""
+"""The study of some data, named or default, and what it refuses before any work."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from mdlm_cfg.support.instantiate import TARGET, check_arguments, make, names_in
 from mdlm_cfg.targets.data import Data
 from mdlm_cfg.targets.table import TableMixture
 
-SMALL_LATTICE = 200_000  # partial states, all of which are looked at before any work
+SMALL_LATTICE = 200_000  # partial states, all of which are checked before any work
 DEFAULTS: tuple[Any, ...] = (TableReport, Mixtures, Sequences, Images, Corpus)  # of data, the first one that fits them
-STUDIES = ("mdlm_cfg.studies.*",)  # modules that a study may be made by
+STUDIES = ("mdlm_cfg.studies.*",)  # modules whose studies may be named
 
 
 def check_rules(case: Case) -> None:
     """Raise UserError where a rule of guidance cannot be used with a denoiser or a class of a case.
 
-    Rates may be infinite, or all of them 0. Those of small tables are all looked at, unless a policy decides which
-    states are reached, and of other exact conditionals those of the state of masks: what happens in other states is
-    refused where it happens.
+    Rates may be infinite, or all of them 0. For small tables they are checked in every state, unless a policy decides
+    which states are reached; for other exact conditionals only in the all-masked state. Such rates in any other state
+    are refused when that state is reached.
     """
     classes = case.classes if case.plan.classes or not isinstance(case.target, TableMixture) else (case.one_class,)
     guided = [guidance for guidance in case.plan.guidances if guidance.rule != CFG()]
@@ -52,7 +52,7 @@ def check_rules(case: Case) -> None:
 
 
 def _looked_at(case: Case, denoiser: Denoiser) -> Tensor:
-    """All partial states of a small table, int64 (S, D); of anything else the state of masks."""
+    """All partial states of a small table, int64 (S, D); for anything else the all-masked state."""
     n = denoiser.num_tokens + 1
     d = denoiser.num_dims
     any_order = case.plan.sampler.policy is None
@@ -62,14 +62,14 @@ def _looked_at(case: Case, denoiser: Denoiser) -> Tensor:
 
 
 def study_of(data: Data, paper: str | None = None, classifier: bool = True) -> Any:
-    """The study that data have where none is named; None where there is none.
+    """The default study of data; None where there is none.
 
     Args:
         paper: a paper's experiment whose claims are checked against the laws of a table.
-        classifier: whether one evaluates images.
+        classifier: whether a classifier evaluates images.
 
     Raises:
-        UserError: such an experiment, of other data.
+        UserError: such an experiment with other data.
     """
     kind = next((one for one in DEFAULTS if one.needs.fits(data)), None)
     if paper is not None and kind is not TableReport:
@@ -83,15 +83,15 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
     """The study that is named, with its own settings.
 
     Args:
-        settings: with `_target_`; they may be those of a checkpoint. `own` is something of the user's own that is to be
-            studied, by its name or by settings with `_target_`, or a list of these.
-        given: those of the command line: a name of one's own that is not in them is not imported.
+        settings: with `_target_`; they may be those of a checkpoint. `own` is a user's own object to be studied,
+        given by its name or by settings with `_target_`, or a list of these.
+        given: those of the command line: a user's own name that is not among them is not imported.
 
     Returns:
-        the study; the settings alone, for the default study of the data, where they name none; None without settings.
+        the study; the settings themselves, for the data's default study, if they name none; None without settings.
 
     Raises:
-        UserError: a name that is no study's or not given, or settings that it does not take.
+        UserError: a name that is not a study or was not given, or settings that the study does not take.
     """
     if settings is None:
         return None
@@ -112,7 +112,7 @@ def build_study(settings: Mapping[str, Any] | None, given: Mapping[str, Any] | N
 
 
 def _own_things(own: Any, given: Any) -> Any:
-    """The object of a name, or of each name in a list; settings with `_target_` are made with the study.
+    """The object of a name, or of each name in a list; those given by `_target_` are built with the study.
 
     Raises:
         UserError: names that were not given on the command line, or that stand for nothing.
@@ -150,11 +150,11 @@ def checked_study(
     classifier: bool = True,
     denoiser: Denoiser | None = None,
 ) -> Any:
-    """The study of these data, once it has refused nothing of them and of the plan; no time is spent before.
+    """The study of these data, after it has accepted them and the plan; no expensive work comes before.
 
     Args:
         paper, classifier: see `study_of`.
-        asked: a study by name, in place of the one that the data have; or settings of that one.
+        asked: a study by name, in place of the data's default one; or settings of that one.
         denoiser: the learned one, or one like it that is to be trained.
 
     Raises:

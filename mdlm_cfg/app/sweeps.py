@@ -1,6 +1,6 @@
 """Sweeps: one folder that contains a folder for every job, and an index of their outcomes.
 
-What becomes of a job is said in its own folder: see `jobs`.
+The outcome of a job is recorded in its own folder: see `jobs`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SHOWING = ("--cfg", "-c", "--info", "-i")  # options that run nothing
 INDEX = ("index.csv", "index.md")
 HYDRAS = "multirun.yaml"  # what hydra leaves in a sweep's folder before any job
 OF_ALL_JOBS = ("hydra.sweep.dir", "runs", "name")  # settings that say where a sweep is
-CALLERS = (hydras, hydras_utils)  # whose run_and_report prints an error, and exits
+CALLERS = (hydras, hydras_utils)  # modules whose run_and_report prints an error and exits
 BEST = "optimization_results.yaml"  # what hydra's optuna sweeper leaves at the end
 
 
@@ -54,8 +54,8 @@ class Sweep:
 
     Attributes:
         folder: with a folder for every job. keys: whose values differ between the jobs. is_new: whether the folder is.
-        asked: the arguments that are swept. made: the record of what was made for it. records: the state of the
-            records of its jobs when it began (`_state`). process: the number of the command's own.
+        asked: the arguments that are swept. made: the files and folders made for it. records: the state of its jobs'
+            records when it began (`_state`). process: the id of the command's own process.
     """
 
     folder: Path
@@ -68,12 +68,12 @@ class Sweep:
 
     @property
     def has_begun(self) -> bool:
-        """Whether one of its jobs was begun, in this process or another."""
+        """Whether any of its jobs was begun, in this process or another."""
         return _state(self.folder) != self.records
 
     @property
     def arguments(self) -> list[str]:
-        """What tells hydra: the folder, and that jobs make their own in it."""
+        """Arguments that tell hydra the folder, and that jobs make their own inside it."""
         quoted = str(self.folder).replace("'", "\\'")
         return [*([f"hydra.sweep.dir='{quoted}'"] if self.is_new else []), "hydra.sweep.subdir=."]
 
@@ -99,10 +99,10 @@ class Sweep:
 
 
 def sweep_of(arguments: Sequence[str]) -> Sweep | None:
-    """The sweep that a command line asks for (-m), with a new folder for it if it names none; None for a single run.
+    """The sweep of a command line with -m, with a new folder if it names none; None for a single run.
 
     Raises:
-        UserError: one `out` for all jobs, or an option that shows a configuration in place of running it.
+        UserError: one `out` for all jobs, or an option that shows a configuration instead of running it.
     """
     if not {*MULTIRUN, "hydra.mode=MULTIRUN"} & set(arguments):
         if alone := next((item for item in arguments if item.startswith("hydra.sweep.dir=")), None):
@@ -110,7 +110,7 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
         return None
     if shows := {argument.split("=", 1)[0] for argument in arguments} & set(SHOWING):
         raise UserError(
-            f"{shows.pop()} shows one configuration, and -m asks for several: leave -m out, and sweep over no key"
+            f"{shows.pop()} shows one configuration, and -m means several: leave -m out, and sweep over no key"
         )
     given = [item for item in map(read_override, arguments) if item is not None]
     swept = tuple(item.get_key_element().lstrip("+") for item in given if item.is_sweep_override())
@@ -144,9 +144,9 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
 
 @contextmanager
 def errors_raised_alone() -> Iterator[None]:
-    """Within it, hydra raises every error, that of a job in another process too, and says nothing itself.
+    """Inside, hydra raises every error, also that of a job in another process, and prints nothing itself.
 
-    The environment variable for this, HYDRA_FULL_ERROR, would hold in the processes that Lightning starts, too.
+    The environment variable for this, HYDRA_FULL_ERROR, would also affect the processes that Lightning starts.
     """
     original = JobReturn.return_value
     reporting = run_and_report
@@ -173,7 +173,7 @@ def _resolved(key: str, value: Any) -> Any:
     """A value of `OF_ALL_JOBS` with what it refers to, such as ${oc.env:HOME}.
 
     Raises:
-        UserError: it refers to what is known within the jobs alone.
+        UserError: it refers to something known only within the jobs.
     """
     if not isinstance(value, str):
         return value
@@ -200,7 +200,7 @@ def _check_files(folder: Path) -> None:
 
 
 def check_has_jobs(sweep: Sweep) -> None:
-    """Raise UserError for a sweep that is over and had no job, since a glob or a range was empty."""
+    """Raise UserError for a finished sweep without a job, because a glob or a range was empty."""
     if not records_of(sweep.folder):
         raise UserError(
             f"no job: nothing matches {' '.join(sweep.asked)} (glob() finds no option inside a folder of options, such "
@@ -209,10 +209,9 @@ def check_has_jobs(sweep: Sweep) -> None:
 
 
 def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
-    """Show the index of a sweep that is over, and return what there is to say of its own jobs that failed.
+    """Show the index of a finished sweep, and return the messages of those of its jobs that failed.
 
-    A sweep none of whose jobs was begun leaves the folder as it was; of one that was refused as a whole nothing is
-    shown.
+    A sweep of which no job was begun leaves the folder as it was; nothing is shown for one that was refused as a whole.
     """
     if not sweep.has_begun:
         sweep.made.take_back()
@@ -229,7 +228,7 @@ def ended(sweep: Sweep, is_refused: bool = False) -> list[Account]:
     print_index(records)
     try:
         print(f"index: {write_index(sweep.folder, records)}")
-    except OSError as error:  # a full disk, of which jobs may have said more
+    except OSError as error:  # a full disk, about which jobs may have said more
         unwritten.append(account_of(Failure("", error)))
     if (sweep.folder / BEST).is_file():
         found = yaml.safe_load((sweep.folder / BEST).read_text(encoding="utf-8")) or {}

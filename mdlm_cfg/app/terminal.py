@@ -16,11 +16,11 @@ LEAST_COLUMNS = 40  # of a terminal that shows tables
 
 
 class SteadyStream:
-    """A text stream that continues silently when its reader has gone, or when it was closed.
+    """A text stream that silently drops its output once its reader has gone, or it was closed.
 
     Args:
-        stream: a stream of this process. Everything but writing is left to it.
-        dropped: numbers of errors after which nothing more is written; any other one is raised, with the stream's name.
+        stream: a stream of this process, which still does everything but writing.
+        dropped: errno values after which nothing more is written; any other error is raised, with the stream's name.
     """
 
     def __init__(self, stream: TextIO, dropped: Collection[int] = GONE) -> None:
@@ -47,7 +47,7 @@ class SteadyStream:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Send everything to the null device from now on, what is buffered as well; raise any other error, named."""
+        """From now on send everything, buffered text included, to the null device; raise any other error, named."""
         if error.errno not in self._dropped:
             error.filename = getattr(self._stream, "name", None)
             raise error
@@ -58,11 +58,11 @@ class SteadyStream:
 
 @contextmanager
 def steady_streams() -> Iterator[None]:
-    """Standard output and error that show every text, line by line, and outlive their readers.
+    """Standard output and error that accept any text, line by line, and outlive their readers.
 
-    Standard error is not worth a run that trains either: of a full disk it has no more text, and nobody else to tell.
+    A training run does not fail because standard error goes to a full disk: its text is dropped.
     A character that the terminal's encoding lacks is written as an escape such as \\xe9. COLUMNS=0, which some
-    launchers set, and other widths that show no table do not count.
+    launchers set, and other widths too narrow for a table are ignored.
     """
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) < LEAST_COLUMNS:
@@ -79,6 +79,6 @@ def steady_streams() -> Iterator[None]:
 
 
 def _steady(stream: TextIO, dropped: Collection[int]) -> TextIO:
-    if isinstance(stream, io.TextIOWrapper):  # neither None nor what a notebook has in its place
+    if isinstance(stream, io.TextIOWrapper):  # not None, and not a notebook's replacement
         stream.reconfigure(errors="backslashreplace", line_buffering=True)
     return stream if stream is None else SteadyStream(stream, dropped)  # type: ignore[return-value]

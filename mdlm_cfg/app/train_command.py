@@ -79,7 +79,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
             run_name = f"{folder.parent.name}/{folder.name}"
             loggers = build_loggers(config.logger, folder, run_name, "train", plain(config), made, steps)
             saving = Checkpoints((folder / CHECKPOINT).parent, config.save_minutes, config.keep_steps)
-            averaged = [PicturesByStep(data, plan), AveragedWeights(config.ema_decay)]  # drawn before they go again
+            averaged = [PicturesByStep(data, plan), AveragedWeights(config.ema_decay)]  # pictures of averaged weights
             trainer = build_trainer(config.trainer, loggers, [*averaged, saving])
         say_precision(config, trainer.strategy.root_device)
         written = None
@@ -94,14 +94,14 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
                     written = evaluate(data, run.denoiser, plan, report, study)
                     log(loggers, written, run.step)
             if is_first_process():
-                mark_finished(folder)  # before wandb sends what is left, which may be interrupted
+                mark_finished(folder)  # before wandb uploads the rest, which may be interrupted
     if before is not None and is_first_process():
         finish_the_same(run_folder_of(before), plain(config))
     return outcome_of(written, numbers, module.val_nelbo) if is_first_process() else Outcome()
 
 
 def _trained(trainer: Trainer, path: Path, config: TrainSchema, guides: Guides) -> LoadedRun:
-    """The run that the first process saved, or where nothing was left to train the one before.
+    """The run that the first process saved, or the earlier one if nothing was left to train.
 
     Its network and the guides are moved to where it was trained.
     """
@@ -114,7 +114,7 @@ def _trained(trainer: Trainer, path: Path, config: TrainSchema, guides: Guides) 
 def _study_after_training(
     config: TrainSchema, overrides: Sequence[str], data: Data, denoiser: NetDenoiser, plan: Plan, asked: Any
 ) -> Any:
-    """The study that follows training, checked; None where there is none, with a message unless that is configured."""
+    """The study that follows training, checked; None if there is none, with a message unless configured so."""
     if not config.evaluate:
         return None
     if not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config.paper)):
@@ -126,7 +126,7 @@ def _study_after_training(
 def _fit(
     trainer: Trainer, module: MaskedDiffusion, data: LightningDataModule, before: Path | None, saving: Checkpoints
 ) -> tuple[dict[str, float], Path]:
-    """Train and test; say where the checkpoint is, also after an interrupt (Lightning then exits with code 1)."""
+    """Train and test; print where the checkpoint is, also after an interrupt (Lightning then exits with code 1)."""
     path = saving.last
     try:
         numbers, trained = train_and_test(module, data, trainer, before)
@@ -142,7 +142,7 @@ def _fit(
             raise
         raise UserError(f"{said}; {_last_good(saving, before)}") from error
     if not trained:
-        assert before is not None  # or it would be a NotBegun
+        assert before is not None  # else the error would be NotBegun
         path = before
     if trainer.is_global_zero:
         if not trained:

@@ -26,18 +26,18 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import Data, class_name
 from mdlm_cfg.targets.table import TableMixture
 
-PICTURES = 4  # of a run, evenly over its progress: a moment each
-ENTRIES = 1e5  # (N+1)^D * D * N of a table up to which its law is such a moment
+PICTURES = 4  # of a run, spread evenly over its progress; each takes a moment
+ENTRIES = 1e5  # (N+1)^D * D * N of a table, up to which its law takes a moment
 # of images, and of their sampler
 PER_CLASS = 4
 STEPS = 16
 
 
 class PicturesByStep(Callback):
-    """Logs a picture at some validations, before the averaged weights go again: it stands before `AveragedWeights`.
+    """Logs a picture at some validations, while the averaged weights are in place: must come before `AveragedWeights`.
 
     Args:
-        data: a data module that is set up. plan: the strengths, the last of which images are drawn at.
+        data: a data module that is set up. plan: gives the strengths; images are drawn at the last one.
     """
 
     def __init__(self, data: Data, plan: Plan) -> None:
@@ -46,7 +46,7 @@ class PicturesByStep(Callback):
         self.next = 0.0
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw one where a next part of the training is done."""
+        """Draw a picture if the next part of the training is done."""
         run = next((one.experiment for one in trainer.loggers if isinstance(one, WandbLogger)), None)
         share = pl_module.progress()  # type: ignore[operator]
         if run is None or share < self.next or not trainer.is_global_zero:
@@ -54,14 +54,14 @@ class PicturesByStep(Callback):
         self.next = (int(share * PICTURES) + 1) / PICTURES
         figure = picture_of(self.data, pl_module.net, self.plan)  # type: ignore[arg-type]
         if figure is not None:
-            import wandb  # not without a run of it: it takes a third of a second
+            import wandb  # only with a wandb run: the import takes a third of a second
 
             run.define_metric("train_pictures/*", step_metric=STEP)
             run.log({STEP: trainer.global_step, "train_pictures/drawn": wandb.Image(figure)})
 
 
 def picture_of(data: Data, net: nn.Module, plan: Plan) -> Figure | None:
-    """Laws beside the exact ones, or samples of every class at the last strength; None of other data."""
+    """Laws beside the exact ones, or samples of every class at the last strength; None for other data."""
     target = data.target
     figure = empty_figure()
     if isinstance(target, TableMixture):
@@ -98,7 +98,7 @@ def _laws(
 
 
 def _samples(net: nn.Module, guidance: Guidance, target_class: int, seed: int) -> Tensor:
-    """The same noise at every step, so that only the network changes."""
+    """Samples from the same noise at every step, so that only the network changes."""
     denoiser = NetDenoiser(net)
     generator = generator_for("pictures by step", seed, target_class, device=denoiser.device)
     return Sampler(EVENT_LEAPING, STEPS).draw(denoiser, guidance, target_class, PER_CLASS, generator).cpu()

@@ -16,15 +16,15 @@ from mdlm_cfg.support.errors import UserError, one_of
 WANDB_MODES = ("online", "offline", "disabled", "shared")
 NOT_IN_PROJECTS = "/\\#?%:"  # characters that wandb does not allow in the name of a project
 LONGEST = 128  # name of a project, in characters; id of a run, in bytes, since files are named after it
-MOST_WAIT = 60  # seconds at the end of a run; wandb's own limit is none
+MOST_WAIT = 60  # seconds at the end of a run; wandb itself has no limit
 
 
 def check_wandb(settings: Mapping[str, Any]) -> None:
     """Raise UserError for what wandb does not take: a mode, a name, a variable WANDB_..., or online without a login.
 
-    From here on a server that answers no more holds the end of a command for `MOST_WAIT` seconds at most.
+    From here on, a server that no longer answers delays the end of a command by at most `MOST_WAIT` seconds.
     """
-    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(MOST_WAIT))  # wandb reads it when it is first asked
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(MOST_WAIT))  # wandb reads it at its first use
     mode = settings.get("mode")
     if mode is not None:
         one_of("logger.mode", mode, WANDB_MODES)
@@ -47,7 +47,7 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
 
 
 def _check_variables() -> None:
-    """wandb reads its variables once; of a run it would say when it first logs what it does not take."""
+    """Check wandb's variables now: wandb reads them once, and would reject a value only when a run first logs."""
     import wandb
     from pydantic import ValidationError  # which wandb checks them with
 
@@ -64,7 +64,7 @@ def _check_login() -> None:
 
     try:
         has_login = wandb.login(prompt=False, verify=False)
-    except wandb.errors.Error:  # of a key that cannot be one
+    except wandb.errors.Error:  # for a malformed key
         has_login = False
     if not has_login:
         raise UserError(
@@ -76,7 +76,7 @@ def _check_login() -> None:
 def earlier_wandb_run(folder: Path) -> str | None:
     """The id of the wandb run whose files lie in the folder of a training run; None where there are none.
 
-    A run that is resumed in its folder is one run on wandb.
+    A run that resumes in its folder stays one run on wandb.
     """
     found = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
     return found[0].name.partition("run-")[2].partition("-")[2] if found else None  # run-DATE_TIME-ID
@@ -90,8 +90,8 @@ def keep_wandb_files_in(folder: Path) -> None:
 
 
 def begin_wandb(logger: Any, mode: str | None) -> None:
-    """Open the run of a logger that needs the network, or it would be found out when everything is ready to train."""
-    # Lightning hands wandb a setting that is gone there, even as None, and wandb warns of it
+    """Open the run of a logger that needs the network, so that a failure shows now and not when training starts."""
+    # Lightning passes wandb a setting that wandb has removed, even as None, and wandb warns about it
     vars(logger).get("_wandb_init", {}).pop("anonymous", None)
     if mode == "online":
         import wandb.errors
@@ -108,7 +108,7 @@ def begin_wandb(logger: Any, mode: str | None) -> None:
 
 @contextmanager
 def said_if_lost(report: Path) -> Iterator[None]:
-    """What wandb's server does not take inside is said, and is no error: the report is written."""
+    """Inside, data that wandb's server does not accept cause a message and no error: the report is written."""
     try:
         yield
     except Exception as error:
@@ -123,7 +123,7 @@ def said_if_lost(report: Path) -> Iterator[None]:
 
 @contextmanager
 def no_wait_after_interrupt() -> Iterator[None]:
-    """An interrupt inside ends wandb's own process: it would hold this one for as long as a server does not answer.
+    """An interrupt inside ends wandb's own process, which would block this one for as long as a server does not answer.
 
     What was logged is in the folder of the run; `wandb sync` sends it later.
     """
@@ -135,6 +135,6 @@ def no_wait_after_interrupt() -> Iterator[None]:
         for child in psutil.Process().children():
             if child.name().startswith("wandb-core"):
                 child.kill()
-        with suppress(OSError, SystemExit):  # of the connection; wandb exits with the code of what was killed
+        with suppress(OSError, SystemExit):  # of the connection; wandb exits with the code of the killed process
             wandb.teardown()
         raise

@@ -72,7 +72,7 @@ def _check(report: Mapping[str, Any]) -> None:
     numbers = [row[key] for row in report["means"] for key in ("tv", "used")]
     numbers += [row[key] for row in report["rankings"] if row["rank"] is not None for key in ("rank", "error")]
     if not all(is_number(value) and math.isfinite(value) for value in numbers):
-        raise ValueError("a rank or a mean is no finite number")
+        raise ValueError("a rank or a mean is not a finite number")
 
 
 def _ranking(rows: Sequence[RankingRow], asked: Sequence[tuple[str, int]]) -> Table:
@@ -110,7 +110,7 @@ def write_page(report: Path, page: Path) -> None:
         text = leaderboard(json.loads(report.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
-            f"{report} is no complete report of this version of the benchmark: give the report.json of python eval.py "
-            "experiment=benchmark"
+            f"{report} is not a complete report of this version of the benchmark: give the report.json of python "
+            "eval.py experiment=benchmark"
         ) from error
     write_text(page.resolve(), text)

@@ -55,5 +55,5 @@ def collect(runs: Path, path: Path) -> None:
         try:
             parts.append(to_markdown(json.loads(found[-1].read_text(encoding="utf-8"))))
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{found[-1]} is no report of experiment=paper/{name}: run it again") from error
+            raise UserError(f"{found[-1]} is not a report of experiment=paper/{name}: run it again") from error
     write_text(path.resolve(), "\n".join(parts))

@@ -120,7 +120,7 @@ def _fit(value: Any, hint: Any, plain: bool = False) -> Any:
 def _alternative(value: Any, hints: Sequence[Any], plain: bool) -> Any:
     """An argument as the first of several types that it fits.
 
-    Tensors are tried last, since some types have their own messages. A list may fit another type, and is no tensor.
+    Tensors are tried last, since some types have their own messages. A list may fit another type, and is not a tensor.
     """
     for hint in sorted(hints, key=lambda hint: hint in CHECKS and hint not in (int, float)):
         if hint is Tensor and not plain and not isinstance(value, Tensor | np.ndarray):

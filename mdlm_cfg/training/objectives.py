@@ -73,7 +73,7 @@ class Objective:
         Returns:
             scalars in nats per sample: "loss", which is minimised, and, if known, "nelbo" and "nelbo_null".
         """
-        raise UserError(f"{type(self).__name__} is no objective: it must define loss(net, x, classes, generator)")
+        raise UserError(f"{type(self).__name__} is not an objective: it must define loss(net, x, classes, generator)")
 
     def weigh(self, conditional: Tensor, null: Tensor) -> Losses:
         """The losses from both conditionals, with the null class weighted by its share."""

@@ -49,7 +49,7 @@ def load_mnist(root: str | Path) -> Examples:
         as `load_idx_dataset`: 60,000 training and 10,000 test images of 28 x 28.
 
     Raises:
-        UserError: neither there nor to be had; says which files to put where.
+        UserError: neither present nor available for download; says which files to put where.
         UserError: a corrupt file.
     """
     folder = Path(root) / "MNIST" / "raw"
@@ -63,7 +63,7 @@ def load_fashion_mnist(root: str | Path) -> Examples:
         as `load_idx_dataset`: 60,000 training and 10,000 test images of 28 x 28.
 
     Raises:
-        UserError: neither there nor to be had; says which files to put where.
+        UserError: neither present nor available for download; says which files to put where.
         UserError: a corrupt file.
     """
     folder = Path(root) / "FashionMNIST" / "raw"
