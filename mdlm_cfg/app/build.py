@@ -85,7 +85,7 @@ def for_own_targets(config: TrainSchema, overrides: Sequence[str]) -> TrainSchem
 def build_data(settings: dict[str, Any], trusted: Collection[str] = ()) -> Any:
     """A data module, set up. Settings may come from a checkpoint, so they may name only this package's data.
 
-    `path` is the setting in which a user names a file; it is no argument of its own, but other arguments refer to it.
+    `path` is the setting in which a user names a file; it is not an argument itself, but other arguments refer to it.
 
     Args:
         settings: with `_target_`.

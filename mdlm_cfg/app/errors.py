@@ -304,7 +304,7 @@ def no_exit_of_own_code() -> Iterator[None]:
 
 
 def own_places() -> list[Path]:
-    """The files of what the command line names, or the folders of the packages that they are in."""
+    """The files of the objects that the command line names, or their packages' folders."""
     found = []
     for name in OWN:
         path = Path(getattr(sys.modules.get(name.split(".")[0]), "__file__", None) or name).resolve()
@@ -330,7 +330,7 @@ def _not_yaml(error: yaml.YAMLError) -> str:
 
 
 def _instantiation(error: InstantiationException) -> str:
-    """An object of hydra's own, such as a launcher, that could not be made: its key, and what was raised."""
+    """The message for an object of hydra's, such as a launcher, that could not be made: its key, and the error."""
     where = re.search(r"full_key: (\S+)", text_of(error))
     cause = error.__cause__
     said = _hydra_line(text_of(error)) if cause is None else said_by(cause)

@@ -107,7 +107,7 @@ def parse_profile(schedule: Any) -> float | None:
 
 
 def _on_profile(given: Mapping[str, Any], w: float, sampler: str, sizes: Sizes | None) -> dict[str, Any]:
-    """Options with the sizes of the cheapest steps as events, in place of steps and the schedule "profile"."""
+    """Options with the sizes of the cheapest steps as events, replacing steps and the schedule "profile"."""
     others = {key: value for key, value in given.items() if key != "schedule"}
     if sampler in FAMILIES and "events" not in FAMILIES[sampler].takes:
         raise UserError(

@@ -83,7 +83,7 @@ def with_absolute_paths(config: Recorded) -> Recorded:
 
 
 def _absolute(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Settings whose paths are absolute; parts ".." stay, since what is before them may be a link."""
+    """Settings whose paths are absolute; parts ".." stay, since the part before may be a link."""
     given = {key: path for key in keys if isinstance(path := settings.get(key), str) and path.strip() and path != AUTO}
     return {**settings, **{key: str(Path(path).absolute()) for key, path in given.items()}}
 

@@ -90,7 +90,7 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
 
 
 def _plan_of(settings: SampleSchema, config: SampleSchema, run: LoadedRun) -> Plan:
-    """The plan; the data of the run are loaded where strengths, steps or what a rule needs come from them."""
+    """The plan; the run's data are loaded only if strengths, steps or a rule depend on them."""
     guides = guides_of(settings, config)
     is_fitted = asks_for_fit(settings)
     data = None

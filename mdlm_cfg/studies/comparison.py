@@ -175,7 +175,7 @@ def read_entry(path: Path) -> Entry:
         flat |= {"denoiser": report["run"].get("denoiser", "learned"), CHECKPOINT: _checkpoint_of(report["run"])}
         flat |= {f"{CODE_OF}{name}": digest[:8] for name, digest in (report.get("code") or {}).items()}
         flat |= {key: report[key] for key in ("benchmark_version",) if key in report}
-        flat[BEGUN] = report["run"].get(BEGUN)  # a run resumed with other settings is no repeat of one that was not
+        flat[BEGUN] = report["run"].get(BEGUN)  # a run resumed with other settings does not repeat others
         settings = {key: value for key, value in flat.items() if role_of(key) == "result"}
         seeds = (report["run"].get(TRAINING_SEED), plan.get(SEED))
         test = _plain(report.get("test") or {})
@@ -224,7 +224,7 @@ def _without_path(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _checkpoint_of(run: Mapping[str, Any]) -> str | None:
     """The checkpoint at which a run was evaluated; None if nothing was trained.
 
-    Seeds with finished training are repeats, however many steps each took; unfinished training is no repeat of them.
+    Seeds with finished training are repeats, however many steps each took; unfinished training is not.
     """
     if CHECKPOINT not in run:
         return None
