@@ -18,6 +18,7 @@ from mdlm_cfg.chain.rules import CFG
 from mdlm_cfg.laws.rates import refuse_dead_ends
 from mdlm_cfg.nets import GridTransformer
 from mdlm_cfg.studies.corpus import Corpus
+from mdlm_cfg.studies.correction_moves import CorrectionMoves
 from mdlm_cfg.studies.images import Images
 from mdlm_cfg.studies.mixture import Mixtures
 from mdlm_cfg.studies.plan import Plan
@@ -153,7 +154,8 @@ def checked_study(
     """The study of these data, after it has accepted them and the plan; no expensive work comes before.
 
     Args:
-        paper, classifier: see `study_of`.
+        paper: see `study_of`.
+        classifier: whether one evaluates images; a study may also leave it out on its own.
         asked: a study by name, in place of the data's default one; or settings of that one.
         denoiser: the learned one, or one like it that is to be trained.
 
@@ -173,6 +175,8 @@ def checked_study(
         )
     if isinstance(asked, Mapping):
         study = _with_settings(study, asked)
+    if isinstance(study, CorrectionMoves) and not classifier and Images.needs.fits(data):
+        study = replace(study, classifier=False)
     plan.check_dims(math.prod(data.grid_shape))
     case = Case.of(data, denoiser, plan)
     check_rules(case)

@@ -16,6 +16,7 @@ from study_cases import HIDDEN, images
 from torch import Tensor
 
 from mdlm_cfg import Correction, Guidance, Sampler, UserError
+from mdlm_cfg.app.study_choice import checked_study
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.common import held_out_of
 from mdlm_cfg.studies.correction_moves import CorrectionMoves
@@ -241,6 +242,13 @@ def test_without_a_classifier_pixels_judge(tmp_path: Path) -> None:
     assert all(row.accuracy is None and row.energy_pixels is not None for row in block_of(findings, "sets"))
     assert findings.verdict and findings.facts["noise"]["energy_features"] is None
     assert sections_of(findings, tmp_path)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_setting_for_all_studies_leaves_the_classifier_out(given: bool) -> None:
+    case = case_of(images())
+    study = checked_study(case.data, case.plan, None, CorrectionMoves(), given, case.denoisers["learned"])
+    assert study.classifier is given
 
 
 @pytest.mark.parametrize("num_test", [0, 2, 5])
