@@ -51,7 +51,7 @@ def test_every_formula_can_be_drawn(folder: str) -> None:
             nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, DOCUMENTED)]
             texts += [ast.get_docstring(node) or "" for node in nodes]
     formulas = [match[1] or match[2] for text in texts for match in FORMULA.finditer(text)]
-    assert len(formulas) > 3
+    assert formulas
     for formula in formulas:
         assert "<math" in tex2mathml(formula), formula
 

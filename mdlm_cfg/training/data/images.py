@@ -135,8 +135,8 @@ def _load(dataset: str, root: str | Path, relabel: bool) -> Examples:
         return as_images(str(path), load_arrays(path, "images", relabel))
     if not path.is_dir():
         raise UserError(
-            f"{found_at(path)}: give {', '.join(NAMED)}, a folder of IDX files or of images by class, or a .npz of "
-            "images"
+            f"data set {dataset!r}: {found_at(path)}; give {', '.join(NAMED)}, a folder of IDX files or of images by "
+            "class, or a .npz of images"
         )
     if any(find_file(path, name) for name in FILES):
         return load_idx_dataset(path, relabel)
