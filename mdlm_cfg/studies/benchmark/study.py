@@ -86,7 +86,7 @@ def benchmark(
             target_class, num_samples, generator) that draws int64 (num_samples, D): judged by its samples, and its
             calls are counted. If it has an argument `calls`, it gets the allowed number; `SchedulerSampler` and
             `GenerateSampler` are such functions. An `Entry` gives any of them another name or guidance. Without any,
-                only the built-in entries are judged.
+            only the built-in entries are judged.
         targets: names in `TARGETS`, or `Target`s of your own; None is all.
         strengths: w. calls: of the denoiser, per conditional, that an entry may make.
         num_samples: drawn from a function, on every target at every strength.
