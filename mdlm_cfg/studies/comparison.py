@@ -67,7 +67,7 @@ class Comparison:
         index: the columns of `means` that identify a row, `SETTING` (an index into `settings`) first.
         measured: the names of what was measured. Each has three columns in `means`: NAME, the mean over seeds;
             NAME_se, its standard error (NaN for a single seed, or if a value is not finite); NAME_seeds, the number of
-                seeds that have it.
+            seeds that have it.
         means: one row for each setting and kind of row.
         test: results on the test set, one row per setting, with the same columns.
     """
