@@ -28,15 +28,15 @@ def process(module: str, function: str = "main") -> None:
     try:
         getattr(import_module(module), function)()
     except KeyboardInterrupt:
-        _hear_no_more()
+        _ignore_interrupts()
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        _hear_no_more()
+        _ignore_interrupts()
         exec("")
 
 
-def _hear_no_more() -> None:
+def _ignore_interrupts() -> None:
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
 
