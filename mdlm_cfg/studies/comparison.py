@@ -95,9 +95,10 @@ class Comparison:
         NAME_seeds is included only if some seeds of the setting lack the number.
         """
         found = []
+        num_seeds = self.num_seeds
         for row in self.means.to_dict("records"):
             place = row.pop(SETTING)
-            few = {f"{name}_seeds" for name in self.measured if 0 < row[f"{name}_seeds"] < self.num_seeds[place]}
+            few = {f"{name}_seeds" for name in self.measured if 0 < row[f"{name}_seeds"] < num_seeds[place]}
             plain = {
                 key: None if _is_absent(value) else value
                 for key, value in row.items()
