@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 
@@ -34,6 +35,22 @@ def process(module: str, function: str = "main") -> None:
     finally:
         _ignore_interrupts()
         exec("")
+
+
+def with_arguments(help_text: str, work: Callable[[Sequence[str]], None], arguments: Sequence[str] | None) -> None:
+    """Do the work of a command without hydra; print its help instead for --help, or without arguments.
+
+    Args:
+        arguments: None: those of the command line.
+    """
+    from mdlm_cfg.app.errors import as_command
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with as_command():
+        if not given or {"--help", "-h"} & set(given):
+            print(help_text, end="")
+        else:
+            work(given)
 
 
 def _ignore_interrupts() -> None:

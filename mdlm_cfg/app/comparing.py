@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from mdlm_cfg.app.errors import as_command
+from mdlm_cfg.app.commands import with_arguments
 from mdlm_cfg.app.places import check_path
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
@@ -25,15 +24,10 @@ It prints the tables and writes comparison.html, comparison.csv and a picture of
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare the reports that the command line names."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    with as_command():
-        if not given or {"--help", "-h"} & set(given):
-            print(HELP, end="")
-        else:
-            _compare([one for one in given if not one.startswith("out=")], [o for o in given if o.startswith("out=")])
+    with_arguments(HELP, _compare, arguments)
 
 
-def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
+def _compare(given: Sequence[str]) -> None:
     from rich.console import Console
 
     from mdlm_cfg.app.folders import place_for
@@ -43,10 +37,12 @@ def _compare(paths: Sequence[str], outs: Sequence[str]) -> None:
     from mdlm_cfg.reports.tables import print_table, write_csv
     from mdlm_cfg.studies.comparison import compare
 
+    paths = [one for one in given if not one.startswith("out=")]
+    outs = [one for one in given if one.startswith("out=")]
     if not paths or len(outs) > 1:
         raise UserError("give folders of runs, or report.json files, and out=FOLDER at most once")
-    for key, given in (("out", outs), ("PATH", paths)):
-        for path in given:
+    for key, texts in (("out", outs), ("PATH", paths)):
+        for path in texts:
             check_path(key, path.removeprefix("out="))
     found = compare(paths)
     out = outs[0].removeprefix("out=") if outs else None

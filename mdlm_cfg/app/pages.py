@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdlm_cfg.app.commands import process
+from mdlm_cfg.app.commands import process, with_arguments
 
 HELP = """\
 Write a page of the documentation from reports. An earlier page of the same kind is replaced, and no other file.
@@ -19,14 +18,7 @@ KINDS = ("leaderboard", "paper")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page that the command line names."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    from mdlm_cfg.app.errors import as_command
-
-    with as_command():
-        if not given or {"--help", "-h"} & set(given):
-            print(HELP, end="")
-        else:
-            _write(given)
+    with_arguments(HELP, _write, arguments)
 
 
 def _write(given: Sequence[str]) -> None:

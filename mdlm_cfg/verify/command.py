@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mdlm_cfg.app.errors import FAULT, as_command
+from mdlm_cfg.app.commands import with_arguments
+from mdlm_cfg.app.errors import FAULT
 from mdlm_cfg.app.places import check_path
 from mdlm_cfg.support.errors import UserError, did_you_mean
 from mdlm_cfg.support.folders import Made
@@ -31,12 +32,7 @@ KEYS = ("out", "seed", "minutes", "groups")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    with as_command():
-        if not given or {"--help", "-h"} & set(given):
-            print(HELP, end="")
-        elif not _verify(settings_of(given)):
-            sys.exit(FAULT)
+    with_arguments(HELP, _verify, arguments)
 
 
 def settings_of(given: Sequence[str]) -> dict[str, str]:
@@ -57,7 +53,8 @@ def settings_of(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _verify(settings: dict[str, str]) -> bool:
+def _verify(given: Sequence[str]) -> None:
+    settings = settings_of(given)
     check_path("out", settings["out"])
     folder = Path(settings["out"])
     minutes = _number("minutes", settings, float)
@@ -82,7 +79,8 @@ def _verify(settings: dict[str, str]) -> bool:
             print(f"FAILED {check.subject}: {check.case}: {check.measure} {check.value:.3g}")
         print(f"{len(found.checks) - len(found.failures):,} of {len(found.checks):,} checks passed")
         print(f"report: {write_report(found, folder)}")
-    return found.passed
+    if not found.passed:
+        sys.exit(FAULT)
 
 
 def sparse_lines() -> Callable[[str], None]:
