@@ -18,6 +18,7 @@ from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.nets import NetDenoiser
 from mdlm_cfg.reports.tables import write_json
 from mdlm_cfg.support.atomic import naming, part_folder, read_mapping, remove_parts
+from mdlm_cfg.support.by_value import settings_key
 from mdlm_cfg.support.cache import Cache
 from mdlm_cfg.support.errors import not_ours
 from mdlm_cfg.targets.data import Data
@@ -99,7 +100,7 @@ def written_together(folder: Path, record: str, title: str, names: Iterable[str]
 
 
 def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -> Cache:
-    """The cache in a report's folder, which an interrupted evaluation of the same weights, data and code has filled.
+    """The cache in a report's folder, which an interrupted evaluation of the same network, data and code has filled.
 
     A denoiser that is not a network has no weights to recognise it by, so none of its pieces are reused.
 
@@ -115,7 +116,7 @@ def cache_in(folder: Path, data: Mapping[str, Any], denoiser: Denoiser | None) -
     if isinstance(denoiser, NetDenoiser):
         state = denoiser.net.state_dict().values()  # for a user's own network it may hold more than tensors
         weights = [value.cpu() if isinstance(value, Tensor) else repr(value) for value in state]
-        who = content_hash(*weights, repr(denoiser.net)), denoiser.bf16, denoiser.device.type
+        who = content_hash(*weights, settings_key(denoiser.net)), denoiser.bf16, denoiser.device.type
     elif denoiser is not None:
         who = uuid.uuid4().hex
     about = [data.get(key) for key in ("fingerprint", "grid_shape", TEST)]

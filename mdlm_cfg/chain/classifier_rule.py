@@ -119,6 +119,12 @@ class ByClassifier(Rule):
     def _expanded(self, denoiser: Denoiser, tokens: Tensor, target_class: int) -> Tensor:
         """The first-order expansion of `_exact`."""
         n = denoiser.num_tokens
+        slope = self._slope(tokens, n, target_class)
+        change = slope[..., :n] - slope[..., n:]
+        return change.masked_fill((tokens != n)[..., None], 0.0)
+
+    def _slope(self, tokens: Tensor, n: int, target_class: int) -> Tensor:
+        """The gradient of log p(z | x) in the one-hot input, (B, D, N + 1); 0 where z is impossible."""
         assert isinstance(self.classifier, SmoothClassifier)  # since __post_init__
         with torch.enable_grad():
             one_hot = torch.nn.functional.one_hot(tokens, n + 1).double().requires_grad_()
@@ -126,9 +132,7 @@ class ByClassifier(Rule):
             possible = log_prob > NEG_INF
             total = torch.where(possible, log_prob, torch.zeros_like(log_prob)).sum()
             (slope,) = torch.autograd.grad(total, one_hot)
-        slope = slope.masked_fill(~possible[:, None, None], 0.0)
-        change = slope[..., :n] - slope[..., n:]
-        return change.masked_fill((tokens != n)[..., None], 0.0)
+        return slope.masked_fill(~possible[:, None, None], 0.0)
 
     def log_tilted(self, denoiser: Denoiser, w: float, target_class: int | None) -> Tensor:
         """See `Rule.log_tilted`."""
@@ -150,7 +154,7 @@ class ByClassifier(Rule):
 
     @property
     def key(self) -> str:
-        """The rule's name and the outputs of its classifier at a few states."""
+        """The rule's name and the outputs of its classifier at a few states; with `taylor`, also their gradients."""
         return f"{self}({self._answers})"
 
     @cached_property
@@ -158,7 +162,10 @@ class ByClassifier(Rule):
         n, d = (getattr(self.classifier, name, None) for name in ("num_tokens", "num_dims"))
         if n is None or d is None:
             return value_key(self.classifier)
-        return value_key(self.classifier(probes(n, d, getattr(self.classifier, "device", None))))
+        tokens = probes(n, d, getattr(self.classifier, "device", None))
+        found = self.classifier(tokens)
+        slopes = [self._slope(tokens, n, k) for k in range(found.shape[1])] if self.taylor else []
+        return value_key([found, *slopes])
 
     def __str__(self) -> str:
         return "classifier(taylor)" if self.taylor else "classifier"

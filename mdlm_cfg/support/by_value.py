@@ -76,6 +76,32 @@ def value_key(value: object) -> str:
     return _key(value, ())
 
 
+def settings_key(module: torch.nn.Module) -> str:
+    """Text for all that decides a module's output but its weights: the type and the settings of each submodule.
+
+    Two networks with the same weights may still differ in it, for instance in the number of attention heads. Tensors
+    that are attributes, which a call of the module may have left there, are no settings, and neither are values that
+    cannot be identified.
+    """
+    found = []
+    for name, one in module.named_modules(remove_duplicate=False):
+        own = {key: value for key, value in vars(one).items() if key not in OF_MODULES}
+        found.append([name, type(one), one.extra_repr(), *filter(None, map(_setting_key, own.items()))])
+    return value_key(found)
+
+
+def _setting_key(setting: tuple[str, Any]) -> str | None:
+    """The name and the value of an attribute as text, None if it is no setting: see `settings_key`."""
+    _, value = setting
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(one, Tensor | torch.device) for one in held):
+        return None
+    try:
+        return value_key(setting)
+    except UserError:
+        return None
+
+
 def _key(value: Any, within: tuple[int, ...]) -> str:
     """See `value_key`.
 

@@ -27,6 +27,7 @@ BATCH = 1000  # images per call outside training
 SHIFT = 2  # pixels that an image may be moved by in training, each way
 DEVICE = "cpu"  # where it is trained
 VERSION = 1  # of the network below: change it with the network, so that no old file is loaded
+PRECISIONS = ("float32", "bfloat16")
 LEAST_STEPS = 6  # of a cycle: torch divides by zero if a fifth of them is one step
 FOLDER = "classifier"  # in the folder of the data sets
 
@@ -58,7 +59,7 @@ class ClassifierSettings:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("precision", self.precision, ("auto", *PRECISIONS))
         check_positive(
             channels=min(self.channels),
             num_features=self.num_features,
@@ -232,7 +233,7 @@ def classifier_for(
     Raises:
         UserError: the file on disk is damaged.
     """
-    settings = (settings or ClassifierSettings()).decided()
+    settings = settings or ClassifierSettings()
     path = classifier_path(data, settings, Path(data.root) / FOLDER if folder is None else Path(folder))
     if path.is_file():
         try:
@@ -263,6 +264,13 @@ def _damaged(path: Path) -> str:
 
 
 def classifier_path(data: ImageData, settings: ClassifierSettings, folder: Path) -> Path:
-    """The file of a classifier: its name identifies the images and the settings, precision included."""
-    key = repr((data.fingerprint(), data.grid_shape, data.num_classes, astuple(settings.decided()), SHIFT, VERSION))
+    """The file of a classifier: its name identifies the images and the settings, precision included.
+
+    The precision "auto" is that of the file that is there: measured again, it may be another one in each process.
+    """
+    if settings.precision == "auto":
+        each = [classifier_path(data, replace(settings, precision=one), folder) for one in PRECISIONS]
+        there = [path for path in each if path.is_file()]
+        return there[0] if there else classifier_path(data, settings.decided(), folder)
+    key = repr((data.fingerprint(), data.grid_shape, data.num_classes, astuple(settings), SHIFT, VERSION))
     return folder / f"{data.name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"

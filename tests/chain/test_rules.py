@@ -395,6 +395,22 @@ def test_rules_tell_guidances_apart() -> None:
     assert [Guidance(1.0, rule=rule).rows(D) for rule in RULES.values()] == [2, 2, 3, 1, 2, 1, 1, D + 2, D + 2]
 
 
+def test_classifiers_of_the_same_answers_and_other_gradients_are_told_apart() -> None:
+    class Steeper(TablePosterior):
+        def of_one_hot(self, one_hot: torch.Tensor) -> torch.Tensor:
+            return super().of_one_hot(one_hot.square())  # the same at 0 and 1, and twice as steep at 1
+
+    target = random_target(2, 2, seed=3)
+    keys = {}
+    laws = []
+    for taylor in (False, True):
+        given = [Guidance(1.0, rule=ByClassifier(make(target), taylor)) for make in (TablePosterior, Steeper)]
+        keys[taylor] = [one.key() for one in given]
+        laws.append([terminal_law(target.denoiser(), one, 0) for one in given])
+    assert total_variation(*laws[0]) < 1e-12 and total_variation(*laws[1]) > 0.01
+    assert keys[True][0] != keys[True][1]
+
+
 def test_weaker_denoisers_that_differ_in_one_class_are_told_apart() -> None:
     """Each of a few states was asked under one label: on one coordinate the other classes could be any."""
     uniform = torch.full((3, 50), 1 / 50, dtype=torch.float64)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,6 +165,54 @@ def test_other_weights_data_or_target_find_nothing(tmp_path: Path) -> None:
         cache_in(tmp_path, data, toy_2d_overlap().denoiser()),  # of which nothing is known
     ):
         assert float(other("key", lambda: torch.ones(1))) == 1
+
+
+def test_networks_of_the_same_weights_with_other_answers_find_nothing(tmp_path: Path) -> None:
+    """repr() of a network shows neither its heads nor its patches: another one's answers were taken for its own."""
+    width = 16
+    num_dims = 4
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, (20, num_dims), generator=generator)
+    classes = torch.randint(3, (20,), generator=generator)
+    sides = [(num_dims,), (num_dims // 2, 2), (2, num_dims // 2), (1, num_dims), (num_dims, 1)]
+    patches = [(grid, tuple(patch)) for grid in sides for patch in product(*([1, 2, 4] for _ in grid))]
+    found: dict[object, bytes] = {}
+    for (grid, patch), heads, labels in product(patches, (1, 2, 4), (False, True)):
+        if any(side % part for side, part in zip(grid, patch)):
+            continue
+        sizes = {"width": width, "depth": 1, "num_heads": heads, "label_heads": labels}
+        net = GridTransformer(2, grid, 2, patch_size=patch, **sizes)
+        for name, one in net.state_dict().items():  # the same numbers wherever the shapes are the same
+            one.copy_(torch.sin(torch.arange(one.numel()).view_as(one) * 0.7 + len(name)))
+        denoiser = NetDenoiser(net)
+        about = cache_in(tmp_path, {}, denoiser).about
+        assert about == cache_in(tmp_path, {}, NetDenoiser(copy.deepcopy(net).train())).about
+        answers = denoiser(tokens, classes).numpy().tobytes()
+        assert found.setdefault(about, answers) == answers
+    assert len(set(found.values())) > 10
+
+
+class Settled(torch.nn.Module):
+    """A network with a setting of any sort, and with what a call may leave."""
+
+    num_tokens = num_dims = num_classes = 2
+
+    def __init__(self, setting: object, left: object = None) -> None:
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5))
+        torch.nn.init.ones_(self.inner[0].weight)
+        torch.nn.init.ones_(self.inner[0].bias)
+        self.inner[0].setting = setting
+        self.left = left
+
+
+def test_every_setting_of_a_network_counts_and_what_a_call_leaves_does_not(tmp_path: Path) -> None:
+    settings = [None, 1, 2, 1.5, True, "gelu", "relu", torch.relu, torch.sigmoid, torch.float16, (1, 2), (2, 1), [[1]]]
+    settings += [{"eps": 1e-5}, {"eps": 1e-6}, SimpleNamespace(heads=2), SimpleNamespace(heads=4), partial(pow, exp=2)]
+    nets = [Settled(setting) for setting in settings]
+    assert len({repr(cache_in(tmp_path, {}, NetDenoiser(net)).about) for net in nets}) == len(settings)
+    lefts = [None, torch.zeros(2), [torch.ones(1)], {"rows": torch.ones(1)}, torch.device("cpu"), threading.Lock()]
+    assert len({repr(cache_in(tmp_path, {}, NetDenoiser(Settled(1, left))).about) for left in lefts[1:]}) == 1
 
 
 def test_code_of_the_users_that_has_changed_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

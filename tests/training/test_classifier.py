@@ -105,6 +105,20 @@ def test_the_file_tells_the_precision_and_auto_is_what_the_cpu_does_fast(
         ClassifierSettings(precision="half")
 
 
+def test_another_measurement_of_the_cpu_trains_no_second_classifier(
+    data: BinaryImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(SMALL, epochs=1)
+    for first in (True, False):
+        folder = tmp_path / str(first)
+        found = []
+        for fast in (first, not first):
+            monkeypatch.setattr("mdlm_cfg.training.classifier.bf16_is_fast", lambda device, fast=fast: fast)
+            found.append(classifier_for(data, settings, folder).features(data.test_x))
+        assert torch.equal(*found)
+        assert len(list(folder.iterdir())) == 1
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_products_are_made_in_the_precision_that_is_asked_for(data: BinaryImageData, precision: str) -> None:
     seen: set[torch.dtype] = set()
