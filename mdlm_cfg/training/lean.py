@@ -5,31 +5,29 @@ A step of a small network takes a few milliseconds, so this overhead matters. Al
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from lightning.pytorch.trainer.states import RunningStage
+from torch import Tensor
 from torch.optim import Optimizer
 
+from mdlm_cfg.support.instantiate import calling
 from mdlm_cfg.training.data.base import DiffusionData
 
 PLAIN = frozenset((type(None), bool, int, float, str, dict))  # types that no module registers
 SHORT = 0.99  # of the largest norm: gradients up to this are certain not to be clipped, whatever the rounding
 NOTHING: AbstractContextManager[Any] = nullcontext()
-HOOKS = (  # of a step
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-)
+WITHIN = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+HOOKS = ("on_train_batch_start", *WITHIN, "on_train_batch_end")  # of a step
 TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
@@ -67,6 +65,11 @@ class LeanModule(LightningModule):
         for one in (self, *self.trainer.callbacks):  # type: ignore[attr-defined]
             leave_empty_hooks_out(one)
         call_at_once(self.trainer)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """See `LightningModule`."""
+        with calling("optimizer"):
+            super().optimizer_step(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Skip the check of any module whether a value is a parameter, a buffer or a module, for plain values.
@@ -117,28 +120,62 @@ def _is_as_in(kind: type, one: Any, name: str) -> bool:
 
 
 def call_at_once(trainer: Trainer) -> None:
-    """Let a single-device strategy call a step directly, and in training return a batch that is already on the device.
+    """Let a single device in plain precision take a step, and in training use a batch that is already there, directly.
 
-    Lightning first enters the precision's context, which does nothing in plain precision, and looks up three transfer
-    hooks of a batch, each in the module and in the data.
+    Lightning calls six functions within a step by way of their names, and makes four closures; before it, it looks up
+    three transfer hooks of a batch, each in the module and in the data.
     """
     strategy = trainer.strategy
     if type(strategy) is not SingleDeviceStrategy or type(strategy.precision_plugin) is not Precision:
         return
     place = strategy.root_device
     move = partial(SingleDeviceStrategy.batch_to_device, strategy)
-
-    def training_step(*args: Any, **kwargs: Any) -> Any:
-        return strategy.lightning_module.training_step(*args, **kwargs)  # type: ignore[union-attr]
+    module = trainer.lightning_module
+    loop = trainer.fit_loop.epoch_loop.automatic_optimization
+    is_hooked = any(getattr(one, name) for one in (module, *trainer.callbacks) for name in WITHIN)  # type: ignore[attr-defined]
+    is_own = type(module).optimizer_step is not LeanModule.optimizer_step
+    is_timed = not isinstance(trainer.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
+    is_direct = not (is_hooked or is_own or is_timed)
 
     def batch_to_device(batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         is_there = trainer.training and (device or place) == place and batch[0].device == place
         return batch if is_there else move(batch, device, dataloader_idx)
 
-    strategy.training_step = training_step  # type: ignore[method-assign]
-    owners = ((trainer.lightning_module, LightningModule), (trainer.datamodule, DiffusionData))  # type: ignore[attr-defined]
+    owners = ((module, LightningModule), (trainer.datamodule, DiffusionData))  # type: ignore[attr-defined]
     has_no_own = all(_is_as_in(kind, one, name) for one, kind in owners for name in TRANSFERS)
     strategy.batch_to_device = batch_to_device if has_no_own else move  # type: ignore[method-assign]
+    loop.run = partial(step_at_once if is_direct else _AutomaticOptimization.run, loop)  # type: ignore[method-assign]
+
+
+def step_at_once(
+    loop: _AutomaticOptimization, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]
+) -> dict[str, Any]:
+    """A step of Lightning's automatic optimisation without hooks; its progress is counted as there."""
+    trainer = loop.trainer
+    if trainer.accumulate_grad_batches != 1:  # a callback may change it
+        return _AutomaticOptimization.run(loop, optimizer, batch_idx, kwargs)
+    module = trainer.lightning_module
+    counts = loop.optim_progress.optimizer
+    losses: list[Tensor] = []
+
+    def closure() -> Tensor:
+        module._current_fx_name = "training_step"
+        loss = cast(Tensor, module.training_step(*kwargs.values()))
+        counts.zero_grad.increment_ready()
+        counts.zero_grad.increment_started()
+        module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
+        counts.zero_grad.increment_completed()
+        module.backward(loss)
+        module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+        losses[:] = (loss.detach(),)
+        return losses[0]
+
+    counts.step.increment_ready()
+    with calling("optimizer"):
+        optimizer.step(closure)  # type: ignore[arg-type]
+    module._current_fx_name = None
+    counts.step.increment_completed()
+    return {"loss": losses[0]}
 
 
 def _are_short(optimizer: Optimizer, longest: float) -> bool:

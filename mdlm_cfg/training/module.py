@@ -130,11 +130,6 @@ class MaskedDiffusion(LeanModule):
     # Lightning inspects the arguments in every step, each in turn: so this has one for all
     training_step.__signature__ = inspect.signature(lambda *_: None)  # type: ignore[attr-defined]
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """See `LightningModule`."""
-        with calling("optimizer"):
-            super().optimizer_step(*args, **kwargs)
-
     def _log_losses(self) -> None:
         """Log the losses of the completed step directly to the loggers, because Lightning's `log` takes longer."""
         numbers = {f"train/{name}": value for name, value in self._losses.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from harness import small_data, small_module, small_target, small_trainer
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
 from torch import nn
@@ -28,7 +28,7 @@ NONE = {"gradient_clip_val": None}
 NORM = {"gradient_clip_val": 0.3}
 VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
 LONGEST = 0.3
-LIGHTNINGS = ("optimizer_zero_grad", "configure_gradient_clipping", "__setattr__", "on_train_start")
+LIGHTNINGS = ("optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "__setattr__", "on_train_start")
 AVERAGES: dict[str, dict[str, float]] = {"EMAWeightAveraging": {}, "StochasticWeightAveraging": {"swa_lrs": 0.1}}
 TRAINER = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -52,22 +52,28 @@ def test_gradients_are_clipped_as_lightning_does(share: float, settings: dict[st
         assert torch.equal(lightnings.nan_to_num(9.0), ours.nan_to_num(9.0))
 
 
-def trained(folder: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+def trained(folder: Path, settings: dict[str, Any], callbacks: Sequence[Callback]) -> tuple[Any, dict[str, Any]]:
+    """The weights, and what a checkpoint says of the progress."""
     data = small_data()
     module = small_module(data)
-    small_trainer(folder, **settings).fit(module, datamodule=data)
-    return module.state_dict()
+    trainer = small_trainer(folder, callbacks=list(callbacks), enable_checkpointing=False, **settings)
+    trainer.fit(module, datamodule=data)
+    return module.state_dict(), trainer.fit_loop.state_dict()
 
 
-@pytest.mark.parametrize("settings", [NORM, NORM | {"accumulate_grad_batches": 2}, NORM | {"precision": "bf16-mixed"}])
-def test_training_is_lightnings_own(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lean = trained(tmp_path / "lean", settings)
+@pytest.mark.parametrize("callbacks", [(), (GradientAccumulationScheduler({1: 2}),)])
+@pytest.mark.parametrize("settings", [NORM, NORM | {"precision": "bf16-mixed"}])
+def test_training_is_lightnings_own(
+    settings: dict[str, Any], callbacks: Sequence[Callback], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lean, progress = trained(tmp_path / "lean", settings, callbacks)
     for kind, names in ((LeanModule, LIGHTNINGS), (LeanTrainer, ("strategy", "training"))):
         for name in names:
             monkeypatch.delattr(kind, name)
     monkeypatch.setattr("mdlm_cfg.training.lean.call_at_once", lambda trainer: None)
-    own = trained(tmp_path / "own", settings)
+    own, lightnings = trained(tmp_path / "own", settings, callbacks)
     assert own.keys() == lean.keys() and all(torch.equal(own[name], lean[name]) for name in own)
+    assert progress == lightnings
 
 
 @pytest.mark.parametrize("first", [None, 1, "a", nn.Linear(1, 1), nn.Parameter(torch.ones(1)), torch.ones(1)])
