@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compositions import composed_once
 from hydra._internal.hydra import Hydra
 
 from mdlm_cfg import TableMixture
@@ -26,7 +27,7 @@ EXACT = ("denoiser=exact", "data=toy_1d_overlap", "num_samples=20")
 
 def run(command: str, *arguments: str) -> int:
     """The exit code of train.py, eval.py or mdlm_cfg.sample, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
+    with composed_once(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{command}.py", *arguments])
         if not any("hydra.mode" in one for one in arguments):
             # hydra composes everything twice, first for a mode that no configuration here sets: half of a short run

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from compositions import composed_once
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -34,7 +35,7 @@ def names(group: str) -> list[str]:
 
 
 def composed(*overrides: str, name: str = "train") -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with composed_once(), initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return settings_of(name, compose(name, list(overrides)))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import refusal, run
+from compositions import composed_once
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -71,7 +72,7 @@ def test_whatever_is_given_hydra_composes_it_or_says_why_not(key: str, value: st
         assert "\n" not in str(error)
         return
     # of a HydraException `sentence` makes one line
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"), suppress(HydraException):
+    with composed_once(), initialize_config_dir(str(CONFIGS), version_base="1.3"), suppress(HydraException):
         compose("train", arguments)
 
 
