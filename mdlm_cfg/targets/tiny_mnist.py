@@ -15,10 +15,11 @@ CHUNK = 10_000  # images shrunk at a time
 def area_average(images: Tensor, height: int, width: int) -> Tensor:
     """Mean intensity of every cell of a height x width grid laid over the images.
 
-    Cells may cut through pixels (28 is not divisible by 3): pixels count by area.
+    Cells may cut through pixels (28 is not divisible by 3): pixels count by area. The sums of integer pixels are exact,
+    and are divided once: a mean equals a threshold in float64 where it equals it exactly.
 
     Args:
-        images: (n, H, W), any real type.
+        images: (n, H, W), any real type; integers below 2^53 / HW for exact sums.
 
     Returns:
         float64 (n, height, width), in the units of the images.
@@ -35,22 +36,26 @@ def area_average(images: Tensor, height: int, width: int) -> Tensor:
         )
     rows = _overlaps(height, images.shape[1])
     columns = _overlaps(width, images.shape[2])
-    return torch.cat([rows @ chunk.double() @ columns.T for chunk in images.split(CHUNK)])
+    area = images.shape[1] * images.shape[2]
+    return torch.cat([rows @ chunk.double() @ columns.T / area for chunk in images.split(CHUNK)])
 
 
 def _overlaps(num_cells: int, num_pixels: int) -> Tensor:
-    """The share of every cell that each pixel covers along one axis, float64 (num_cells, num_pixels)."""
-    edges = torch.arange(num_cells + 1, dtype=torch.float64) * num_pixels / num_cells
-    pixels = torch.arange(num_pixels, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
-    return overlap.clamp(min=0) * num_cells / num_pixels
+    """The length of every cell that each pixel covers along one axis, float64 (num_cells, num_pixels).
+
+    It is a whole number in units of 1 / num_cells of a pixel, in which a cell has the length num_pixels.
+    """
+    cells = torch.arange(num_cells)[:, None] * num_pixels
+    pixels = torch.arange(num_pixels) * num_cells
+    overlap = torch.minimum(cells + num_pixels, pixels + num_cells) - torch.maximum(cells, pixels)
+    return overlap.clamp(min=0).double()
 
 
 def count_states(cells: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """The number of images of every class in every state, int64 (K, 2^D).
 
     Args:
-        cells: intensities, (n, height, width); a cell is 1 where above the threshold.
+        cells: intensities, (n, height, width); a cell is 1 where above the threshold, and 0 where equal to it.
         labels: int64 (n,), classes from 0.
     """
     flat = cells.flatten(1)
@@ -92,7 +97,8 @@ def tiny_mnist_pmfs(
         images: uint8 (n, H, W).
         labels: int64 (n,), classes from 0; every class needs an image.
         height: of the grid of cells; width: likewise. D = height * width.
-        threshold: a cell is 1 where its mean intensity (0..255) is above; None: `informative_threshold`.
+        threshold: a cell is 1 where its mean intensity (0..255) is above it, and 0 where it equals it exactly; None:
+            `informative_threshold`.
 
     Returns:
         class_pmfs: float64 (K, 2, ..., 2), cells in C order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -22,17 +23,29 @@ def images_of(num: int, size: int = 28, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (num, size, size), generator=gen, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize(("height", "width"), [(3, 3), (3, 4), (4, 4), (5, 28), (1, 1)])
-def test_area_average_is_the_mean_over_a_grid_fine_enough_for_both(height: int, width: int) -> None:
+SIZES = [(3, 3), (3, 4), (4, 4), (5, 28), (1, 1), (28, 28)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_area_averages_are_fractions_rounded_once(height: int, width: int) -> None:
     images = images_of(3)
-    fine = images.double().repeat_interleave(height, 1).repeat_interleave(width, 2)  # 28h x 28w
-    want = fine.reshape(3, height, 28, width, 28).mean(dim=(2, 4))
-    torch.testing.assert_close(area_average(images, height, width), want, rtol=0, atol=1e-11)
+    fine = images.long().repeat_interleave(height, 1).repeat_interleave(width, 2)  # 28h x 28w
+    sums = fine.reshape(3, height, 28, width, 28).sum(dim=(2, 4)).flatten().tolist()
+    assert area_average(images, height, width).flatten().tolist() == [float(Fraction(total, 28 * 28)) for total in sums]
 
 
-def test_area_average_leaves_full_resolution_alone() -> None:
-    images = images_of(2)
-    torch.testing.assert_close(area_average(images, 28, 28), images.double(), rtol=0, atol=1e-12)
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (3, 4), (4, 4), (2, 5)])
+@pytest.mark.parametrize("threshold", [3, 5, 13, 25, 127])
+def test_a_cell_is_one_above_the_threshold_alone(height: int, width: int, threshold: int) -> None:
+    images = torch.full((2, 28, 28), threshold, dtype=torch.uint8)
+    for row in (1, 12, 25):  # with the next one in the same cells, so that all means stay
+        drawn = images_of(1, seed=row)[0, 0] % 3
+        images[:, row] += drawn
+        images[:, row + 1] -= drawn
+    images[1, 0, 0] += 1
+    pmfs, _ = tiny_mnist_pmfs(images, torch.tensor([0, 1]), height, width, threshold)
+    assert pmfs.flatten(1)[0, 0] == 1 and pmfs[1, 1].sum() == 1
+    assert pmfs.flatten(1)[1, 2 ** (height * width - 1)] == 1
 
 
 def test_pmfs_are_frequencies_in_reading_order() -> None:

@@ -26,7 +26,7 @@ from mdlm_cfg.targets.files import read_npz
 from mdlm_cfg.targets.hmm import HiddenMarkovMixture
 from mdlm_cfg.targets.table import TableMixture
 
-VERSION = 2  # of the benchmark: any change of targets, classes, strengths, entries or ranking rules is a new version
+VERSION = 3  # of the benchmark: any change of targets, classes, strengths, entries or ranking rules is a new version
 FILES = Path(__file__).parent
 # made by bench/provenance.py
 DIGITS = FILES / "tiny_mnist_3x3.npz"
