@@ -55,10 +55,10 @@ def training_figures(flops: float, device: torch.device) -> Iterator[Figure]:
     x = torch.randint(0, 2, (batch, 784), device=device)
     classes = torch.randint(0, 10, (batch,), device=device)
 
-    def backward(asked: torch.nn.Module) -> None:
+    def backward(module: torch.nn.Module) -> None:
         net.zero_grad()
         with _autocast(device):
-            loss = nelbo(asked, x, classes, 2).mean()
+            loss = nelbo(module, x, classes, 2).mean()
         loss.backward()
 
     bound = image_flops(net, batch) / flops

@@ -34,8 +34,8 @@ Items = Sequence[Mapping[str, Any]]
 def history_of(log: Path) -> Items:
     """What a run logged, by step: names and values."""
     wandb = Path(sys.executable).with_name("wandb")
-    asked = [wandb, "leet", "inspect", "--json", log]
-    lines = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    command = [wandb, "leet", "inspect", "--json", log]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     records = [json.loads(line) for line in lines]
     return [record["history"]["item"] for record in records if record["type"] == "history"]
 

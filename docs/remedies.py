@@ -140,8 +140,8 @@ def resampled(world: World) -> Remedy:
     """Sequential Monte Carlo, by drawing sets; its limit is that of the weights, its share that of its last weights."""
 
     def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        asked = (world.denoiser, Guidance(W), world.z, n - n % 2)
-        found = sequential_monte_carlo(*asked, num_groups=2, generator=generator)
+        arguments = (world.denoiser, Guidance(W), world.z, n - n % 2)
+        found = sequential_monte_carlo(*arguments, num_groups=2, generator=generator)
         return found.x, found.weights
 
     _, last = draw(10_000, generator_for("remedies", 1))

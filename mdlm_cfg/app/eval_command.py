@@ -90,7 +90,7 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
             "denoiser=..."
         )
     guides = checked_guides(config, overrides)  # refused before anything is loaded
-    asked = build_study(config.study, config.study)
+    chosen = build_study(config.study, config.study)
     data = build_data(config.data, names_in(config.data))
     denoiser = None
     name = "exact"
@@ -101,7 +101,7 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
         raise UserError(f"denoiser=exact needs data known exactly, and {data.name} is not; train a network on it")
     guides = guides.completed(config, data.target)
     plan = plan_of(config, fit=Fit(data, denoiser, config.target_class, config.seed), guides=guides)
-    study = checked_study(data, plan, config.paper, asked, config.classifier, denoiser)
+    study = checked_study(data, plan, config.paper, chosen, config.classifier, denoiser)
     trainer = sampling_trainer(config.trainer)
     shown = {"denoiser": name, "data": data.name, **guides.described}
     subject = Subject(data, denoiser, plan, study, plain(config), shown, f"{data.name}_{name}", who=name)
@@ -113,20 +113,20 @@ def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -
     run = load_run(path, config.batch_size, names_in(config.net))
     settings = merged(run.config, config, list(overrides))
     guides = checked_guides(settings, overrides, config)  # refused before anything is loaded
-    asked = build_study(settings.study, config.study)
+    chosen = build_study(settings.study, config.study)
     data, data_settings = _data_of(run, config, overrides)
     trainer = sampling_trainer(config.trainer, run.net)
     guides = guides.completed(settings, data.target, run.denoiser)
     guides.to(run.denoiser.device)
     plan = plan_of(settings, config, Fit(data, run.denoiser, settings.target_class, config.seed), guides)
-    study = checked_study(data, plan, config.paper, asked, settings.classifier, run.denoiser)
+    study = checked_study(data, plan, config.paper, chosen, settings.classifier, run.denoiser)
     if is_first_process():
         print(f"evaluating {shown_path(run.path)}", file=sys.stderr)
     shown = {**describe(run), **guides.described}
     run_name = f"{run.folder.parent.name}/{run.folder.name}"
-    asked_here = {key: value for key, value in plain(settings).items() if key in keys_of(EvaluationSchema)}
+    given_here = {key: value for key, value in plain(settings).items() if key in keys_of(EvaluationSchema)}
     here = {"data": data_settings, "denoiser": config.denoiser, "seed": config.seed, "ckpt_path": str(run.path)}
-    decided = run.config | asked_here | here
+    decided = run.config | given_here | here
     subject = Subject(data, run.denoiser, plan, study, decided, shown, run_name, run.step, run.folder)
     return _evaluated(config, subject, trainer, overrides, job)
 
@@ -154,10 +154,10 @@ def _evaluated(
             settings = (subject.settings, made, ALL_STEPS)
             loggers = build_loggers(config.logger, out, subject.run_name, "eval", *settings)
     written = None
-    asked = (data, subject.denoiser, subject.plan)
+    subject_of = (data, subject.denoiser, subject.plan)
     with wandb_finished(loggers):
-        if share_draws(trainer, subject.study, *asked, out):
-            written = evaluate(*asked, report, subject.study)
+        if share_draws(trainer, subject.study, *subject_of, out):
+            written = evaluate(*subject_of, report, subject.study)
             log(loggers, written, subject.step)
     return outcome_of(written)
 

@@ -103,7 +103,7 @@ def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
 
 
 def place_for(
-    asked: str | Path | None, job: Path | None, root: str | Path, name: str, overrides: Sequence[str], made: Made
+    out: str | Path | None, job: Path | None, root: str | Path, name: str, overrides: Sequence[str], made: Made
 ) -> Path:
     """A checked folder for a command's output: the one given, a job's own, or a new one in root/name.
 
@@ -113,8 +113,8 @@ def place_for(
         UserError: it cannot be made, or as `check_place`.
     """
     with made.taken_back(), naming_way_out("out"):
-        if asked is not None:
-            folder = made.folder(asked)
+        if out is not None:
+            folder = made.folder(out)
         elif job is not None:
             folder = job
         elif is_first_process():

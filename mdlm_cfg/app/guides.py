@@ -143,7 +143,7 @@ class _Unknown:
 
     num_classes = num_tokens = num_dims = 0
 
-    def __call__(self, *asked: Any) -> Tensor:
+    def __call__(self, *query: Any) -> Tensor:
         raise NotImplementedError
 
     def of_one_hot(self, one_hot: Tensor) -> Tensor:

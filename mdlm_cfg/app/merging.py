@@ -48,9 +48,9 @@ def merged(
     if isinstance(kept.get("steps"), list) and "schedule" in given:  # a schedule replaces a grid
         kept.pop("steps")
     if isinstance(config, EvalSchema) and isinstance(saved.get("study"), Mapping):
-        asked = config.study or {}
-        if TARGET not in asked:  # settings alone: of the training run's study
-            kept["study"] = {**saved["study"], **asked}
+        chosen = config.study or {}
+        if TARGET not in chosen:  # settings alone: of the training run's study
+            kept["study"] = {**saved["study"], **chosen}
     checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluationSchema), kept))
     return replace(config, **{key: getattr(checked, key) for key in kept})
 

@@ -121,13 +121,13 @@ def _on_profile(given: Mapping[str, Any], w: float, sampler: str, sizes: Sizes |
 
 
 def guidances_of(
-    config: SamplingSchema, strengths: Sequence[Any], trusted: Collection[str], guides: Guides, is_asked: bool = False
+    config: SamplingSchema, strengths: Sequence[Any], trusted: Collection[str], guides: Guides, is_given: bool = False
 ) -> tuple[Guidance, ...]:
     """The guidance at every strength: a kind or rule by name, an object of the user's own, or a function of w.
 
     Args:
         config: all settings. strengths: w. trusted: names that the command line gave. guides: what rules need.
-        is_asked: whether the command line gave w.
+        is_given: whether the command line gave w.
 
     Raises:
         UserError: an unknown kind or rule, a strength that is not allowed, or something that is not guidance.
@@ -150,7 +150,7 @@ def guidances_of(
     if "w" in arguments or not _has_argument(thing, "w"):
         made = _instance(thing, settings, "guidance", trusted, (Kind, Rule, Guidance), what)
         if isinstance(made, Guidance):
-            if is_asked and [made.w] != list(strengths):
+            if is_given and [made.w] != list(strengths):
                 raise UserError(
                     f"w = {config.w} has no effect on guidance._target_={name}, which has w = {made.label} of its own: "
                     "leave w out, or name a function of w that makes a Guidance"

@@ -78,8 +78,8 @@ def report(
     )
     study = checked_study(data, plan, None, OwnModel() if target is None else None, denoiser=denoiser)
     made = Made()
-    asked = out if out is None else Path(out).absolute()
-    folder = place_for(asked, None, Path("runs").absolute(), data.name, (), made)
+    place = out if out is None else Path(out).absolute()
+    folder = place_for(place, None, Path("runs").absolute(), data.name, (), made)
     with made.taken_back():
         shown = {"denoiser": _name_of(denoiser), "data": data.name}
         about = Report(folder, title_of(data.name, study), shown, data.describe())

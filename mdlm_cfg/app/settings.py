@@ -27,7 +27,7 @@ def checked_guides(config: Sampled, overrides: Sequence[str], given: Sampled | N
     Raises:
         UserError: as `plan_of` and `guides_of`, before data are read.
     """
-    plan_of(config, given, guides=UNKNOWN, is_asked=given_for(overrides, "w") is not None)
+    plan_of(config, given, guides=UNKNOWN, is_given=given_for(overrides, "w") is not None)
     return guides_of(config, given)
 
 
@@ -36,7 +36,7 @@ def plan_of(
     given: Sampled | None = None,
     fit: Fit | None = None,
     guides: Guides | None = None,
-    is_asked: bool = False,
+    is_given: bool = False,
 ) -> Plan:
     """The plan that a configuration describes.
 
@@ -45,7 +45,7 @@ def plan_of(
             `given` names are imported.
         fit: what w=calibrated and schedule=profile mean; None: they are only checked, and the plan cannot be run.
         guides: the weaker denoiser and the classifier, where a rule needs them.
-        is_asked: whether the command line gave w: guidance that has another one of its own is then refused.
+        is_given: whether the command line gave w: guidance that has another one of its own is then refused.
 
     Raises:
         UserError: any setting that no study can use.
@@ -55,7 +55,7 @@ def plan_of(
     if fit is not None:
         strengths = [fit.strengths(one) if isinstance(one, Calibrated) else one for one in strengths]
     return Plan(
-        guidances=guidances_of(config, strengths, trusted, guides or Guides(), is_asked),
+        guidances=guidances_of(config, strengths, trusted, guides or Guides(), is_given),
         sampler=sampler_of(config, trusted, None if fit is None else fit.sizes),
         num_samples=config.num_samples,
         seed=config.seed,

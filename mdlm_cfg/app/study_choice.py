@@ -147,7 +147,7 @@ def checked_study(
     data: Data,
     plan: Plan,
     paper: str | None,
-    asked: Any,
+    chosen: Any,
     classifier: bool = True,
     denoiser: Denoiser | None = None,
 ) -> Any:
@@ -156,25 +156,25 @@ def checked_study(
     Args:
         paper: see `study_of`.
         classifier: whether one evaluates images; a study may also leave it out on its own.
-        asked: a study by name, in place of the data's default one; or settings of that one.
+        chosen: a study by name, in place of the data's default one; or settings of that one.
         denoiser: the learned one, or one like it that is to be trained.
 
     Raises:
         UserError: anything that the study would refuse, or that there is none.
     """
-    is_named = asked is not None and not isinstance(asked, Mapping)
+    is_named = chosen is not None and not isinstance(chosen, Mapping)
     if is_named and paper is not None:
         raise UserError(f"paper={paper} belongs to the study of a table: leave one of them out")
     if denoiser is not None and type(getattr(denoiser, "net", None)) is not GridTransformer:  # ours is known to be
         check_steady(denoiser)
-    study: Any = asked if is_named else study_of(data, paper, classifier)
+    study: Any = chosen if is_named else study_of(data, paper, classifier)
     if study is None:
         raise UserError(
             f"there is no evaluation of {data.name} yet ({data.num_tokens} values on a grid {tuple(data.grid_shape)}): "
             "train on it with evaluate=false"
         )
-    if isinstance(asked, Mapping):
-        study = _with_settings(study, asked)
+    if isinstance(chosen, Mapping):
+        study = _with_settings(study, chosen)
     if isinstance(study, CorrectionMoves) and not classifier and Images.needs.fits(data):
         study = replace(study, classifier=False)
     plan.check_dims(math.prod(data.grid_shape))

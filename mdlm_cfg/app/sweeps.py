@@ -54,14 +54,14 @@ class Sweep:
 
     Attributes:
         folder: with a folder for every job. keys: whose values differ between the jobs. is_new: whether the folder is.
-        asked: the arguments that are swept. made: the files and folders made for it. records: the state of its jobs'
+        swept: the arguments that are swept. made: the files and folders made for it. records: the state of its jobs'
             records when it began (`_state`). process: the id of the command's own process.
     """
 
     folder: Path
     keys: tuple[str, ...]
     is_new: bool
-    asked: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
     made: Made = field(default_factory=Made)
     records: frozenset[tuple[Path, int]] = frozenset()
     process: int = field(default_factory=os.getpid)
@@ -134,10 +134,10 @@ def sweep_of(arguments: Sequence[str]) -> Sweep | None:
     else:
         shown = [item for item in given if item.is_sweep_override()]
         shown += [item for item in given if item.get_key_element() in ("data", "experiment") and item not in shown]
-        asked = [item.input_line or "" for item in shown or given]
+        named = [item.input_line or "" for item in shown or given]
         name = "multirun" if fixed.get("name") is None else str(fixed["name"])
         with naming_way_out("runs"):
-            folder = new_run_folder(str(fixed.get("runs", "runs")), name, asked, "sweep", made)
+            folder = new_run_folder(str(fixed.get("runs", "runs")), name, named, "sweep", made)
     made.file(folder / HYDRAS)
     return Sweep(folder, swept, "hydra.sweep.dir" not in fixed, lines, made, _state(folder))
 
@@ -203,7 +203,7 @@ def check_has_jobs(sweep: Sweep) -> None:
     """Raise UserError for a finished sweep without a job, because a glob or a range was empty."""
     if not records_of(sweep.folder):
         raise UserError(
-            f"no job: nothing matches {' '.join(sweep.asked)} (glob() finds no option inside a folder of options, such "
+            f"no job: nothing matches {' '.join(sweep.swept)} (glob() finds no option inside a folder of options, such "
             "as paper/...: name those one by one)"
         )
 

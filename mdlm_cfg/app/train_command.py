@@ -60,7 +60,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
     """
     config = for_own_targets(config, overrides)
     guides = training_guides(config, overrides)
-    asked = build_study(config.study, config.study)
+    chosen = build_study(config.study, config.study)
     check_trainer(config.trainer)
     check_saving(config.save_minutes, config.keep_steps)
     start(config)
@@ -70,7 +70,7 @@ def train(config: TrainSchema, overrides: Sequence[str], job: Path | None = None
     plan = plan_of(config, guides=guides)
     module = build_module(config, data.describe(), trusted)
     check_step_memory(data, module.objective, str(config.trainer.get("accelerator", "auto")))
-    study = _study_after_training(config, overrides, data, NetDenoiser(module.net), plan, asked)
+    study = _study_after_training(config, overrides, data, NetDenoiser(module.net), plan, chosen)
     before = checkpoint_of(config, data.name, job)
     check_something_to_train(config.trainer, before)
     steps = 0 if before is None else check_resume(before, module.hparams)
@@ -112,15 +112,15 @@ def _trained(trainer: Trainer, path: Path, config: TrainSchema, guides: Guides) 
 
 
 def _study_after_training(
-    config: TrainSchema, overrides: Sequence[str], data: Data, denoiser: NetDenoiser, plan: Plan, asked: Any
+    config: TrainSchema, overrides: Sequence[str], data: Data, denoiser: NetDenoiser, plan: Plan, chosen: Any
 ) -> Any:
     """The study that follows training, checked; None if there is none, with a message unless configured so."""
     if not config.evaluate:
         return None
-    if not _is_asked(overrides, "evaluate") and not (asked or study_of(data, config.paper)):
+    if not _is_given(overrides, "evaluate") and not (chosen or study_of(data, config.paper)):
         print(f"there is no evaluation of {data.name} yet: the network is trained and tested", file=sys.stderr)
         return None
-    return checked_study(data, plan, config.paper, asked, config.classifier, denoiser)
+    return checked_study(data, plan, config.paper, chosen, config.classifier, denoiser)
 
 
 def _fit(
@@ -172,7 +172,7 @@ def _last_good(saving: Checkpoints, before: Path | None) -> str:
     return f"the checkpoints in {where} are gone" if saving.saved else "no checkpoint was saved"
 
 
-def _is_asked(overrides: Sequence[str], key: str) -> bool:
+def _is_given(overrides: Sequence[str], key: str) -> bool:
     """Whether a key was given as true on the command line, and not by a file."""
     override = given_for(overrides, key)
     return override is not None and values_of(override) == [True]

@@ -29,7 +29,7 @@ SLOW_PRODUCT = 400  # numbers of the second factor below which torch multiplies 
 CHUNK = 2**17  # numbers processed together, level by level, so that they stay in the processor's cache
 
 Run = tuple[slice, int, slice]  # subsets, the position of a coordinate, and as many subsets of another level
-HandOn = Callable[[slice], Callable[[Tensor, int], object]]  # rows -> ((values (r, K, c), inner level), in place)
+PassOn = Callable[[slice], Callable[[Tensor, int], object]]  # rows -> ((values (r, K, c), inner level), in place)
 
 
 @dataclass(frozen=True)
@@ -243,15 +243,15 @@ class BlockedLattice:
                     self._sum_values(known, parents[others].view(len(known), 1, -1), keep=True)
         return total
 
-    def push(self, start: Tensor, hand_on: HandOn, to_the_end: bool = True, out: Tensor | None = None) -> Tensor:
+    def push(self, start: Tensor, pass_on: PassOn, to_the_end: bool = True, out: Tensor | None = None) -> Tensor:
         """What every partial state passes to each of its children, given that it receives what its parents pass to it.
 
         Args:
             start: (K,) what the all-masked state receives.
-            hand_on: maps rows of one outer level to a function that turns, in place, what the states in the columns of
+            pass_on: maps rows of one outer level to a function that turns, in place, what the states in the columns of
                 one inner level receive into what they pass on.
             to_the_end: whether to compute what finished states receive; otherwise `arrivals` computes it.
-            out: where the result is written, (rows, K, columns), each row after `hand_on` was called for it; None
+            out: where the result is written, (rows, K, columns), each row after `pass_on` was called for it; None
                 allocates it.
 
         Returns:
@@ -274,12 +274,12 @@ class BlockedLattice:
                     levels = self.by_level(own)
                     flat = own.view(-1, width)
                     given = self.by_level(flat)
-                    handed_on = hand_on(chunk)
+                    passed_on = pass_on(chunk)
                     for p in range(len(inner)):
                         if p:
                             known = self.incidence[p - 1]
                             self._beyond(flat, p, known).addmm_(given[p - 1], known)
-                        handed_on(levels[p], p)
+                        passed_on(levels[p], p)
                     if out is not None:
                         out[chunk] = own
         return values

@@ -88,7 +88,7 @@ class FunctionDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `Denoiser`."""
-        check_asked(self, tokens, classes)
+        check_query(self, tokens, classes)
         mode = eval_mode(self.function) if isinstance(self.function, nn.Module) else nullcontext()
         with mode, calling(getattr(self.function, "__name__", type(self.function).__name__)):
             return self.function(tokens, classes)
@@ -147,7 +147,7 @@ def check_steady(denoiser: Denoiser) -> None:
     tokens[rows, rows % d] = n
     tokens = tokens.to(device_of(denoiser))
     classes = (rows % (k + 1)).to(tokens.device)
-    asked = conditionals(denoiser, tokens, classes)
+    first = conditionals(denoiser, tokens, classes)
     again = conditionals(denoiser, tokens, classes)
     alone = [conditionals(denoiser, tokens[i : i + 1], classes[i : i + 1]) for i in range(PROBED)]
     others = {"on a second call": again, "when alone in a call": torch.cat(alone)}
@@ -155,7 +155,7 @@ def check_steady(denoiser: Denoiser) -> None:
         together = conditionals_under(denoiser, tokens, range(k + 1))
         others["from that of of_labels"] = together[classes, rows.to(tokens.device)]
     for how, other in others.items():
-        gap = 0.5 * (asked.exp() - other.exp()).abs().sum(dim=-1).masked_fill(tokens != n, 0.0).amax(dim=1)
+        gap = 0.5 * (first.exp() - other.exp()).abs().sum(dim=-1).masked_fill(tokens != n, 0.0).amax(dim=1)
         worst = int(gap.argmax())
         if not float(gap[worst]) <= STEADY:
             state, label = name_state(tokens[worst].tolist(), n), int(classes[worst])
@@ -188,7 +188,7 @@ def rounding_of(denoiser: Denoiser) -> float:
     return max(torch.finfo(found.dtype).eps, torch.finfo(torch.float32).eps if is_hidden else 0.0)
 
 
-def check_asked(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: Tensor | None) -> None:
+def check_query(denoiser: Denoiser | FunctionDenoiser, tokens: Tensor, classes: Tensor | None) -> None:
     """Raise UserError unless a denoiser takes these arguments: tokens 0..N with N the mask, and labels 0..K.
 
     On an accelerator inside `checked_at_the_end` it is raised at the end, so that no call waits for the device.
@@ -336,16 +336,16 @@ def check_shape_of(answer: Any, expected: tuple[int, ...], whose: str = "") -> N
         raise UserError(f"{whose}the denoiser returns complex numbers ({answer.dtype}) and must return real ones")
 
 
-def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor, asked: object) -> Tensor:
+def _normalized(denoiser: Denoiser, answer: Tensor, tokens: Tensor, classes: Tensor, function: object) -> Tensor:
     """An output under L labels, checked and in float64: rows of masked coordinates sum to 1 to float64 rounding.
 
     Args:
-        answer: (L, B, D, N). tokens: (B, D). classes: (L, B). asked: the function that gave it.
+        answer: (L, B, D, N). tokens: (B, D). classes: (L, B). function: what gave it.
 
     Returns:
         (L, B, D, N); on a CPU it may be `answer` itself, and must not be modified.
     """
-    if normalizes.is_kept_by(asked) and known_within(answer, NEG_INF, ROUNDING):
+    if normalizes.is_kept_by(function) and known_within(answer, NEG_INF, ROUNDING):
         return answer
     log_probs = in_planes(answer)
     totals = unrolled_sum_exp(log_probs)

@@ -267,11 +267,11 @@ class Guidance:
         table = self.table_of(denoiser)
         log_rho = bound(self.rule, denoiser, target_class, table)
 
-        def asked(tokens: Tensor) -> tuple[Tensor, Refused | None]:
+        def rates_of(tokens: Tensor) -> tuple[Tensor, Refused | None]:
             found, refused = log_rho.anywhere(tokens)
             return self._filtered(found, table), refused
 
-        return asked
+        return rates_of
 
     def _filtered(self, log_rho: Tensor, table: Sequence[float]) -> Tensor:
         if not self.filters:

@@ -215,7 +215,7 @@ class ProductRule(Rule):
         power_of = [by_count(powers[k], mask_id) for k in used]
 
         def log_rho(tokens: Tensor) -> Tensor:
-            return powers_of(_asked(denoiser, tokens, terms), [power(tokens) for power in power_of])
+            return powers_of(_conditionals_of(denoiser, tokens, terms), [power(tokens) for power in power_of])
 
         return log_rho
 
@@ -338,7 +338,7 @@ def probes(num_tokens: int, num_dims: int, device: Any = None) -> Tensor:
     return tokens.to(device or "cpu")
 
 
-def _asked(denoiser: Denoiser, tokens: Tensor, terms: Sequence[Term]) -> list[Tensor]:
+def _conditionals_of(denoiser: Denoiser, tokens: Tensor, terms: Sequence[Term]) -> list[Tensor]:
     """The conditionals of the terms, (B, D, N) each; those of the guided denoiser in one call."""
     found: dict[int, Tensor] = {}
     own = [k for k, term in enumerate(terms) if term.denoiser is None]

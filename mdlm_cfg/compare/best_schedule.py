@@ -262,9 +262,9 @@ def best_schedule(
     values = [goal.value(law) if isinstance(goal, TradeOff) else float(goal(law)) for law in laws]
     if objective == "kl":  # in the descent it is finite everywhere
         chains = [Guidance(PerCount(strengths.tolist()), kind_of(kind)) for strengths in (best, constant)]
-        asked = denoiser or target.denoiser()
+        guided = denoiser or target.denoiser()
         values = [
-            divergence_from_chain(reference, law, asked, chain, target_class, made) for law, chain in zip(laws, chains)
+            divergence_from_chain(reference, law, guided, chain, target_class, made) for law, chain in zip(laws, chains)
         ]
     return BestSchedule(PerCount(best.tolist()), kind_of(kind), made, values[0], values[1], laws[0])
 
@@ -363,12 +363,12 @@ def nelder_mead(value: Callable[[Tensor], float], start: Tensor, size: float, ma
     options = {"adaptive": d > 1, "fatol": FLAT, "xatol": torch.inf}  # in one dimension they would shrink it to a point
     best = start
     least = value(start)
-    asked = 1
-    while asked < max_values and size > 1e-7:
+    used = 1
+    while used < max_values and size > 1e-7:
         simplex = torch.cat([best[None], best + size * torch.eye(d, dtype=best.dtype)]).numpy()
-        limits = {"initial_simplex": simplex, "maxfev": max_values - asked}
+        limits = {"initial_simplex": simplex, "maxfev": max_values - used}
         found = minimize(lambda x: value(torch.from_numpy(x)), best, method="Nelder-Mead", options=options | limits)
-        asked += found.nfev
+        used += found.nfev
         if found.fun > least - 1e-4 * abs(least):
             size /= 8
         if found.fun < least:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_query, conditionals, device_of
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.chain.lattice import Lattice
 from mdlm_cfg.chain.policies import Policy
@@ -43,7 +43,7 @@ class MixedDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
-        check_asked(self, tokens, classes)
+        check_query(self, tokens, classes)
         if classes is None:
             return self.unconditional(tokens, None)
         return by_label(tokens, classes, self.num_classes + 1, self._of_label)

@@ -43,8 +43,8 @@ class JointChain:
         """The law of finished states, (N,)*D."""
         rows, columns = self.blocks.finished
         out = self.holding[:, None] if self.is_single_use else None
-        handed_on = self.blocks.push(self.weights[0, :1].reciprocal(), self._leave, out=out)
-        return handed_on[rows, 0, columns].reshape([self.blocks.num_tokens] * self.blocks.num_dims)
+        passed_on = self.blocks.push(self.weights[0, :1].reciprocal(), self._leave, out=out)
+        return passed_on[rows, 0, columns].reshape([self.blocks.num_tokens] * self.blocks.num_dims)
 
     def _held(self, rows: slice) -> tuple[Tensor, ...]:
         """1 / Lambda of some rows by inner level, (r, 1, c) each."""
@@ -82,11 +82,11 @@ class JointChain:
 
         start = torch.cat([torch.ones_like(nodes.real), torch.zeros_like(nodes.real)]) / self.weights[0, 0]
 
-        def hand_on(rows: slice) -> Callable[[Tensor, int], None]:
+        def pass_on(rows: slice) -> Callable[[Tensor, int], None]:
             held = self._held(rows)
             return lambda values, p: leave(values, held[p])
 
-        values = self.blocks.push(start, hand_on, to_the_end=False)
+        values = self.blocks.push(start, pass_on, to_the_end=False)
         # H / s of finished states is linear in what their parents pass on, and there are fewer times than nodes
         left, ended = (torch.cat([c.real, -c.imag], dim=1) for c in (weights, weights / nodes))
         rows, columns = self.blocks.finished

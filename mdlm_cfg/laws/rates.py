@@ -91,7 +91,7 @@ def level_edges(
     """The edges of levels 0, 1, ..., D - 1."""
     if isinstance(denoiser, Telescoping) and guidance.telescopes:
         return _telescoped_edges(denoiser, guidance, target_class, lattice)
-    return _asked_edges(denoiser, guidance, target_class, lattice)
+    return _evaluated_edges(denoiser, guidance, target_class, lattice)
 
 
 def rates_from_edges(given: LevelEdges, kind: Kind, lattice: Lattice, level: int) -> LevelRates:
@@ -149,7 +149,7 @@ def _telescoped_edges(
         previous = (w, there)
 
 
-def _asked_edges(
+def _evaluated_edges(
     denoiser: Denoiser, guidance: Guidance, target_class: int | None, lattice: Lattice
 ) -> Iterator[LevelEdges]:
     """Edges of any denoiser, evaluated once for every partial state and both conditionals."""
@@ -167,11 +167,11 @@ def _asked_edges(
 
 
 def in_batches(
-    asked: Callable[[Tensor], tuple[Tensor, Refused | None]], tokens: Tensor
+    rates_of: Callable[[Tensor], tuple[Tensor, Refused | None]], tokens: Tensor
 ) -> tuple[Tensor, Refused | None]:
     """`Guidance.rho_anywhere` or `rates_anywhere` of many partial states."""
     parts = tokens.split(MAX_BATCH)
-    answers = [asked(part) for part in parts]
+    answers = [rates_of(part) for part in parts]
     log_rho = torch.cat([answer for answer, _ in answers])
     refused = [one for _, one in answers if one is not None]
     if not refused:

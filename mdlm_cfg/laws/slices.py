@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, check_asked, conditionals_under, device_of
+from mdlm_cfg.chain.denoiser import Denoiser, check_query, conditionals_under, device_of
 from mdlm_cfg.support.arguments import Integers, checked
 from mdlm_cfg.support.errors import UserError
 
@@ -58,7 +58,7 @@ class SliceDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
-        check_asked(self, tokens, classes)
+        check_query(self, tokens, classes)
         rows = self._rows_at_once()
         parts = tokens.split(rows)
         labels = [None] * len(parts) if classes is None else classes.split(rows)
@@ -67,7 +67,7 @@ class SliceDenoiser:
 
     def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
         """The same partial states under several labels, (L, B, |S|, N): see `mdlm_cfg.chain.denoiser.Denoiser`."""
-        check_asked(self, tokens, None)
+        check_query(self, tokens, None)
         parts = tokens.split(self._rows_at_once(len(labels)))
         answers = [conditionals_under(self.denoiser, self.fill(part), labels)[:, :, self.free] for part in parts]
         return torch.cat(answers, dim=1).to(tokens.device)

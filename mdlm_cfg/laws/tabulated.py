@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_asked, conditionals_under, device_of, rounding_of
+from mdlm_cfg.chain.denoiser import Denoiser, by_label, check_query, conditionals_under, device_of, rounding_of
 from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.laws.rates import MAX_BATCH
@@ -76,7 +76,7 @@ class TabulatedDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """float64 log-probabilities (B, D, N), see `mdlm_cfg.chain.denoiser.Denoiser`."""
-        check_asked(self, tokens, classes)
+        check_query(self, tokens, classes)
         states = flat_index(tokens, self.num_tokens + 1)
         if classes is None:
             return self._table(self.num_classes)[states]
@@ -88,8 +88,8 @@ class TabulatedDenoiser:
             if self._beside is None:
                 self._beside = k
             pair = (self._beside, self.num_classes)
-            asked = dict.fromkeys(pair if k in pair else (k,))
-            labels = tuple(label for label in asked if label not in self._tables)
+            needed = dict.fromkeys(pair if k in pair else (k,))
+            labels = tuple(label for label in needed if label not in self._tables)
             made = self._cache(("conditionals", self._about, *labels), lambda: self._ask(labels))
             self._tables |= zip(labels, made)
         return self._tables[k]
@@ -100,15 +100,15 @@ class TabulatedDenoiser:
         d = self.num_dims
         lattice = self.lattice
         full = lattice.tokens(d)
-        asked = torch.cat([lattice.tokens(level) for level in range(d)])
+        masked = torch.cat([lattice.tokens(level) for level in range(d)])
         tables = torch.empty(len(labels), lattice.num_states, d, n, dtype=torch.float64, device=self.device)
         tables[:, flat_index(full, n + 1)] = copy_unmasked(full.new_zeros(*full.shape, n, dtype=torch.float64), full)
         done = 0
         there = device_of(self.denoiser)
         with self._shown() as show:
-            for chunk in asked.split(MAX_BATCH // len(labels)):
+            for chunk in masked.split(MAX_BATCH // len(labels)):
                 answers = conditionals_under(self.denoiser, chunk.to(there), labels)
                 tables[:, flat_index(chunk, n + 1)] = answers.to(self.device)
                 done += len(chunk)
-                show(done / len(asked))
+                show(done / len(masked))
         return tables

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mdlm_cfg.chain.checks import constant_on, raise_where
 from mdlm_cfg.chain.denoiser import (
     HALF_TYPES,
-    check_asked,
+    check_query,
     check_shape_of,
     class_numbers,
     conditionals,
@@ -70,8 +70,8 @@ class NetDenoiser(_Wrapped):
         self._together: Callable[..., Tensor] | None = getattr(net, "under_labels", None)
         if not has_label_heads(net) and not copies_unmasked.is_kept_by(net.forward):
             self._together = None  # a user-defined forward may differ from an inherited `under_labels`
-        asked = [net.forward, *([] if self._together is None else [self._together])]
-        self._is_copied = all(map(copies_unmasked.is_kept_by, asked))
+        functions = [net.forward, *([] if self._together is None else [self._together])]
+        self._is_copied = all(map(copies_unmasked.is_kept_by, functions))
 
     @property
     def rounding(self) -> float:
@@ -90,10 +90,10 @@ class NetDenoiser(_Wrapped):
             raise UserError(
                 "mps has no float64, in which log-probabilities are returned: move network and tokens to cpu"
             )
-        check_asked(self, tokens, classes)
+        check_query(self, tokens, classes)
         if classes is None:
             classes = tokens.new_full((len(tokens),), self.num_classes)
-        return self._normalized(self._asked(self.net, tokens.clone(), classes.clone(), self.batch_size), tokens)
+        return self._normalized(self._output(self.net, tokens.clone(), classes.clone(), self.batch_size), tokens)
 
     @normalizes
     def of_labels(self, tokens: Tensor, labels: Sequence[int]) -> Tensor:
@@ -102,25 +102,27 @@ class NetDenoiser(_Wrapped):
         A network with label heads is called once for each partial state, any other once for each label too; in a
         `GridTransformer` the convolutions that see no label are still computed once.
         """
-        check_asked(self, tokens, None)
+        check_query(self, tokens, None)
         each = constant_on(tuple(class_numbers(labels, self.num_classes)), tokens.device, torch.int64)
         if self._together is not None:
             # without label heads every label is a row
             size = self.batch_size if has_label_heads(self.net) else max(1, self.batch_size // len(labels))
-            answers = self._asked(self._together, tokens.clone(), each.repeat(len(tokens), 1), size).transpose(0, 1)
+            answers = self._output(self._together, tokens.clone(), each.repeat(len(tokens), 1), size).transpose(0, 1)
         else:
             rows = torch.cat([tokens] * len(labels)), each[:, None].expand(-1, len(tokens)).flatten()
-            answers = self._asked(self.net, *rows, self.batch_size).unflatten(0, (len(labels), len(tokens)))
+            answers = self._output(self.net, *rows, self.batch_size).unflatten(0, (len(labels), len(tokens)))
         return self._normalized(answers, tokens)
 
     @torch.inference_mode()
-    def _asked(self, ask: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor, size: int) -> Tensor:
+    def _output(
+        self, function: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, classes: Tensor, size: int
+    ) -> Tensor:
         """The network's output on the device of the tokens, `size` rows a call; it may write over its arguments."""
         device = self.device
         given = tokens.to(device), classes.to(device)
         with eval_mode(self.net), _precision(device, self.bf16):
             parts = [given] if len(tokens) <= size else list(zip(*(part.split(size) for part in given), strict=True))
-            answers = [ask(*part) for part in parts]
+            answers = [function(*part) for part in parts]
         for part, answer in zip(parts, answers):
             expected = (len(part[0]), *getattr(answer, "shape", ())[1:-2], self.num_dims, self.num_tokens)
             check_shape_of(answer, expected, "the network of ")
@@ -186,8 +188,8 @@ class NetClassifier(_Wrapped):
     def of_one_hot(self, one_hot: Tensor) -> Tensor:
         """Log-probabilities (B, K) from (B, D, N + 1), the mask last; with gradients."""
         with eval_mode(self.net):
-            asked = cast(Callable[[Tensor], Tensor], self.net.class_log_probs)
-            log_probs = asked(one_hot.to(self.device, torch.float32)).to(one_hot.device, torch.float64)
+            class_log_probs = cast(Callable[[Tensor], Tensor], self.net.class_log_probs)
+            log_probs = class_log_probs(one_hot.to(self.device, torch.float32)).to(one_hot.device, torch.float64)
         return log_probs.log_softmax(dim=-1)
 
 

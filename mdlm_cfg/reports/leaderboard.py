@@ -51,9 +51,9 @@ def leaderboard(report: Mapping[str, Any]) -> str:
         scope="" if report["complete"] else " This is part of the benchmark and not to be cited.",
     )
     first = ("tilted", calls[-1])
-    asked = [first, *((to, most) for to in ("tilted", "chain") for most in [*calls, MANY] if (to, most) != first)]
-    asked = [(to, most) for to, most in asked if most in plan["calls"]]
-    parts = [head, "## Ranking\n", markdown(_ranking(rows, asked))]
+    kinds = [first, *((to, most) for to in ("tilted", "chain") for most in [*calls, MANY] if (to, most) != first)]
+    kinds = [(to, most) for to, most in kinds if most in plan["calls"]]
+    parts = [head, "## Ranking\n", markdown(_ranking(rows, kinds))]
     parts += _by_strength(report, rows, calls[-1])
     parts += ["## In sentences\n", *(f"- {sentence}" for sentence in report["verdict"])]
     return "\n".join(parts) + "\n"
@@ -75,10 +75,10 @@ def _check(report: Mapping[str, Any]) -> None:
         raise ValueError("a rank or a mean is not a finite number")
 
 
-def _ranking(rows: Sequence[RankingRow], asked: Sequence[tuple[str, int]]) -> Table:
+def _ranking(rows: Sequence[RankingRow], kinds: Sequence[tuple[str, int]]) -> Table:
     """Entries in the order of the first given ranking, with their ranks in all of them."""
-    rankings = [{row.entry: row for row in rows if (row.against, row.calls) == one} for one in asked]
-    columns = ["entry", *(f"to {against}, {calls_of(most)}" for against, most in asked)]
+    rankings = [{row.entry: row for row in rows if (row.against, row.calls) == one} for one in kinds]
+    columns = ["entry", *(f"to {against}, {calls_of(most)}" for against, most in kinds)]
     return Table(columns, [[name, *(shown_place(ranking[name]) for ranking in rankings)] for name in rankings[0]])
 
 
@@ -87,9 +87,9 @@ def _by_strength(report: Mapping[str, Any], rows: Sequence[RankingRow], calls: i
     what = f"Mean TV to the tilted distribution over the targets, with {calls_of(calls)}; at w = 0 it is the class."
     text = f'{what} "Calls made" is the mean number over the targets, at the w that needs most.\n'
     strengths = report["plan"]["w"]
-    asked = ("tilted", calls)
-    means = {(row["entry"], row["w"]): row for row in report["means"] if (row["against"], row["calls"]) == asked}
-    names = [row.entry for row in rows if (row.against, row.calls) == asked and row.rank is not None]
+    kind = ("tilted", calls)
+    means = {(row["entry"], row["w"]): row for row in report["means"] if (row["against"], row["calls"]) == kind}
+    names = [row.entry for row in rows if (row.against, row.calls) == kind and row.rank is not None]
     columns = [format_column([means[name, w]["tv"] for name in names]) for w in strengths]
     used = [f"{max(means[name, w]['used'] for w in strengths):.2f}" for name in names]
     table = Table(["entry", *(f"w = {w:g}" for w in strengths), "calls made"], list(zip(names, *columns, used)))

@@ -170,10 +170,10 @@ def shown_table(view: Table, rows: Rows) -> ShownTable:
             for (key, _), text in zip(own, cells([row for _, row in own], name)):
                 table[key][column, name] = text
     over = view.heads.get(view.across, _head(rows[0], view.across))
-    asked = [(column, name) for column in parts for name in values]
+    shown = [(column, name) for column in parts for name in values]
     several = len(values) > 1
-    titles = [f"{over} = {column}{f': {heads[name]}' if several else ''}" for column, name in asked]
-    lines = [[*key, *(own.get(one, "") for one in asked)] for key, own in table.items()]
+    titles = [f"{over} = {column}{f': {heads[name]}' if several else ''}" for column, name in shown]
+    lines = [[*key, *(own.get(one, "") for one in shown)] for key, own in table.items()]
     return ShownTable([*(heads[name] for name in view.index), *titles], lines, view.note)
 
 

@@ -135,7 +135,7 @@ class CalibrationStudy(Settings):
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """For each denoiser, class and strength: the fit, its gain, and its effect on samples or laws."""
-        for who, z, g in self._asked(case):
+        for who, z, g in self._cases(case):
             about = f"{who} conditionals, class {case.class_name(z)}, w = {g.label}"
             yield case.piece(self._fit, who, z, _aim(case, g), label=f"strengths, {about}")
             yield case.piece(self._gain, who, z, g, label=f"likelihoods, {about}")
@@ -144,7 +144,7 @@ class CalibrationStudy(Settings):
             elif isinstance(case.target, BernoulliMixture):
                 yield case.piece(self._usage, who, z, g, label=f"samples, {about}", cost=20.0)
 
-    def _asked(self, case: Case) -> Iterable[tuple[str, int, Guidance]]:
+    def _cases(self, case: Case) -> Iterable[tuple[str, int, Guidance]]:
         return ((who, z, g) for who in case.denoisers for z in _classes(case) for g in case.plan.guidances)
 
     def _fit(self, case: Case, who: str, z: int, w: float) -> tuple[list[float], list[float]]:
@@ -197,7 +197,7 @@ class CalibrationStudy(Settings):
         """The effect of calibration by class and on average, and the strengths."""
         classes: list[ClassRow] = []
         levels: list[LevelRow] = []
-        for who, z, g in self._asked(case):
+        for who, z, g in self._cases(case):
             gain = Gain(*made.of(self._gain, who, z, g))
             found: dict[str, Any] = dict.fromkeys(EFFECTS)
             for make in (self._distances, self._usage):

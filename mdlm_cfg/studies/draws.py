@@ -48,18 +48,18 @@ class Draw:
     @property
     def key(self) -> tuple[Any, ...]:
         """Plain values that determine the samples, apart from the denoiser's weights."""
-        asked = (self.guidance.key(self.denoiser.num_dims), self.sampler.key, self.num_samples, self.chunk)
+        settings = (self.guidance.key(self.denoiser.num_dims), self.sampler.key, self.num_samples, self.chunk)
         where = () if self.start is None else (self.start,)
-        return (*self.names, *asked, self.plan.seed, self.target_class, *where)
+        return (*self.names, *settings, self.plan.seed, self.target_class, *where)
 
     def make(self, on_step: Callable[[Tensor], None] | None = None) -> Tensor:
         """Samples (n, D) on the CPU: uint8 where the values fit, else int64; `on_step` as in `sample`."""
         more = (self.chunk,) if self.chunk else ()
         names = (*self.names[1:], *more)
         generator = self.plan.generator(self.names[0], self.guidance, self.target_class, *names, of=self.denoiser)
-        asked = (self.denoiser, self.guidance, self.target_class, self.num_samples, generator)
+        arguments = (self.denoiser, self.guidance, self.target_class, self.num_samples, generator)
         start = None if self.start is None else torch.tensor(self.start)
-        x = self.sampler.draw(*asked, on_step=on_step, start=start)
+        x = self.sampler.draw(*arguments, on_step=on_step, start=start)
         return x.to("cpu", torch.uint8 if self.denoiser.num_tokens <= 256 else torch.int64)
 
 

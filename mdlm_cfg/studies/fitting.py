@@ -158,14 +158,14 @@ class Fit:
     target_class: int | None
     seed: int = 0
 
-    def strengths(self, asked: Calibrated) -> Calibrated:
+    def strengths(self, wanted: Calibrated) -> Calibrated:
         """The strengths of a `calibrated(w)` as numbers.
 
         Raises:
             UserError: no class; data that are not known exactly, and w other than 0; too few examples.
         """
-        case, z = self._case("w=calibrated", asked.w)
-        return replace(asked, values=fitted_strengths(case, case.judged, z, asked.w).strengths)
+        case, z = self._case("w=calibrated", wanted.w)
+        return replace(wanted, values=fitted_strengths(case, case.judged, z, wanted.w).strengths)
 
     def sizes(self, w: float, steps: int) -> Sequence[int]:
         """The sizes of the cheapest steps; at most D steps.
@@ -177,18 +177,18 @@ class Fit:
         profile = fitted_profile(case, case.judged, z, w)
         return profile.decreasing().best(min(steps, profile.num_dims)).sizes
 
-    def _case(self, asked: str, w: float) -> tuple[Case, int]:
+    def _case(self, setting: str, w: float) -> tuple[Case, int]:
         """The case and its class, after all checks.
 
         Args:
-            asked: the name of the setting, without the w of its target tilted distribution.
+            setting: the name of the setting, without the w of its target tilted distribution.
         """
         if self.target_class is None:
-            raise UserError(f"{asked} is fitted to one class: give target_class=")
+            raise UserError(f"{setting} is fitted to one class: give target_class=")
         if self.data.target is None and w:
             raise UserError(
-                f"{asked}({w:g}) targets a tilted distribution, which needs data known exactly, and {self.data.name} "
-                f"is not: write {asked}, which targets the data of the class"
+                f"{setting}({w:g}) targets a tilted distribution, which needs data known exactly, and {self.data.name} "
+                f"is not: write {setting}, which targets the data of the class"
             )
         plan = Plan((Guidance(0.0),), Sampler(), seed=self.seed, classes=(self.target_class,))
         case = Case.of(self.data, self.denoiser, plan)

@@ -108,7 +108,7 @@ class ProfileStudy(Settings):
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """The profiles of every strength and denoiser, and the exact costs of steps if they can be computed."""
-        for g, who in _asked(case):
+        for g, who in _cases(case):
             for which in (FIT, TEST):
                 label = f"profile of the {who} conditionals at w = {g.label}"
                 yield case.piece(self._profile, g, who, which, label=label)
@@ -154,7 +154,7 @@ class ProfileStudy(Settings):
         levels: list[LevelRow] = []
         totals: list[TotalRow] = []
         costs: list[CostRow] = []
-        for g, who in _asked(case):
+        for g, who in _cases(case):
             _, test = self._profiles(case, made, g, who)
             numbers = (test.entropies, test.standard_errors, test.strengths)
             levels += [
@@ -175,7 +175,7 @@ class ProfileStudy(Settings):
         return Findings(case.plan, blocks, verdict_of(costs, totals, self.num_examples), facts)
 
 
-def _asked(case: Case) -> list[tuple[Guidance, str]]:
+def _cases(case: Case) -> list[tuple[Guidance, str]]:
     """Each strength once, whatever its kind, with each denoiser; only w = 0 if data are known only by examples."""
     strengths = {g.constant: g for g in reversed(case.plan.guidances)}
     if case.target is None:

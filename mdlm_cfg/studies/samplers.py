@@ -53,11 +53,11 @@ class Samplers(Settings):
 
     def pieces(self, case: Case) -> Iterable[Piece]:
         """One piece for each strength and denoiser."""
-        for g, who in self._asked(case):
+        for g, who in self._cases(case):
             label = f"samplers at equal cost, {who} conditionals, w = {g.label}"
             yield case.piece(self._distances, g, who, label=label, cost=COST)
 
-    def _asked(self, case: Case) -> list[tuple[Guidance, str]]:
+    def _cases(self, case: Case) -> list[tuple[Guidance, str]]:
         """Each strength with the denoisers that are small enough for distributions of steps."""
         return [(g, who) for g, who in case.by_denoiser() if case.table(who) is not None]
 
@@ -96,7 +96,7 @@ class Samplers(Settings):
         num_dims = case.num_dims
         rows = [
             SamplerRow(g, who, sampler, method_of(sampler), sampler.calls(num_dims), tv)
-            for g, who in self._asked(case)
+            for g, who in self._cases(case)
             for sampler, tv in zip(self.compared(case.plan), made.of(self._distances, g, who))
         ]
         caption = "Exact total variation to continuous time against calls, one panel for each w."

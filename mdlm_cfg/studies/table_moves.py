@@ -189,8 +189,8 @@ def _orders(num_dims: int, size: int) -> int:
 
 def _started(case: Case, guidance: Guidance, who: str, start: Sampler) -> tuple[Tensor, float]:
     """The exact law of a sampler, and its expected calls."""
-    asked = (case.denoiser(who), guidance, case.one_class)
-    return start.law(*asked), start.expected_calls(*asked)
+    arguments = (case.denoiser(who), guidance, case.one_class)
+    return start.law(*arguments), start.expected_calls(*arguments)
 
 
 def _references(case: Case, guidance: Guidance, who: str) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from mdlm_cfg.chain.denoiser import CPU, by_label, check_asked, check_class
+from mdlm_cfg.chain.denoiser import CPU, by_label, check_class, check_query
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.arguments import checked
 from mdlm_cfg.support.errors import UserError
@@ -189,7 +189,7 @@ class BernoulliDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
-        check_asked(self, tokens, classes)
+        check_query(self, tokens, classes)
         if classes is None:
             return copy_unmasked(self._conditionals(tokens, None), tokens)
         return copy_unmasked(self.target.under_labels(self._conditionals, tokens, classes), tokens)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mdlm_cfg.chain.denoiser import CPU, by_label, check_asked, check_class, check_labels, check_states
+from mdlm_cfg.chain.denoiser import CPU, by_label, check_class, check_labels, check_query, check_states
 from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.arguments import Integers, Reals, checked
@@ -172,7 +172,7 @@ class HiddenMarkovDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
-        check_asked(self, tokens, classes)
+        check_query(self, tokens, classes)
         if classes is None:
             return copy_unmasked(self._answers(tokens, [self.num_classes])[0], tokens)
         labels = _labels_of_copies(tokens, classes)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.chain.blocks import BlockedLattice, blocks_of
-from mdlm_cfg.chain.denoiser import by_label, check_asked, check_class
+from mdlm_cfg.chain.denoiser import by_label, check_class, check_query
 from mdlm_cfg.chain.lattice import flat_index, lattice_of, points_at, strides
 from mdlm_cfg.chain.masking import copy_unmasked
 from mdlm_cfg.support.arguments import Reals, checked
@@ -294,7 +294,7 @@ class TableDenoiser:
 
     def __call__(self, tokens: Tensor, classes: Tensor | None) -> Tensor:
         """See `mdlm_cfg.chain.denoiser.Denoiser`."""
-        check_asked(self, tokens, classes)
+        check_query(self, tokens, classes)
         if classes is None:
             log_probs = self._of_label(tokens, self.num_classes)
         else:

@@ -113,14 +113,14 @@ class AveragedObjective:
             states = rows % len(self.states)
             likely = torch.where(given > 0, given, 1.0)[rows, None, None]
             targets = shares[classes[:, None, None], self.children[states]] / likely * self.weights[states]
-            log_probs = smoothed(self._asked(ask, rows, has_label_heads(net)), tokens, smoothing)
+            log_probs = smoothed(self._log_probs(ask, rows, has_label_heads(net)), tokens, smoothing)
             cost = weights[:, rows] * cross_entropy_of(targets, log_probs)
             is_null = classes == self.num_classes
             conditional = cost.masked_fill(is_null, 0.0).sum(dim=1)
             null = cost.masked_fill(~is_null, 0.0).sum(dim=1)
             return list(zip(conditional, null, strict=True))
 
-    def _asked(self, ask: Net, rows: Tensor, at_once: bool) -> Tensor:
+    def _log_probs(self, ask: Net, rows: Tensor, at_once: bool) -> Tensor:
         """log p of pairs of a partial state and a label, (R, D, N).
 
         Args:

@@ -82,7 +82,7 @@ class MaskedDiffusion(LeanModule):
         self.kind = kind_of(kind)
         self.seed = seed
         self.is_compiled = is_compiled
-        self._asked = (self.net,)  # a tuple, so that a compiled network is not registered as a second submodule
+        self._trained_net = (self.net,)  # a tuple, so that a compiled network is not registered as a second submodule
         self.val_nelbo: float | None = None
         self.shown: dict[str, float] = {}
         self._validated_step: int | None = None
@@ -111,7 +111,7 @@ class MaskedDiffusion(LeanModule):
         generator = generator_for("mask", *key, device=x.device)
         _seed_torch(x.device, seed_for("step", *key))
         with calling("objective"):
-            losses = self.objective.loss(*self._asked, x, classes, generator)
+            losses = self.objective.loss(*self._trained_net, x, classes, generator)
         if self._has_own_objective:
             check_losses(losses, type(self.objective).__name__)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -166,7 +166,7 @@ class MaskedDiffusion(LeanModule):
         Until the next step begins, the learning rate is that of the step before, as in an uninterrupted run.
         """
         if self.is_compiled:
-            self._asked = (compiled(self.net),)
+            self._trained_net = (compiled(self.net),)
         super().on_train_start()
         self._is_checked = not getattr(self.trainer.train_dataloader, "are_valid", False)
         self._started = time.monotonic()

@@ -95,8 +95,8 @@ class LoadedRun:
         parts = []
         for chunk in range(math.ceil(n / CHUNK)):
             generator = generator_for(*key, *([chunk] if chunk else []), device=self.denoiser.device)
-            asked = (self.denoiser, guidance, target_class, min(CHUNK, n - chunk * CHUNK), generator)
-            parts.append(made.draw(*asked, on_step=on_step).cpu())
+            arguments = (self.denoiser, guidance, target_class, min(CHUNK, n - chunk * CHUNK), generator)
+            parts.append(made.draw(*arguments, on_step=on_step).cpu())
         return torch.cat(parts).unflatten(1, tuple(self.data["grid_shape"]))
 
     def begun_with_under(self, config: Mapping[str, Any]) -> str:

@@ -36,18 +36,18 @@ def check_step_memory(data: DiffusionData, objective: Objective, accelerator: st
     """
     num_dims = math.prod(data.grid_shape)
     limit = _limit(accelerator)
-    asked: Mapping[str, tuple[int, int]] = {
+    batches: Mapping[str, tuple[int, int]] = {
         "batch_size": (data.batch_size, objective.num_rows(data.batch_size)),
         "eval_batch_size": (data.eval_batch_size, 2 * data.eval_batch_size),
     }
     too_large = {
         name: max(1, int(size * limit / needed))
-        for name, (size, rows) in asked.items()
+        for name, (size, rows) in batches.items()
         if (needed := step_bytes(rows, num_dims, data.num_tokens)) > limit
     }
     if too_large:
         name = next(iter(too_large))
-        size, rows = asked[name]
+        size, rows = batches[name]
         proposed = " ".join(f"data.{key}={value}" for key, value in too_large.items())
         raise UserError(
             f"a step on {size} examples of {num_dims:,} positions with {data.num_tokens:,} values each needs about "

@@ -115,13 +115,13 @@ class BenchmarkFindings(Findings):
         Raises:
             UserError: calls or a reference that were not evaluated.
         """
-        asked = sorted({row.calls for row in self._rankings})
+        evaluated = sorted({row.calls for row in self._rankings})
         if calls is None:
-            calls = ranked_of(asked)[-1]
-        if calls not in asked or against not in REFERENCES:
+            calls = ranked_of(evaluated)[-1]
+        if calls not in evaluated or against not in REFERENCES:
             raise UserError(
                 f"there is no ranking against {against!r} at {calls} calls: choose against from "
-                f"{', '.join(REFERENCES)}, and calls from {', '.join(map(str, asked))}"
+                f"{', '.join(REFERENCES)}, and calls from {', '.join(map(str, evaluated))}"
             )
         return [row for row in self._rankings if (row.calls, row.against) == (calls, against)]
 
@@ -132,9 +132,9 @@ class BenchmarkFindings(Findings):
     def table(self) -> str:
         """Rank and mean TV to the tilted distribution and to the chain, in Markdown."""
         calls = ranked_of(sorted({row.calls for row in self._rankings}))
-        asked = [(against, most) for against in ("tilted", "chain") for most in calls]
-        rankings = [{row.entry: row for row in self.ranking(most, against)} for against, most in asked]
-        heads = ["entry", *(f"to {against}, {calls_of(most)}" for against, most in asked)]
+        kinds = [(against, most) for against in ("tilted", "chain") for most in calls]
+        rankings = [{row.entry: row for row in self.ranking(most, against)} for against, most in kinds]
+        heads = ["entry", *(f"to {against}, {calls_of(most)}" for against, most in kinds)]
         rows = [[name, *(shown_place(ranking[name]) for ranking in rankings)] for name in rankings[0]]
         return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *rows])
 

@@ -80,8 +80,8 @@ class Target:
         states = points_at(
             torch.arange((denoiser.num_tokens + 1) ** self.num_dims), denoiser.num_tokens + 1, self.num_dims
         )
-        asked = [conditionals(denoiser, states, label).exp() for label in (self.target_class, None)]
-        grains = [(one * GRAIN).round().to(torch.int32) for one in (self.class_law, *asked)]
+        found = [conditionals(denoiser, states, label).exp() for label in (self.target_class, None)]
+        grains = [(one * GRAIN).round().to(torch.int32) for one in (self.class_law, *found)]
         return hash_of((tuple(self.class_law.shape), self.target_class), *grains)
 
     @property

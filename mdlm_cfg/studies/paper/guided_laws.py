@@ -79,9 +79,9 @@ def _values(found: Sequence[Laws], number: Number, names: Sequence[str]) -> str:
     return "; ".join(parts) or ABSENT
 
 
-def verdict_at(where: Sequence[float], asked: Sequence[float]) -> str:
+def verdict_at(where: Sequence[float], tested: Sequence[float]) -> str:
     """The verdict on a claim that holds at the strengths `where` among all that were tested."""
-    if not where or len(where) == len(asked):
+    if not where or len(where) == len(tested):
         return verdict(bool(where))
     return f"holds at w = {', '.join(f'{w:g}' for w in where)} alone"
 

@@ -84,7 +84,7 @@ def nelbo(rows_of: Callable[[State], Rows], pmf: np.ndarray) -> float:
     """-E of the mean over all D! orders of ln prod p_theta(x_i | coordinates before i in the order)."""
     n = pmf.shape[0]
     d = pmf.ndim
-    asked: dict[State, Rows] = {}
+    known: dict[State, Rows] = {}
     total = 0.0
     orders = list(permutations(range(d)))
     for x in product(range(n), repeat=d):
@@ -93,9 +93,9 @@ def nelbo(rows_of: Callable[[State], Rows], pmf: np.ndarray) -> float:
         for order in orders:
             state: State = (n,) * d
             for i in order:
-                if state not in asked:
-                    asked[state] = rows_of(state)
-                total -= float(pmf[x]) * math.log(asked[state][i][x[i]]) / len(orders)
+                if state not in known:
+                    known[state] = rows_of(state)
+                total -= float(pmf[x]) * math.log(known[state][i][x[i]]) / len(orders)
                 state = put(state, i, x[i])
     return total
 
