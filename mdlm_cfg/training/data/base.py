@@ -37,7 +37,7 @@ class Loading:
         batch_size: examples per training step (and rank).
         eval_batch_size: examples per validation and test step.
         num_val: examples to validate on.
-        num_test: examples to test on; None is all there are.
+        num_test: examples to test on; None is all there are. Fewer of given examples are a fixed random draw.
         seed: of the order and the draws of training; validation and test data do not depend on it.
 
     Raises:

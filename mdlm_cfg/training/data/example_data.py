@@ -92,7 +92,8 @@ class ExampleData(DiffusionData):
         self.train_x = stored[rows]
         self.train_labels = labels[rows]
         self._val = self.tokens(stored[val_rows], generator_for("val")), labels[val_rows]
-        self._test = test.flatten(1)[: self.num_test], test_labels[: self.num_test]
+        tested = self._tested(len(test_labels))
+        self._test = test.flatten(1)[tested], test_labels[tested]
         self.steps_per_epoch = self._steps(1)
         self._found = None
         self._ready = True
@@ -105,6 +106,12 @@ class ExampleData(DiffusionData):
             return slice(None), slice(self.num_val)
         self.num_held_out = self.num_val
         return held_out(self.name, labels, self.num_val)
+
+    def _tested(self, num: int) -> Tensor | slice:
+        """The rows to test on: all, or `num_test` by one fixed draw, since the first ones may all be of one class."""
+        if self.num_test is None or self.num_test >= num:
+            return slice(None)
+        return torch.randperm(num, generator=generator_for("tested"))[: self.num_test].sort().values
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
         """The training examples as stored, the test examples' tokens, and a description of how tokens are made."""

@@ -78,6 +78,19 @@ def test_no_example_is_in_two_of_the_three_sets(num_val: int, num_classes: int, 
     assert torch.equal(again.val_examples()[0], x) and again.fingerprint() == data.fingerprint()
 
 
+def test_a_part_of_the_test_examples_is_of_all_classes_in_their_shares() -> None:
+    labels = torch.arange(5).repeat_interleave(torch.tensor([320, 160, 160, 80, 80]))  # in the order of their classes
+    examples = Examples(rows_of(10), torch.arange(10) // 2, rows_of(800), labels)
+    rows = []
+    for num, seed in ((400, 0), (400, 1), (100, 0), (900, 0)):
+        data = ready(ExampleData(lambda: examples, "sorted", num_val=1, num_test=num, seed=seed))
+        x, classes = data.test_examples()
+        rows.append(numbers(x))
+        assert len(rows[-1]) == len(x) == min(num, 800) and torch.equal(classes, labels[sorted(rows[-1])])
+        assert (classes.bincount() / len(x) - labels.bincount() / 800).abs().max() < 4 * 0.5 / len(x) ** 0.5
+    assert rows[2] < rows[0] == rows[1] < rows[3]
+
+
 def test_every_class_is_held_out_as_often_as_it_occurs_and_not_by_a_share_of_each() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = []
