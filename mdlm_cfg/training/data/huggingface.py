@@ -197,10 +197,13 @@ def _class_names(rows: Any, label: str) -> tuple[str, ...] | None:
 
 
 def _labelled(where: str, rows: Any, column: str, label: str, names: tuple[str, ...] | None) -> Part:
-    """One part of a data set."""
+    """One part of a data set, its classes numbered as in `names`, which are those of the training part."""
     if column not in rows.features or label not in rows.features:
         raise UserError(f"{where} lacks column {column} or {label}: it has {', '.join(rows.features)}")
     labels = list(rows[label])
+    numbered = tuple(getattr(rows.features[label], "names", None) or ())
+    if names is not None and numbered not in ((), names):  # a part may number the same classes in another order
+        labels = [numbered[k] if k in range(len(numbered)) else k for k in labels]
     if isinstance(labels[0], str) and names is not None:
         unknown = [name for name in labels if name not in names]
         if unknown:

@@ -75,6 +75,22 @@ def test_token_ids_come_back_and_a_part_called_test_is_the_test_set(tmp_path: Pa
     assert next(iter(data.train_dataloader()))[0].dtype == torch.int64
 
 
+@pytest.mark.parametrize("kinds", [("named", "named"), ("named", "text"), ("text", "named")])
+def test_each_part_may_number_the_classes_its_own_way(tmp_path: Path, kinds: tuple[str, str]) -> None:
+    animals = {"train": ("cat", "cow", "dog", "cat", "cow", "dog"), "test": ("dog", "cow", "dog", "cat")}
+    orders = {"train": ["cat", "cow", "dog"], "test": ["dog", "cat", "cow", "eel"]}
+    parts = {}
+    for kind, (part, own) in zip(kinds, animals.items()):
+        names = ClassLabel(names=orders[part])
+        rows = {"input_ids": [[len(part), len(name)] for name in own], "label": list(own)}
+        given = Dataset.from_dict(rows)
+        parts[part] = given.cast_column("label", names) if kind == "named" else given
+    DatasetDict(parts).save_to_disk(str(tmp_path / "t"))
+    data = ready(saved_dataset(str(tmp_path / "t"), num_val=1))
+    assert data.class_names == ("cat", "cow", "dog")
+    assert [data.class_names[k] for k in data.test_examples()[1].tolist()] == list(animals["test"])
+
+
 def test_other_columns_may_be_named(tmp_path: Path) -> None:
     folder = saved(tmp_path / "d", {"ids": IDS.tolist(), "kind": LABELS, "image": ["x"] * 30})
     assert everything(ready(saved_dataset(folder, "ids", "kind"))) == pairs(IDS, LABELS)
