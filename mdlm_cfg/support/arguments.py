@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from contextlib import suppress
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -20,6 +19,7 @@ from mdlm_cfg.support.numeric import is_number, is_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Fit = Callable[[Any], Any]  # an argument converted for the function; raises Unfit
 # annotations of tensors: integers of any width become int64, and float64 where reals are expected
 Integers = Annotated[Tensor, "a tensor of whole numbers"]
 Reals = Annotated[Tensor, "a tensor of numbers"]
@@ -43,9 +43,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
-        hints = _hints_of(function)
-        given = [_fitted(hints, name, value) for name, value in zip(places, args)]
-        named = {name: _fitted(hints, name, value) for name, value in kwargs.items()}
+        fits = _fits_of(function)
+        given = [_fitted(fits, name, value) for name, value in zip(places, args)]
+        named = {name: _fitted(fits, name, value) for name, value in kwargs.items()}
         return function(*given, *args[len(given) :], **named)
 
     return cast(Callable[P, R], call)
@@ -57,80 +57,91 @@ def check_fields(instance: Any, *names: str) -> None:
     Raises:
         UserError: a field that does not fit its annotation.
     """
-    hints = _hints_of(instance.__class__)
+    fits = _fits_of(instance.__class__)
     for name in names:
-        object.__setattr__(instance, name, _fitted(hints, name, getattr(instance, name)))
+        object.__setattr__(instance, name, _fitted(fits, name, getattr(instance, name)))
 
 
 def check_setting(name: str, value: Any, hint: Any) -> None:
     """Raise UserError for a setting that its annotation does not allow; other types accept any."""
-    _fitted({name: hint}, name, value, plain=True)
+    _fitted({name: (_fit_of(hint, plain=True), hint)}, name, value, plain=True)
 
 
-def _fitted(hints: Mapping[str, Any], name: str, value: Any, plain: bool = False) -> Any:
-    if name not in hints:
+def _fitted(fits: Mapping[str, tuple[Fit, Any]], name: str, value: Any, plain: bool = False) -> Any:
+    if name not in fits:
         return value
+    fit, hint = fits[name]
     try:
-        return _fit(value, hints[name], plain)
+        return fit(value)
     except Unfit:
-        words = in_words(hints[name], python=not plain)
+        words = in_words(hint, python=not plain)
         raise UserError(f"{name} = {shown(value)} is not allowed: it must be {words}") from None
 
 
 @cache
-def _hints_of(function: Any) -> dict[str, Any]:
+def _fits_of(function: Any) -> dict[str, tuple[Fit, Any]]:
+    """What converts each argument, and its annotation: worked out once, for a function may be called very often."""
     hints = get_type_hints(cast(Any, function), include_extras=True)
-    return {name: hint for name, hint in hints.items() if name != "return"}
+    return {name: (_fit_of(hint), hint) for name, hint in hints.items() if name != "return"}
 
 
-def _fit(value: Any, hint: Any, plain: bool = False) -> Any:
-    """An argument converted for the function.
+def _fit_of(hint: Any, plain: bool = False) -> Fit:
+    """What converts arguments with an annotation.
 
     Args:
-        plain: whether it is a setting, see `check_setting`.
-
-    Raises:
-        Unfit: it does not fit the annotation.
+        plain: whether they are settings, see `check_setting`.
     """
     kind = get_origin(hint) or hint
     parts = get_args(hint)
     if plain and kind not in PLAIN:
-        return value
+        return _anything
     if hint in CHECKS:
-        return CHECKS[hint](value)
+        return CHECKS[hint]
     if kind in UNIONS:
-        return _alternative(value, parts, plain)
+        return _alternative(parts, plain)
     if kind is Literal:
-        return _one_of(value, parts)
+        return partial(_one_of, parts)
     if is_list(hint):
-        elements = _elements(value, Sequence | Set if kind is Collection else Sequence)
-        return [_fit(one, parts[0] if parts else Any, plain) for one in elements]
+        return partial(
+            _list, Sequence | Set if kind is Collection else Sequence, _fit_of(parts[0] if parts else Any, plain)
+        )
     if kind is tuple:
-        elements = _elements(value, Sequence)
-        if len(elements) == len(parts):
-            return tuple(_fit(one, part, plain) for one, part in zip(elements, parts))
-    elif kind is Mapping and parts:
-        if isinstance(value, Mapping):
-            return {_fit(name, parts[0]): _fit(one, parts[1]) for name, one in value.items()}
-    elif _is_one_of(value, kind):
-        return value
-    raise Unfit
+        return partial(_tuple, [_fit_of(part, plain) for part in parts])
+    if kind is Mapping and parts:
+        return partial(_mapping, *map(_fit_of, parts))
+    return partial(_instance, {bool: bool | np.bool_, Path: os.PathLike}.get(kind, kind))
 
 
-def _alternative(value: Any, hints: Sequence[Any], plain: bool) -> Any:
-    """An argument as the first of several types that it fits.
+def _anything(value: Any) -> Any:
+    return value
+
+
+def _alternative(hints: Sequence[Any], plain: bool) -> Fit:
+    """What converts an argument to the first of several types that it fits.
 
     Tensors are tried last, since some types have their own messages. A list may fit another type, and is not a tensor.
     """
-    for hint in sorted(hints, key=lambda hint: hint in CHECKS and hint not in (int, float)):
-        if hint is Tensor and not plain and not isinstance(value, Tensor | np.ndarray):
-            continue
-        with suppress(Unfit):
-            return _fit(value, hint, plain)
+    hints = sorted(hints, key=lambda hint: hint in CHECKS and hint not in (int, float))
+    fits = [_own_tensor if hint is Tensor and not plain else _fit_of(hint, plain) for hint in hints]
+
+    def first(value: Any) -> Any:
+        for fit in fits:
+            try:
+                return fit(value)
+            except Unfit:
+                continue
+        raise Unfit
+
+    return first
+
+
+def _own_tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor | np.ndarray):
+        return _tensor(value)
     raise Unfit
 
 
-def _one_of(value: Any, values: Sequence[Any]) -> Any:
+def _one_of(values: Sequence[Any], value: Any) -> Any:
     if any(type(value) is type(one) and value == one for one in values):
         return value
     raise Unfit
@@ -144,12 +155,32 @@ def _elements(value: Any, kind: Any) -> Any:
     return value
 
 
-def _is_one_of(value: Any, kind: Any) -> bool:
-    """Whether a value has a type; always true for a type variable, or a protocol that cannot be checked at run time."""
+def _list(kind: Any, fit: Fit, value: Any) -> list[Any]:
+    return [fit(one) for one in _elements(value, kind)]
+
+
+def _tuple(fits: Sequence[Fit], value: Any) -> tuple[Any, ...]:
+    elements = _elements(value, Sequence)
+    if len(elements) != len(fits):
+        raise Unfit
+    return tuple(fit(one) for fit, one in zip(fits, elements))
+
+
+def _mapping(name: Fit, fit: Fit, value: Any) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise Unfit
+    return {name(key): fit(one) for key, one in value.items()}
+
+
+def _instance(kind: Any, value: Any) -> Any:
+    """A value of a type; any for a type variable, or a protocol that cannot be checked at run time."""
     try:
-        return isinstance(value, {bool: bool | np.bool_, Path: os.PathLike}.get(kind, kind))
+        fits = isinstance(value, kind)
     except TypeError:
-        return True
+        return value
+    if not fits:
+        raise Unfit
+    return value
 
 
 def _whole(value: Any) -> int:
@@ -189,7 +220,7 @@ def _reals(value: Any) -> Tensor:
     return found if found.is_floating_point() else found.double()
 
 
-CHECKS: dict[Any, Callable[[Any], Any]] = {
+CHECKS: dict[Any, Fit] = {
     int: _whole,
     float: _real,
     Tensor: _tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,10 +27,10 @@ def normalised(name: str, values: Tensor, shape: Sequence[int]) -> Tensor:
     if bool(wrong.any()):
         raise UserError(f"{name} holds {rows[wrong][0]:g}: probabilities must be finite and not negative")
     sums = rows.sum(dim=-1, keepdim=True)
-    worst = torch.unravel_index((sums - 1).abs().argmax(), sums.shape)
-    total = float(sums[worst])
+    worst = int((sums - 1).abs().argmax())
+    total = float(sums.flatten()[worst])
     if abs(total - 1) > TOLERANCE:
-        row = f"{name}{[int(i) for i in worst[:-1]] or ''}"
+        row = f"{name}{[int(i) for i in np.unravel_index(worst, sums.shape)[:-1]] or ''}"
         by = f"it is off by {total - 1:.7g}"  # which six digits may not show
         raise UserError(f"{row} sums to {total:g} and must sum to 1 to within {TOLERANCE:g} ({by}): normalise it")
     return rows / sums
