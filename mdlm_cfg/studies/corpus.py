@@ -38,7 +38,7 @@ from mdlm_cfg.studies.simple_models import (
     training_sentence,
     without_structure,
 )
-from mdlm_cfg.support.numbers import percent
+from mdlm_cfg.support.numbers import in_percent, percent
 from mdlm_cfg.support.seeds import generator_for
 
 NETWORK = "Network on held-out sequences"
@@ -303,8 +303,8 @@ def verdict_of(rows: Sequence[SetRow], num_classes: int) -> list[str]:
         nums = [row.num_classified for row in ends]
         said += [*_of_the_judge(held, 1 / num_classes), of_recognised("network", ends, nums, held, SEQUENCE)]
     said.append(
-        f"Two samples of a class differ in {at_strengths(ends, 'diversity', '.1%', 'of positions')} "
-        f"({of_held(held, 'diversity', '.1%', SEQUENCE)})."
+        f"Two samples of a class differ in {at_strengths(ends, 'diversity', in_percent, 'of positions')} "
+        f"({of_held(held, 'diversity', in_percent, SEQUENCE)})."
     )
     if _copies(strong, held):
         ours, theirs = (percent(row.nearest_train or 0.0, 1) for row in (strong, held))

@@ -292,7 +292,7 @@ def verdict_of(
     ends = weak_and_strong(samples)
     if any(row.accuracy is not None for row in rows):
         said.append(of_recognised("classifier", ends, [num] * len(ends), data, IMAGE))
-    name, form = ("diversity", ".1f") if data.recall is None else ("recall", ".2f")
+    name, form = ("diversity", "{:.1f}".format) if data.recall is None else ("recall", "{:.2f}".format)
     return [*said, f"The {name} is {at_strengths(ends, name, form)} ({of_held(data, name, form, IMAGE)})."]
 
 

@@ -22,7 +22,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.protocol import EXACT, LEARNED, Case, Made, Needs, Piece, Rows, Settings, whole
 from mdlm_cfg.studies.rows import ends, where
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import rounded_up, short
 from mdlm_cfg.support.progress import share_shown
 from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.bernoulli import BernoulliMixture
@@ -288,7 +288,10 @@ def verdict_of_table(rows: Listed) -> list[str]:
     entropies = {row.label: _known(row.entropy) for row in likelihoods}
     values += [(entropies[row.label], row.nats) for row in where(orders, denoiser=EXACT)]
     off = max(abs(_less(entropy, _known(value))) for entropy, value in values)
-    return [*said, f"With exact conditionals NLL, NELBO and every order are within {off:.1g} nats of the entropy."]
+    return [
+        *said,
+        f"With exact conditionals NLL, NELBO and every order are within {rounded_up(off)} nats of the entropy.",
+    ]
 
 
 def _of_learned(row: LikelihoodRow) -> str:

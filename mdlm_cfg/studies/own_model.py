@@ -19,7 +19,7 @@ from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, 
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, OfClass, tied_ends
 from mdlm_cfg.studies.samplers import Samplers, is_small
-from mdlm_cfg.support.numbers import named, short
+from mdlm_cfg.support.numbers import named, rounded_up, short
 from mdlm_cfg.targets.table import entropy_of
 
 ROUNDING = 1e-9  # a TV below which two distributions count as equal
@@ -217,5 +217,5 @@ def _of_orders(rows: Sequence[ModelRow], policy: Policy | None) -> list[str]:
         return [f"Without guidance, {order} and an order by confidence give the same distribution."]
     return [
         f"The conditionals do not agree on one distribution: without guidance, an order by confidence instead of "
-        f"{order} changes a class by up to {gap:.2g} (total variation)."
+        f"{order} changes a class by up to {rounded_up(gap, 2)} (total variation)."
     ]

@@ -96,9 +96,9 @@ def weak_and_strong(rows: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(pick(guided, key=lambda row: row.w.constant) for pick in (min, max)))
 
 
-def at_strengths(rows: Iterable[Any], name: str, form: str, of: str = "") -> str:
+def at_strengths(rows: Iterable[Any], name: str, form: Callable[[float], str], of: str = "") -> str:
     """The number in a column at each strength where it is known; the first is followed by what it is a share `of`."""
-    shown = [(f"{getattr(row, name):{form}}", row.w.label) for row in rows if getattr(row, name) is not None]
+    shown = [(form(getattr(row, name)), row.w.label) for row in rows if getattr(row, name) is not None]
     return " and ".join(f"{value}{f' {of}' if of and not k else ''} at w = {w}" for k, (value, w) in enumerate(shown))
 
 

@@ -6,7 +6,7 @@ A network's NELBO is compared with those of two models without structure.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, student
 from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.rows import at_strengths
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import in_percent, short
 
 UNIFORM = "uniform values"
 
@@ -121,8 +121,8 @@ def of_recognised(judge: str, ends: Sequence[Any], nums: Sequence[int], held: An
         ends: rows of the weakest and the strongest guidance, or the only one; `nums` samples each were judged.
         held: the row of held-out examples.
     """
-    found = at_strengths(ends, "accuracy", ".1%", "of samples")
-    shares = f"assigns the intended class to {found} ({of_held(held, 'accuracy', '.1%', words)})"
+    found = at_strengths(ends, "accuracy", in_percent, "of samples")
+    shares = f"assigns the intended class to {found} ({of_held(held, 'accuracy', in_percent, words)})"
     if len(ends) == 1:
         return f"The {judge} {shares}."
     before, after = ((row.accuracy or 0.0, num) for row, num in zip(ends, nums))
@@ -135,7 +135,7 @@ def of_recognised(judge: str, ends: Sequence[Any], nums: Sequence[int], held: An
     return f"Guidance {does}: it {shares}."
 
 
-def of_held(held: Any, name: str, form: str, words: Words) -> str:
+def of_held(held: Any, name: str, form: Callable[[float], str], words: Words) -> str:
     """The value of held-out examples in a column, for comparison."""
     value = getattr(held, name)
-    return f"too few {words.held_out} to compare with" if value is None else f"{words.held_out}: {value:{form}}"
+    return f"too few {words.held_out} to compare with" if value is None else f"{words.held_out}: {form(value)}"

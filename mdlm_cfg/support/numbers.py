@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import TypeVar
 
 ABSENT = "-"
@@ -69,11 +70,25 @@ def instead_of(now: float, before: float) -> str:
 def percent(share: float, digits: int = 0) -> str:
     """A share in percent: 100% and 0% only if they are exact, up to floating-point rounding."""
     least = 10.0 ** -(digits + 2)
-    if ROUNDING < share < least / 2:
+    if ROUNDING < share <= least / 2:
         return f"less than {least:.{digits}%}"
     if 1 - least / 2 <= share < 1 - ROUNDING:
         return f"more than {1 - least:.{digits}%}"
     return f"{share:.{digits}%}"
+
+
+def in_percent(share: float) -> str:
+    """`percent` with one digit."""
+    return percent(share, 1)
+
+
+def rounded_up(value: float, digits: int = 1) -> str:
+    """A bound in a few significant digits, which are never below it: 1.2e-13 is "2e-13"."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    exact = Decimal(value)
+    unit = Decimal(1).scaleb(exact.adjusted() + 1 - digits)
+    return f"{float(exact.quantize(unit, ROUND_CEILING)):.{digits}g}"
 
 
 def largest(items: Sequence[Item], of: Callable[[Item], float], same: float = SAME) -> list[Item]:

@@ -19,7 +19,7 @@ from mdlm_cfg.reports.tables import Table, write_json
 from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.folders import Made
-from mdlm_cfg.support.numbers import short
+from mdlm_cfg.support.numbers import rounded_up, short
 from mdlm_cfg.verify.checks import CERTAIN, COVERAGE, DIFFERENCE, P_VALUE, Check, by_chance
 from mdlm_cfg.verify.run import Verification
 
@@ -104,7 +104,7 @@ def summary(found: Verification) -> Section:
     again = (
         f"The seed is {found.seed}; `python -m mdlm_cfg.verify out=FOLDER seed={found.seed} minutes={found.minutes:g}` "
         "repeats the verification. Some checks are random: a correct program fails one of them with probability at "
-        f"most {found.false_alarm:.1g}."
+        f"most {rounded_up(found.false_alarm)}."
     )
     rows = []
     for group, seconds in found.seconds.items():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from types import SimpleNamespace
 
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.studies.best_schedule import TransferRow, carried_over
-from mdlm_cfg.support.numbers import apart, instead_of, percent
+from mdlm_cfg.studies.image_models import IMAGE
+from mdlm_cfg.studies.simple_models import of_recognised
+from mdlm_cfg.support.numbers import apart, in_percent, instead_of, percent, rounded_up
 
+halves = st.sampled_from([0.0005, 0.005, 0.995, 0.9995])  # as far from two numbers of percent
 near_the_ends = st.floats(-9, -1.5).map(lambda power: 10.0**power)
 exact = st.sampled_from([0.0, 1.0])
-shares = st.one_of(st.floats(0, 1), near_the_ends, near_the_ends.map(lambda least: 1 - least), exact)
+shares = st.one_of(st.floats(0, 1), near_the_ends, near_the_ends.map(lambda least: 1 - least), exact, halves)
 
 
 def number_in(text: str) -> float:
@@ -22,6 +26,7 @@ def number_in(text: str) -> float:
     return float(found) / 100
 
 
+@example(0.005, 0)
 @given(shares, st.integers(0, 1))
 def test_a_share_is_all_or_nothing_only_where_it_is(share: float, digits: int) -> None:
     text = percent(share, digits)
@@ -29,6 +34,21 @@ def test_a_share_is_all_or_nothing_only_where_it_is(share: float, digits: int) -
     assert said not in (0, 1) or math.isclose(said, share, rel_tol=0, abs_tol=1e-12)
     assert abs(said - share) <= 10.0 ** -(digits + 2) * 1.001
     assert ("less" in text) <= (share < said) and ("more" in text) <= (share > said)
+
+
+@example(1.4e-13, 1)
+@given(st.one_of(st.floats(0, 1), st.floats(-300, 300).map(lambda power: 10.0**power)), st.integers(1, 4))
+def test_a_bound_is_never_below_what_it_bounds(value: float, digits: int) -> None:
+    said = float(rounded_up(value, digits))
+    assert value <= said <= value * (1 + 1.001 * 10.0 ** (1 - digits))
+
+
+@given(shares, st.integers(1, 2))
+def test_samples_are_said_to_be_all_of_their_class_only_where_they_are(share: float, num: int) -> None:
+    rows = [SimpleNamespace(w=Guidance(float(w)), accuracy=share) for w in range(num)]
+    held = SimpleNamespace(accuracy=share)
+    said = of_recognised("classifier", rows, [1000] * num, held, IMAGE)
+    assert said.count(in_percent(share)) == num + 1
 
 
 @given(shares)

@@ -6,6 +6,7 @@ value and a computed verdict. This module has their parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,9 @@ def gain_in_time(times: Sequence[float]) -> Claim:
         "time to TV 0.05 shorter by "
         + ", ".join(f"{s:.0%} (w = {w:g})" for s, w in zip(share[1:], DECAY_STRENGTHS[1:])),
         ABSENT,
-        f"holds from w = {enough[0]:g}" if enough else f"does not hold here: the gain levels off at {max(share):.0%}",
+        f"holds from w = {enough[0]:g}"
+        if enough
+        else f"does not hold here: the gain levels off at {math.floor(100 * max(share))}%",
     )
 
 
