@@ -92,7 +92,7 @@ class ExampleData(DiffusionData):
         self.train_x = stored[rows]
         self.train_labels = labels[rows]
         self._val = self.tokens(stored[val_rows], generator_for("val")), labels[val_rows]
-        tested = self._tested(len(test_labels))
+        tested = _drawn("tested", len(test_labels), self.num_test)
         self._test = test.flatten(1)[tested], test_labels[tested]
         self.steps_per_epoch = self._steps(1)
         self._found = None
@@ -103,15 +103,9 @@ class ExampleData(DiffusionData):
         if self._takes_a_share:
             self.num_val = max(1, min(MOST_VAL, round(VAL_SHARE * len(labels))))
         if not self.hold_out:
-            return slice(None), slice(self.num_val)
+            return slice(None), _drawn("validated", len(labels), self.num_val)
         self.num_held_out = self.num_val
         return held_out(self.name, labels, self.num_val)
-
-    def _tested(self, num: int) -> Tensor | slice:
-        """The rows to test on: all, or `num_test` by one fixed draw, since the first ones may all be of one class."""
-        if self.num_test is None or self.num_test >= num:
-            return slice(None)
-        return torch.randperm(num, generator=generator_for("tested"))[: self.num_test].sort().values
 
     def _encoded(self, found: Examples) -> tuple[Tensor, Tensor, str]:
         """The training examples as stored, the test examples' tokens, and a description of how tokens are made."""
@@ -161,6 +155,13 @@ class ExampleData(DiffusionData):
         """Batches (x int64 (B, D), classes int64 (B,)): each epoch has all examples in a new order, in full batches."""
         self.steps_per_epoch = self._steps(1 if self.trainer is None else self.trainer.world_size)
         return super().train_dataloader()
+
+
+def _drawn(what: str, num: int, wanted: int | None) -> Tensor | slice:
+    """All of `num` rows, or as many as wanted by one fixed draw: the first ones may all be of one class."""
+    if wanted is None or wanted >= num:
+        return slice(None)
+    return torch.randperm(num, generator=generator_for(what))[:wanted].sort().values
 
 
 def token_file(dataset: str | Path, relabel: bool = False, **loading: Any) -> ExampleData:

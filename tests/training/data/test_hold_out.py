@@ -78,15 +78,18 @@ def test_no_example_is_in_two_of_the_three_sets(num_val: int, num_classes: int, 
     assert torch.equal(again.val_examples()[0], x) and again.fingerprint() == data.fingerprint()
 
 
-def test_a_part_of_the_test_examples_is_of_all_classes_in_their_shares() -> None:
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_part_of_the_examples_is_of_all_classes_in_their_shares(part: str) -> None:
     labels = torch.arange(5).repeat_interleave(torch.tensor([320, 160, 160, 80, 80]))  # in the order of their classes
-    examples = Examples(rows_of(10), torch.arange(10) // 2, rows_of(800), labels)
+    few, many = (rows_of(10), torch.arange(10) // 2), (rows_of(800), labels)
+    examples = Examples(*few, *many) if part == "test" else Examples(*many, *few)
     rows = []
-    for num, seed in ((400, 0), (400, 1), (100, 0), (900, 0)):
-        data = ready(ExampleData(lambda: examples, "sorted", num_val=1, num_test=num, seed=seed))
-        x, classes = data.test_examples()
+    for num, seed in ((400, 0), (400, 1), (100, 0), (800, 0)):
+        size = {"num_val": 1, "num_test": num} if part == "test" else {"num_val": num, "hold_out": False}
+        data = ready(ExampleData(lambda: examples, "sorted", seed=seed, **size))
+        x, classes = data.test_examples() if part == "test" else data._val
         rows.append(numbers(x))
-        assert len(rows[-1]) == len(x) == min(num, 800) and torch.equal(classes, labels[sorted(rows[-1])])
+        assert len(rows[-1]) == len(x) == num and torch.equal(classes, labels[sorted(rows[-1])])
         assert (classes.bincount() / len(x) - labels.bincount() / 800).abs().max() < 4 * 0.5 / len(x) ** 0.5
     assert rows[2] < rows[0] == rows[1] < rows[3]
 
@@ -119,7 +122,8 @@ def test_data_of_every_kind_hold_examples_out(tmp_path: Path, make: Callable[[Pa
     plain = ready(of(num_val=7))
     held = ready(of(num_val=7, hold_out=True))
     share = ready(of(num_val=None, hold_out=True))
-    assert plain.val_examples() is None and torch.equal(plain._val[0], plain.train_x[:7])
+    trained_on = set(map(tuple, plain.train_x.tolist()))
+    assert plain.val_examples() is None and set(map(tuple, plain._val[0].tolist())) < trained_on
     for data, num in ((held, 7), (share, round(len(plain.train_x) / 10))):
         sets = [set(map(tuple, x.tolist())) for x in (data.train_x, data.val_examples()[0], data.test_x)]
         everything = set(map(tuple, torch.cat([plain.train_x, plain.test_x]).tolist()))
