@@ -133,8 +133,7 @@ def _run_work(name: str) -> None:
         arguments = with_recipe(given, CONFIGS) if name == "train" else given
         arguments = for_any_data(given) if name == "eval" else arguments
         sweep = sweep_of(given)
-        given = arguments if sweep is None else [*arguments, *sweep.arguments]
-        sys.argv[1:] = options_apart(given)
+        sys.argv[1:] = options_apart(arguments if sweep is None else [*arguments, *sweep.arguments])
         recipe = set(arguments) - set(given) if name == "train" else set()
         failures += _main(name, sweep, full, recipe, typed)
         if sweep is not None:
