@@ -3,6 +3,7 @@
 And what several directories read: a small trained run, which is made once.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "
 torch.set_num_threads(1)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every command that a test starts compiles the package anew
 sys.dont_write_bytecode = False  # or pytest rewrites the assertions of every file anew: half of the collection
+logging.getLogger().addHandler(logging.NullHandler())  # or a library's first record ties a handler to one test's stderr
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 
 HERE = {None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname()}  # what runs here
