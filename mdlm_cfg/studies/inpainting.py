@@ -9,16 +9,16 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mdlm_cfg.chain.guidance import Guidance
-from mdlm_cfg.chain.lattice import lattice_of, points_at
+from mdlm_cfg.chain.lattice import lattice_of
 from mdlm_cfg.compare.ledger import SampledLedger
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws.rates import refuse_if_too_large
 from mdlm_cfg.laws.stepped import MAX_ENTRIES, kernel_entries
 from mdlm_cfg.studies.common import LONGER, STRENGTH, as_images
 from mdlm_cfg.studies.findings import Block, Findings, Mosaic, Table, col, in_probability, in_tv
+from mdlm_cfg.studies.law_pictures import NO_OTHERS, most_probable
 from mdlm_cfg.studies.ledger import Budget, balance_of, columns_of
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import strongest, where
@@ -207,11 +207,6 @@ def _budget(s: Slice, guidance: Guidance, ledger: SampledLedger) -> BudgetRow:
     return BudgetRow(*s.at(guidance), **columns)
 
 
-def completions_of(law: Tensor) -> Tensor:
-    """The most probable values of all hidden pixels together, int64 (m, |S|)."""
-    return points_at(law.flatten().topk(min(SHOWN, law.numel())).indices, law.shape[0], law.ndim)
-
-
 def _distances(rows: Sequence[SliceRow]) -> Block:
     values = ["guidance_effect", "tv_tilted", "ess", "conditionals_error"]
     table = Table(["image", "image_class", "target_class", "posterior", "w"], values, note="Distances in TV, exact.")
@@ -229,15 +224,20 @@ def _pictures(case: Case, s: Slice, found: Mapping[Guidance, Found], first: Cont
     for one in found.values():
         means = marginal_of(one.law) @ torch.arange(case.data.num_tokens).double() / top
         tiles.setdefault("pixel means", []).append(known.index_copy(0, s.hidden, means))
-        for rank, values in enumerate(completions_of(one.law), 1):
-            tiles.setdefault(f"rank {rank}", []).append(known.index_copy(0, s.hidden, values.double() / top))
+        completions = [known.index_copy(0, s.hidden, x.double() / top) for x in most_probable(one.law, SHOWN)]
+        missing = [known] * (min(SHOWN, one.law.numel()) - len(completions))
+        for rank, x in enumerate(completions + missing, 1):
+            tiles.setdefault(f"rank {rank}", []).append(x)
     rows, columns = _window(as_images(case, known))
     cropped = {title: as_images(case, torch.stack(x))[:, None, rows, columns] for title, x in tiles.items()}
     lines = [f"w = {guidance.label}" for guidance in found]
+    caption = "Around the hidden pixels: the mean of each, and the most probable completions."
+    if any(np.isnan(images).any() for title, images in cropped.items() if title != "known pixels"):
+        caption += f" {NO_OTHERS}"
     text = f"Its class is {case.class_name(s.image_class)}; {len(s.hidden)} of its {len(s.x)} pixels are hidden."
     views = [
         Mosaic({title: as_images(case, x)[None, None] for title, x in whole.items()}, caption="Light blue is hidden."),
-        Mosaic(cropped, lines, "Around the hidden pixels: the mean of each, and the most probable completions."),
+        Mosaic(cropped, lines, caption),
     ]
     group = "" if (s.image, s.target_class) in first else "More images"
     title = f"Test image {s.image}, guided to class {case.class_name(s.target_class)}"

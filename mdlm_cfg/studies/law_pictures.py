@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
+from mdlm_cfg.chain.lattice import points_at
 from mdlm_cfg.compare.geometry import others_law
 from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.studies.evaluation import TableEvaluation
@@ -15,6 +17,7 @@ from mdlm_cfg.studies.views import Mosaic, Panel, PanelGrid, View
 
 MAX_PAIRED = 6  # coordinates up to which the marginals of all pairs are shown
 LIKELIEST = 6  # most probable images shown per distribution
+NO_OTHERS = "Light blue: no others have a probability."
 TITLES = {"class": "class", "tilted": "tilted", "exact": "exact guided", "learned": "learned", "samples": "samples"}
 
 
@@ -116,8 +119,11 @@ def cells(e: TableEvaluation, shape: Sequence[int]) -> list[View]:
     labels = [f"w = {result.guidance.label}" for result in results]
     means = [np.stack([_mean(r.laws[name], shape) for name in e.law_names]) for r in results]
     likeliest = [np.stack([_likeliest(r.laws[name], shape) for name in e.law_names]) for r in results]
+    caption = "The most probable images of every distribution, in order."
+    if np.isnan(likeliest).any():
+        caption += f" {NO_OTHERS}"
     views: list[View] = [
-        Mosaic(dict(zip(labels, likeliest)), lines, "The most probable images of every distribution, in order."),
+        Mosaic(dict(zip(labels, likeliest)), lines, caption),
         Mosaic({label: mean[:, None] for label, mean in zip(labels, means)}, lines, "Mean images."),
     ]
     for first, second in PAIRS:
@@ -138,6 +144,13 @@ def _mean(law: Tensor, shape: Sequence[int]) -> np.ndarray:
 
 
 def _likeliest(law: Tensor, shape: Sequence[int]) -> np.ndarray:
-    places = law.flatten().topk(min(LIKELIEST, law.numel())).indices
-    images = np.stack(np.unravel_index(places.numpy(), tuple(law.shape)), axis=1).reshape(-1, *shape)
-    return images / max(law.shape[0] - 1, 1)
+    """At most `LIKELIEST` images, (m, *shape), as shares of the largest value; NaN where no others are possible."""
+    images = most_probable(law, LIKELIEST).double().numpy() / max(law.shape[0] - 1, 1)
+    missing = np.full((min(LIKELIEST, law.numel()) - len(images), law.ndim), math.nan)
+    return np.concatenate([images, missing]).reshape(-1, *shape)
+
+
+def most_probable(law: Tensor, most: int) -> Tensor:
+    """The most probable states in order, int64 (at most `most`, D); none of probability 0."""
+    found = law.flatten().topk(min(most, law.numel()))
+    return points_at(found.indices[found.values > 0], law.shape[0], law.ndim)

@@ -257,7 +257,8 @@ def _of_the_guidance(result: StrengthEvaluation, e: TableEvaluation) -> str:
         return f"{head} the guided distribution is the class itself."
     moved = f"{head} the guided distribution is {short(effect)} from the class (total variation)"
     if gap is None:
-        return f"{moved}; its tilted distribution is not known."
+        is_unknown = guidance.rule.has_tilted and not guidance.is_schedule
+        return f"{moved}; {'its tilted distribution is not known' if is_unknown else 'it has no tilted distribution'}."
     if gap < NOTHING:
         return f"{moved}, and it is the tilted distribution."
     return f"{moved} and {short(gap)} from the tilted distribution, which guidance is often believed to sample."

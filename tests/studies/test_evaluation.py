@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from helpers import Inconsistent, block_of, data_of, evaluate_table, found_by, random_target
@@ -14,6 +15,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.laws import tabulated
 from mdlm_cfg.studies.findings import to_jsonable
 from mdlm_cfg.studies.geometry import overlap_of
+from mdlm_cfg.studies.law_pictures import cells
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case
 from mdlm_cfg.studies.report import TableReport
@@ -36,6 +38,22 @@ def test_mean_probability_by_overlap_is_the_five_dimensional_table():
         assert [row.num_overlapping for row in own] == [0, 1, 2, 3, 4, 5]
         assert [1000 * row.mean_probability for row in own] == pytest.approx(values, abs=5.1e-4)
         assert sum(row.mass for row in own) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_only_images_that_have_a_probability_are_called_the_most_probable(seed: int) -> None:
+    """Of two images that were drawn the first six were shown: four of them are never drawn."""
+    target = random_target(2, 4, seed=seed, zeros=0.7)
+    evaluation = evaluate_table(target, None, plan([0, 3], num_samples=1 + 2 * seed))
+    likeliest, *_ = cells(evaluation, (2, 2))
+    for result, images in zip(evaluation.results, likeliest.images.values()):
+        for name, own in zip(evaluation.law_names, images):
+            law = result.laws[name]
+            there = own[~np.isnan(own).any(axis=(1, 2))].reshape(-1, 4).astype(int)
+            found = [float(law[tuple(image)]) for image in there]
+            assert found == law.flatten().sort(descending=True).values[: len(found)].tolist()
+            assert min(found) > 0 and len(found) == min(len(own), int((law > 0).sum()))
+            assert np.isnan(own[len(found) :]).all()
 
 
 def test_overlap_counts_coordinates_and_not_points():

@@ -31,7 +31,8 @@ from mdlm_cfg.laws.weights import tilted_weights
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.common import LONGER
 from mdlm_cfg.studies.findings import Findings
-from mdlm_cfg.studies.inpainting import BudgetRow, Inpainting, SliceRow, completions_of, verdict_of
+from mdlm_cfg.studies.inpainting import SHOWN, BudgetRow, Inpainting, SliceRow, verdict_of
+from mdlm_cfg.studies.law_pictures import most_probable
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check
 from mdlm_cfg.studies.slices import Slice, hidden_pixels, marginal_of, posterior_of
@@ -108,7 +109,7 @@ def test_exact_and_unguided_the_hidden_pixels_follow_bayes() -> None:
             assert row.posterior == pytest.approx(float(posterior[s.target_class]), rel=1e-9)
         law = law_at(findings, s, 0.0)
         assert float((law.flatten() - own.softmax(0)).abs().max()) < 1e-12
-        assert completions_of(law).tolist() == values[own.argsort(descending=True)[:4]].tolist()
+        assert most_probable(law, SHOWN).tolist() == values[own.argsort(descending=True)[:4]].tolist()
         assert marginal_of(law)[:, 1].tolist() == pytest.approx((own.softmax(0) @ values.double()).tolist())
 
 
@@ -189,7 +190,7 @@ def test_the_picture_shows_the_hidden_pixels_and_what_is_around_them(blurred: Fi
         assert int(shown.sum()) == FREE
         assert tiles["true values"][shown].tolist() == s.x[s.hidden].tolist()
         law = law_at(blurred, s, w)
-        for rank, values in enumerate(completions_of(law).tolist(), 1):
+        for rank, values in enumerate(most_probable(law, SHOWN).tolist(), 1):
             assert tiles[f"rank {rank}"][shown].tolist() == values
             assert torch.equal(tiles[f"rank {rank}"][~shown], tiles["known pixels"][~shown])
         assert tiles["pixel means"][shown].tolist() == pytest.approx(marginal_of(law)[:, 1].tolist())
@@ -201,6 +202,27 @@ def test_a_ledger_that_stays_open_is_said(blurred: Findings) -> None:
     open_ones = [replace(budgets[0], closes=False), *budgets[1:]]
     assert "3 of 4" in verdict_of(rows, open_ones, "learned")[-1]
     assert "4 of 4" in verdict_of(rows, budgets, "learned")[-1]
+
+
+def test_completions_of_probability_0_are_not_shown() -> None:
+    """Of two possible completions the first four were shown."""
+    table = torch.zeros(2, 2, 2, 2).double()
+    table[0, 0, 0, 0] = 0.7
+    table[0, 1, 1, 0] = 0.3
+    table[1, 0, 1, 1] = 1.0
+    data = data_of(True, TableMixture(table, torch.tensor([0.5, 0.5]).double()), (3,))
+    asked = Inpainting(num_free=2)
+    plan = plan_of(None, Sampler())
+    found = found_by(asked, data, None, plan)
+    pictures = [block.views[1].images for block in found.blocks if block.name.startswith("image")]
+    for s, images in zip(asked.slices(Case.of(data, None, plan)), pictures, strict=True):
+        for k, w in enumerate((0.0, 2.0)):
+            tiles = {title: torch.from_numpy(block[k, 0]) for title, block in images.items()}
+            hidden = tiles["known pixels"].isnan()
+            law = law_at(found, s, w)
+            shown = [tiles[f"rank {rank}"][hidden] for rank in range(1, SHOWN + 1)]
+            there = [float(law[tuple(values.long().tolist())]) for values in shown if not values.isnan().any()]
+            assert min(there) > 0 and len(there) == int((law > 0).sum()) < SHOWN
 
 
 def test_where_the_known_pixels_determine_the_class_guidance_changes_nothing() -> None:
