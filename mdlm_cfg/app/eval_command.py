@@ -141,8 +141,8 @@ def _evaluated(
     if job is not None:
         write_config(subject.settings, job, made)
     run = subject.run_folder
-    root, name = (config.runs, subject.run_name) if run is None else (run, "evaluations")
-    out = place_for(config.out, job, root, name, overrides, made)
+    root, name, key = (config.runs, subject.run_name, "runs") if run is None else (run, "evaluations", "out")
+    out = place_for(config.out, job, root, name, overrides, made, key)
     shown = {COMMAND: command_of("eval.py", overrides), **subject.shown}
     title = title_of(data.name, subject.study, subject.who)
     report = Report(out, title, shown, data.describe(), settings=subject.settings)

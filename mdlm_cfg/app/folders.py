@@ -103,16 +103,26 @@ def write_config(config: Mapping[str, Any], folder: Path, made: Made) -> None:
 
 
 def place_for(
-    out: str | Path | None, job: Path | None, root: str | Path, name: str, overrides: Sequence[str], made: Made
+    out: str | Path | None,
+    job: Path | None,
+    root: str | Path,
+    name: str,
+    overrides: Sequence[str],
+    made: Made,
+    key: str = "out",
 ) -> Path:
     """A checked folder for a command's output: the one given, a job's own, or a new one in root/name.
 
     Processes other than the first make no new one.
 
+    Args:
+        key: the setting that chooses `root`, or "out" where none does.
+
     Raises:
         UserError: it cannot be made, or as `check_place`.
     """
-    with made.taken_back(), naming_way_out("out"):
+    key = "out" if out is not None else key if job is None else "hydra.sweep.dir"
+    with made.taken_back(), naming_way_out(key):
         if out is not None:
             folder = made.folder(out)
         elif job is not None:
@@ -121,5 +131,5 @@ def place_for(
             folder = new_run_folder(root, name, overrides, made=made)
         else:
             folder = Path(root, name, "other_ranks")
-        check_place(folder, "out" if job is None else "hydra.sweep.dir")
+        check_place(folder, key)
         return folder

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, QuotedString
 
 from mdlm_cfg.app.overrides import given_for, read_override, values_of
 from mdlm_cfg.support.errors import UserError
+from mdlm_cfg.support.schema import HYDRA
 
 RECIPE = re.compile(r"^# recipe: (\S+)$", flags=re.MULTILINE)
 OF_SEQUENCES = re.compile(r"^# recipe of sequences: (\S+)$", flags=re.MULTILINE)
@@ -47,7 +48,7 @@ def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str
     If an experiment has chosen one, GROUP=null becomes ~GROUP, by which hydra leaves it out.
 
     Raises:
-        UserError: a group given as null, a number or a mapping, alone or in a sweep: these name no
+        UserError: a group given as null, a number or a mapping, alone, in a sweep or in a list: these name no
             file, and hydra fails on them.
     """
     groups = groups_of(name, configs)
@@ -58,13 +59,23 @@ def with_options(arguments: Sequence[str], name: str, configs: Path) -> list[str
         override = read_override(argument)
         group = "" if override is None else override.key_or_group
         options = [] if override is None else values_of(override)
-        if group not in groups or all(isinstance(option, str | list | Glob) for option in options):
+        is_hydras = group.startswith(f"{HYDRA}/")
+        if not (is_hydras or group in groups) or all(_names_files(option) for option in options):
             kept.append(argument)
+        elif is_hydras:
+            raise UserError(f"{argument} names no file: give a name, such as {HYDRA}/launcher=joblib")
         elif options == [None] and groups[group] is None:
             kept += [f"~{group}"] if has_experiment else []
         else:
             raise UserError(f"{argument} names no file: choose one of {', '.join(options_of(group, configs))}")
     return kept
+
+
+def _names_files(option: object) -> bool:
+    """Whether a value of a group names a file, or several in a list."""
+    if isinstance(option, list):
+        return all(isinstance(one, str | QuotedString) for one in option)
+    return isinstance(option, str | Glob)
 
 
 def recipe_of(data: str, configs: Path, saved: str | None = None) -> str | None:
@@ -98,12 +109,15 @@ def with_recipe(arguments: Sequence[str], configs: Path) -> list[str]:
     data = given_for(arguments, "data")
     if data is None or given_for(arguments, "experiment") is not None:
         return list(arguments)
-    choices = [value for value in values_of(data, list(options_of("data", configs))) if isinstance(value, str)]
+    values = values_of(data, list(options_of("data", configs)))
+    named = [one for value in values for one in (value if isinstance(value, list) else [value])]  # data=[mnist]
+    choices = [one.text if isinstance(one, QuotedString) else one for one in named]
     paths = given_for(arguments, "data.path")
     saved: list[str | None] = [str(value) for value in ([] if paths is None else values_of(paths))]
     recipes = {
         " ".join(part for part in (choice, path) if part): recipe_of(choice, configs, path)
         for choice in choices
+        if isinstance(choice, str)
         for path in saved or [None]
     }
     if not recipes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import unicodedata
 from collections.abc import Collection, Sequence
 from functools import cache
 
@@ -28,6 +29,11 @@ KEY = re.compile(r"(?:~|\+{0,2})[\w$/-]+(?:\.[\w$-]+)*(?:@[\w$.:-]*)?")
 HYDRAS = (  # functions of hydra's grammar, without its interval(a,b), which stands for `Interval` here
     *("choice", "range", "tag", "sort", "shuffle", "glob", "int", "float", "str", "bool", "json_str", "extend_list"),
 )
+LOOK_ALIKE = {
+    "\u2212": "-",
+    **dict.fromkeys("\u2018\u2019\u201a", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"'),
+}
 CALL_IN_QUOTES = re.compile(r"'([A-Za-z_]\w*\([^']*\))'")
 
 
@@ -90,16 +96,30 @@ def why_unreadable(argument: str, said: str) -> str:
     """
     key, sign, value = argument.partition("=")
     evaluated = re.search(r"while evaluating '.*?': (.*)", said)
+    typed = _typed_as(argument)
+    if typed != argument:
+        text = f"; as text it needs two kinds of quotes: {_as_text(key, value)}" if sign and KEY.fullmatch(key) else ""
+        alike = ", ".join(f"{a} for {b}" for a, b in dict(zip(argument, typed)).items() if a != b)
+        return f"{argument} cannot be read: it has other characters than those of a keyboard ({alike}): {typed}{text}"
     if not sign:
         return f"{argument!r} is not a setting: write key=value, such as seed=3"
     if KEY.fullmatch(key) is None:
         return f"{argument!r} cannot be read: {key!r} is not the name of a setting, such as net.width"
     if evaluated is not None:
         return f"{argument} cannot be read: {evaluated[1]}"
+    if value.startswith("~"):
+        return f"{argument}: ~ is not expanded here; write the whole path"
     return (
         f"{argument} cannot be read as a number, a word, a list [a,b] or a mapping {{a:1}}; other text needs two kinds "
         f"of quotes: {_as_text(key, value)}"
     )
+
+
+def _typed_as(text: str) -> str:
+    """A text with the quotes, dashes, digits and spaces of a keyboard in place of others, as pages and editors have."""
+    alike = {"Pd": "-", "Zs": " "}
+    plain = (LOOK_ALIKE.get(one) or alike.get(unicodedata.category(one)) or one for one in text)
+    return "".join(one if len(full := unicodedata.normalize("NFKC", one)) > 1 else full for one in plain)
 
 
 def comma_outside_brackets(argument: str) -> str:

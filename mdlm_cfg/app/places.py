@@ -38,6 +38,11 @@ def check_places(config: Settings) -> None:
     """
     for key in PATHS:
         check_path(key, getattr(config, key, None))
+    if config.ckpt_path == AUTO and not isinstance(config, TrainSchema):
+        raise UserError(
+            f"ckpt_path={AUTO} resumes training (train.py): leave it out for the newest run, or give the folder of a "
+            "run, or a checkpoint"
+        )
     if not isinstance(config, SampleSchema):
         if not isinstance(path := config.data.get("path", ""), str):
             raise UserError(f"data.path = {path} is not text: write the path as data.path=./NAME")
@@ -84,7 +89,8 @@ def with_absolute_paths(config: Recorded) -> Recorded:
 
 def _absolute(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """Settings whose paths are absolute; parts ".." stay, since the part before may be a link."""
-    given = {key: path for key in keys if isinstance(path := settings.get(key), str) and path.strip() and path != AUTO}
+    given = {key: path for key in keys if isinstance(path := settings.get(key), str) and path.strip()}
+    given = {key: path for key, path in given.items() if (key, path) != ("ckpt_path", AUTO)}
     return {**settings, **{key: str(Path(path).absolute()) for key, path in given.items()}}
 
 

@@ -107,6 +107,9 @@ def check_config(name: str, chosen: str | None, config: DictConfig) -> None:
         name: of the command. chosen: the configuration's name. config: as it was composed.
     """
     known = keys_of(SCHEMAS[name])
+    for key in known if chosen == name else ():
+        if OmegaConf.is_missing(config, key):
+            raise UserError(f"{key} has no value (???): give {key}=VALUE, or leave it out")
     missing = [key for key in known if key not in config]
     if missing and chosen == name:
         raise UserError(f"~{missing[0]} leaves out a setting that this command needs: give {missing[0]}=VALUE")

@@ -94,7 +94,8 @@ class Sweep:
             with interrupts_after(lambda: interrupt_jobs_elsewhere(self.folder)):
                 yield
         except OSError as error:
-            error.filename = error.filename or str(self.folder)
+            if error.errno is not None:  # hydra raises OSErrors of its own, with a text alone
+                error.filename = error.filename or str(self.folder)
             raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mdlm_cfg.support.checked_io import Damaged, load
 from mdlm_cfg.support.errors import UserError
-from mdlm_cfg.support.folders import check_is_file, files_below
+from mdlm_cfg.support.folders import check_is_file, files_below, found_at
 from mdlm_cfg.support.instantiate import TARGET
 
 LAST = "last.ckpt"
@@ -87,6 +88,8 @@ def newest_run(root: str | Path) -> Path:
     found = [path for path in files if path.parent.name == CHECKPOINT.parent.name]
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     path = None if newest is None else whole_checkpoint(newest.parent)
+    if path is None and os.path.lexists(root) and not os.path.isdir(root):
+        raise UserError(f"{found_at(Path(root))}: give the folder of runs, runs=FOLDER, or ckpt_path=FILE")
     if path is None:
         raise UserError(f"there is no run in {root} yet: train one (python train.py), or give ckpt_path=FILE")
     return path

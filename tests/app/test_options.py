@@ -20,9 +20,11 @@ from hypothesis import given, settings, strategies as st
 from test_configs import composed
 
 from mdlm_cfg import Blocks, Confidence, FixedOrder, Interval, LinearRamp, PerCount, UserError
+from mdlm_cfg.app import cli
 from mdlm_cfg.app.cli import CONFIGS
 from mdlm_cfg.app.groups import recipe_of, settings_text, with_options, with_recipe
 from mdlm_cfg.app.help import did_you_mean, help_text, known_keys, suggestion
+from mdlm_cfg.app.jobs import Outcome
 from mdlm_cfg.app.overrides import as_typed, comma_outside_brackets, for_any_data, quoted, with_objects
 from mdlm_cfg.app.settings import plan_of
 
@@ -34,10 +36,16 @@ def test_names_and_other_arguments_are_left_alone() -> None:
     assert with_options(KEPT, "train", CONFIGS) == KEPT
 
 
-@pytest.mark.parametrize("value", ["1", "1e30", "-1e30", ".5", "1_000", "nan", "inf", "true", "{}", "{a:1}"])
+NAMELESS = ["1", "1e30", "-1e30", ".5", "1_000", "nan", "inf", "true", "{}", "{a:1}", "[1]", "[policies,null]", "[[a]]"]
+
+
+@pytest.mark.parametrize("value", NAMELESS)
 def test_what_hydra_reads_as_no_name_is_refused(value: str) -> None:
     for argument in (f"study={value}", f"+study={value}", f"study={value},policies", f"data={value}"):
         with pytest.raises(UserError, match=rf"{re.escape(argument)} .*(policies|toy_2d_overlap)"):
+            with_options([argument], "train", CONFIGS)
+    for argument in (f"hydra/launcher={value}", f"hydra/sweeper={value}"):
+        with pytest.raises(UserError, match=re.escape(argument)):
             with_options([argument], "train", CONFIGS)
 
 
@@ -248,6 +256,8 @@ def test_every_recipe_keeps_the_data_that_were_named_and_a_short_one_takes_less_
         (["-m", "data=shuffle(mnist,idx)"], "short/mnist"),
         (["-m", "data=sort(idx,mnist)"], "short/mnist"),
         (["data=toy_2d_overlap", "data=text"], "short/hmm"),
+        (["data=[text]", "data.path=x.txt"], "short/hmm"),
+        (["data=['text']", "data.path=x.txt"], "short/hmm"),
         (["data=glob(nothing*)"], None),
         (["data=text", "experiment='hmm'"], None),
         (["~data"], None),
@@ -255,6 +265,22 @@ def test_every_recipe_keeps_the_data_that_were_named_and_a_short_one_takes_less_
 )
 def test_the_recipe_is_that_of_what_hydra_will_take(given: list[str], recipe: str | None) -> None:
     assert with_recipe(given, CONFIGS) == ([] if recipe is None else [f"experiment={recipe}"]) + given
+
+
+@pytest.mark.parametrize("more", [(), ("-m", "seed=0,1")])
+def test_a_run_is_named_and_shown_by_what_was_given_without_the_recipe(
+    more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def noted(_: str, __: Any, overrides: list[str], ___: Path | None) -> Outcome:
+        found.append(overrides)
+        return Outcome()
+
+    monkeypatch.setattr(cli, "_work", noted)
+    assert run("train", *more, "data=tiny_mnist_3x3", f"runs={tmp_path}") == 0
+    assert len(found) == (2 if more else 1)
+    assert not any("experiment" in override for overrides in found for override in overrides)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +318,23 @@ def test_text_in_the_proposed_quotes_is_read_as_it_is(value: str) -> None:
     proposed = said[said.index("'name=\"") : said.rindex(" -m name=")]
     (argument,) = shlex.split(proposed[: proposed.rindex("\"'") + 2])
     assert OverridesParser.create().parse_override(argument).value() == value
+
+
+@pytest.mark.parametrize(
+    ("argument", "plain"),
+    [
+        ("w=\N{MINUS SIGN}0.5", "w=-0.5"),
+        ("w=\N{LEFT DOUBLE QUOTATION MARK}[0,1]\N{RIGHT DOUBLE QUOTATION MARK}", 'w="[0,1]"'),
+        ("\N{LEFT SINGLE QUOTATION MARK}w=[0,1]\N{RIGHT SINGLE QUOTATION MARK}", "'w=[0,1]'"),
+        ("seed=\N{FULLWIDTH DIGIT THREE}", "seed=3"),
+        ("w=[0,\N{NO-BREAK SPACE}\N{EN DASH}1]", "w=[0, -1]"),
+    ],
+)
+def test_characters_that_only_look_like_those_of_a_keyboard_are_named(
+    argument: str, plain: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, "eval", "denoiser=exact", argument)
+    assert argument in said and plain in said.replace(argument, "")
 
 
 SWEPT = ("w=0,2", "seed=1,2", "data.path=a b,c", "w=choice(0,1)", "seed=range(1,3)")

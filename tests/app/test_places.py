@@ -143,10 +143,22 @@ def test_a_run_is_judged_from_elsewhere_and_on_data_that_were_moved(
     assert load_run(folder).data["fingerprint"] in refusal(capsys, *judge, "data.path=../new.npz")
 
 
+@pytest.mark.parametrize("command", ["eval", "sample"])
+def test_to_resume_is_for_training_and_a_key_without_a_value_was_not_left_out(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "ckpt_path=auto" in refusal(capsys, command, "ckpt_path=auto")
+    for key in ("out", "runs"):
+        said = refusal(capsys, command, f"{key}=???")
+        assert key in said and "~" not in said
+    assert "~runs" in refusal(capsys, command, "~runs")
+
+
 def test_only_what_was_made_from_a_path_moves_with_it() -> None:
     data = {"path": "a", "dataset": "a", "name": "b", "target": {"path": "a", "seed": 0}}
     assert moved(data, "a", "c") == {"path": "c", "dataset": "c", "name": "b", "target": {"path": "c", "seed": 0}}
-    found = with_absolute_paths(TrainSchema(data=data, seed=1))
+    found = with_absolute_paths(TrainSchema(data=data, seed=1, runs="auto", ckpt_path="auto"))
+    assert (found.runs, found.ckpt_path) == (os.path.abspath("auto"), "auto")
     assert found.data["target"]["path"] == found.data["path"] == os.path.abspath("a") and found.seed == 1
 
 

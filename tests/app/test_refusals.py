@@ -465,10 +465,15 @@ def test_places_that_cannot_hold_a_report(runs: Path, tmp_path: Path, capsys: py
     file = tmp_path / "taken"
     file.write_text("mine")
     for more in (EXACT, (f"runs={runs}",)):
-        assert str(file) in refusal(capsys, "eval", *more, f"out={file}")
+        said = refusal(capsys, "eval", *more, f"out={file}")
+        assert str(file) in said and "out=" in said
     for more in (("eval", *EXACT), ("train", *QUICK)):
-        assert str(file) in refusal(capsys, *more, f"runs={file}")
-        assert str(file) in refusal(capsys, *more, f"runs={file}/below")
+        for place in (str(file), f"{file}/below"):
+            said = refusal(capsys, *more, f"runs={place}")
+            assert str(file) in said and "runs=" in said and "out=" not in said
+    for command in ("eval", "sample"):
+        said = refusal(capsys, command, f"runs={file}")
+        assert str(file) in said and "runs=" in said and "train.py" not in said
     assert "ckpt_path=FILE" in refusal(capsys, "eval", f"runs={tmp_path}")
     assert file.read_text() == "mine" and left_in(tmp_path) == [file]
 

@@ -95,9 +95,21 @@ def test_the_index_is_there_while_jobs_run_and_links_to_reports(
     assert f"python compare.py {sweep}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [("widht=3,4",), ("data=nope,toy_1d_overlap",), ("w=[0", "seed=1,2")])
-def test_a_sweep_that_never_began_leaves_no_folder(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    assert run("train", *QUICK, *arguments, f"runs={tmp_path}") == 2
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("widht=3,4",), "width"),
+        (("data=nope,toy_1d_overlap",), "toy_2d_overlap"),
+        (("net=tyo", "seed=1,2"), "image"),
+        (("hydra/launcher=joblb", "seed=1,2"), "joblib"),
+        (("w=[0", "seed=1,2"), "[a,b]"),
+    ],
+)
+def test_a_sweep_that_never_began_leaves_no_folder_and_names_what_is_allowed(
+    arguments: tuple[str, ...], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, "train", *QUICK, *arguments, f"runs={tmp_path}")
+    assert named in said.replace(str(tmp_path), "")
     assert not list(tmp_path.glob("*/*"))
 
 

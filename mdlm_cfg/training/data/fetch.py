@@ -88,7 +88,7 @@ def _load_or_fetch(folder: Path, sources: Sequence[tuple[str, Source]]) -> Examp
         except (RuntimeError, OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # no other source would help
                 raise UserError(
-                    f"{folder.parent.parent} cannot be written ({error.strerror}): make room there, or give another "
+                    f"{folder.parent.parent} cannot be written ({error.strerror}): change that, or give another "
                     "folder with data.root=FOLDER"
                 ) from error
             reasons.append(f"{name}: {' '.join(str(error).split())}")
