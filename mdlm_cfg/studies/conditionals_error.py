@@ -15,7 +15,7 @@ from mdlm_cfg.compare.metrics import student
 from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Piece
-from mdlm_cfg.support.numbers import percent, short
+from mdlm_cfg.support.numbers import apart, percent, short
 from mdlm_cfg.support.seeds import generator_for
 
 CONDITIONALS = ("conditional", "null")
@@ -124,7 +124,8 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
         than = f"independent values of each class ({row.independent:.2f})"
         return untrained("barely", own, than, row.nelbo < row.independent)
     learned = 1 - row.conditionals_kl / structure
+    independent, exact = apart(row.independent, row.entropy, 2)
     return (
-        f"The error of the network is {said}. Between independent values ({row.independent:.2f}) and the "
-        f"exact conditionals ({row.entropy:.2f}) the network has learned {percent(learned)}."
+        f"The error of the network is {said}. Between independent values ({independent}) and the exact conditionals "
+        f"({exact}) the network has learned {percent(learned)}."
     )

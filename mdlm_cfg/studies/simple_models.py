@@ -18,7 +18,7 @@ from mdlm_cfg.compare.metrics import difference_of_shares, sign_beyond, student
 from mdlm_cfg.studies.common import SURE, untrained
 from mdlm_cfg.studies.findings import Block, Table, col, in_nats
 from mdlm_cfg.studies.rows import at_strengths
-from mdlm_cfg.support.numbers import in_percent, short
+from mdlm_cfg.support.numbers import apart, in_percent, short
 
 UNIFORM = "uniform values"
 
@@ -93,7 +93,8 @@ def training_sentence(rows: Sequence[NelboRow], words: Words, num_dims: int) -> 
     network, independent, uniform = rows
     if math.isinf(network.nelbo):
         return f"The network gives probability 0 to test {words.example}s: its NELBO is infinite."
-    own = f"its NELBO is {network.nelbo:.1f} nats per test {words.example}"
+    nats = f"nats per test {words.example}"
+    own = f"its NELBO is {network.nelbo:.1f} {nats}"
     if independent.excess_se is None or uniform.excess_se is None:
         return f"One test {words.example} does not tell whether the network is trained: {own}."
     sure = student(SURE, network.num_examples)
@@ -110,7 +111,8 @@ def training_sentence(rows: Sequence[NelboRow], words: Words, num_dims: int) -> 
         else ("how often each class has each value", uniform, UNIFORM)
     )
     below = f"{short(other.excess, 1)} ± {short(other.excess_se, 1)}"
-    return f"The network has learned {learned}: {own}, below the {other.nelbo:.1f} of {than} by {below}."
+    nelbo, above = apart(network.nelbo, other.nelbo, 1)
+    return f"The network has learned {learned}: its NELBO is {nelbo} {nats}, below the {above} of {than} by {below}."
 
 
 def of_recognised(judge: str, ends: Sequence[Any], nums: Sequence[int], held: Any, words: Words) -> str:

@@ -168,6 +168,16 @@ def test_a_few_examples_rarely_show_that_a_network_without_structure_has_learned
     assert shown <= 20
 
 
+@pytest.mark.parametrize("gap", [0.3, 0.03, 1e-4])
+def test_a_network_that_is_better_has_a_smaller_number(gap: float) -> None:
+    """A network was said to be at 4.1 nats, below the 4.1 of independent pixels."""
+    network = torch.full((9,), 4.12).double()
+    for num_dims, others in ((2, [network + gap, network + 5]), (1, [network, network + gap])):
+        said = training_sentence(nelbo_rows(network, torch.stack(others), IMAGE), IMAGE, num_dims)
+        own, theirs, *_ = map(float, decimals(said))
+        assert own < theirs and LONGER not in said
+
+
 def test_the_error_of_a_difference_is_never_shown_as_0_where_it_is_not() -> None:
     network = torch.tensor([1.0, 1.01]).double()
     one, two = (nelbo_rows(network[:n], torch.stack([2 * network, 3 * network])[:, :n], IMAGE) for n in (1, 2))
