@@ -176,7 +176,7 @@ def calibrate(
     states = masks / (d * float(masked.weights.square().sum()))  # effective number at a level, whose weights sum to 1
     pull = 1 / states / spread / spread
     strengths = minimise(shared, rows.weight.new_full((groups,), Guidance(centre).constant), pull)
-    errors = standard_errors(shared, strengths, masked.num_states, pull)
+    errors = standard_errors(shared, strengths, len(masked.x), masks, pull)
     each = group_of(torch.arange(d), groups, d).tolist()
     return Calibration(tuple(strengths[each].tolist()), tuple(errors[each].tolist()))
 
@@ -250,17 +250,21 @@ def held_out_gain(
     return Gain(means[0][0], means[1][0], means[2][1])
 
 
-def standard_errors(rows: LevelRows, strengths: Tensor, num_states: int, pull: float = 0.0) -> Tensor:
-    """The standard errors of fitted strengths, (D,): the root of sum (W g)^2 / (sum W h)^2 over the partial states.
+def standard_errors(rows: LevelRows, strengths: Tensor, num_samples: int, masks: int = 1, pull: float = 0.0) -> Tensor:
+    """The standard errors of fitted strengths, (D,): the root of sum (W g)^2 / (sum W h)^2 over the samples.
 
-    g is the first derivative of a partial state's cross entropy at the optimum, and h the second, as for every
-    M-estimator (Huber 1967). inf where the optimum is an end of the bracket, or every strength does equally well.
+    g is the first derivative of a sample's cross entropy at the optimum, and h the second, as for every M-estimator
+    (Huber 1967). The partial states of a sample are not independent: those of a level are added before the square
+    (Liang and Zeger 1986). inf where the optimum is an end of the bracket, or every strength does equally well.
+
+    Args:
+        rows: whose levels may be groups of levels. masks: partial states of each sample, in the order of the samples.
     """
     first, second = rows.slopes(strengths)
     d = len(strengths)
-    by_state = first.new_zeros(num_states).index_add_(0, rows.state, rows.weight * first)
-    level = rows.level.new_zeros(num_states).index_copy_(0, rows.state, rows.level)
-    spread = level_sums(by_state.square(), level, d).sqrt()
+    place = rows.state // masks * d + rows.level
+    of_samples = first.new_zeros(num_samples * d).index_add_(0, place, rows.weight * first).view(num_samples, d)
+    spread = (of_samples.square().sum(dim=0) * (num_samples / max(num_samples - 1, 1))).sqrt()
     found = spread / (level_sums(rows.weight * second, rows.level, d) + pull)
     at_end = (strengths == MIN_STRENGTH) | (strengths == MAX_STRENGTH)
     return found.masked_fill(at_end | ~rows.informative(d) | ~found.isfinite(), float("inf"))

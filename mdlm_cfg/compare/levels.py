@@ -6,12 +6,14 @@ and a denoiser gives the conditionals of the masked ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool1d
 
 from mdlm_cfg.chain.checks import raise_where
 from mdlm_cfg.chain.denoiser import Denoiser, device_of
@@ -21,6 +23,7 @@ from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import whole_number
 
 MAX_ROWS = 4096  # partial states per call of a denoiser
+FEW = 100  # partial states, from fewer of which a variance is not known
 LEAST = 2  # partial states of a level: one has no standard error
 MAX_SAMPLES = 1024  # whose influence on every level is held at a time
 
@@ -158,15 +161,42 @@ def level_totals(weight: Tensor, level: Tensor, num_dims: int) -> Tensor:
 def level_means(values: Tensor, levels: Tensor, weights: Tensor, masks: int, num_dims: int) -> tuple[Tensor, Tensor]:
     """Weighted means of each level, (D,), and their covariance over the samples, (D, D).
 
+    The variance of n equal weights is divided by n - 1 and not by n. That of a level with few partial states is at
+    least its neighbours' (`_pooled`): values such as -ln p are rarely large, and a few states may hold no large one.
+
     Args:
         values, levels: of the n * masks partial states. weights: of the n samples.
     """
     each = weights.repeat_interleave(masks)
     totals = level_totals(each, levels, num_dims)
     means = level_sums(each * values, levels, num_dims) / totals
-    influence = each * (values - means[levels]) / totals[levels]
+    share = each / totals[levels]
+    concentration = level_sums(share.square(), levels, num_dims)  # 1 / n for n equal weights
+    rest = 1 - concentration
+    unbiased = torch.where(rest > 0, 1 / rest, 1.0).sqrt()
+    influence = unbiased[levels] * share * (values - means[levels])
     covariance = torch.zeros(num_dims, num_dims, dtype=torch.float64)
     for part, place in zip(influence.view(-1, masks).split(MAX_SAMPLES), levels.view(-1, masks).split(MAX_SAMPLES)):
         by_level = part.new_zeros(len(part), num_dims).scatter_(1, place, part)  # a sample's levels differ
         covariance += by_level.T @ by_level
+    own = covariance.diagonal()
+    own.copy_(_pooled(own, float((1 / concentration).mean())))
     return means, covariance
+
+
+def _pooled(variances: Tensor, states: float) -> Tensor:
+    """Variances of the means of all levels, (D,), each at least the mean of its neighbours'.
+
+    The mean is over neighbours that have `FEW` partial states together. A state of level l is a mean over D - l
+    coordinates, so variances are averaged after multiplication by D - l. Level 0, whose states are all one, keeps its
+    own.
+
+    Args:
+        states: the effective number of partial states of a level.
+    """
+    half = math.ceil(FEW / states) // 2
+    masked = torch.arange(len(variances), 0, -1, dtype=torch.float64)
+    scaled = (variances * masked)[None]
+    means = avg_pool1d(scaled, 2 * half + 1, stride=1, padding=half, count_include_pad=False)[0] / masked
+    means[0] = variances[0]
+    return torch.maximum(variances, means)

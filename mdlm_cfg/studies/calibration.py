@@ -25,6 +25,7 @@ from mdlm_cfg.studies.fitting import (
     TEST,
     check_samples,
     fitted_strengths,
+    num_tested,
     origin_of_examples,
     part_of,
 )
@@ -208,7 +209,8 @@ class CalibrationStudy(Settings):
             levels += self._levels(case, who, z, g, gain)
         means = mean_rows(classes, MeanRow, classes=len)
         blocks = self._blocks(case, classes, levels, means)
-        verdict = verdict_of(means, case.target is None, case.plan.num_samples, self.num_examples)
+        fewest = min(num_tested(case, _classes(case), self.num_examples))
+        verdict = verdict_of(means, case.target is None, case.plan.num_samples, fewest)
         facts = {"exact": case.is_exact, "num_examples": self.num_examples, "classes": list(_classes(case))}
         return Findings(case.plan, blocks, verdict, facts)
 
@@ -230,7 +232,8 @@ class CalibrationStudy(Settings):
     ) -> list[Block]:
         how = OF_TABLES
         if case.target is None:
-            how = OF_EXAMPLES.format(origin=origin_of_examples(case, self.num_examples), groups=self.groups)
+            origin = origin_of_examples(case, _classes(case), self.num_examples)
+            how = OF_EXAMPLES.format(origin=origin, groups=self.groups)
         elif not case.is_exact:
             how = OF_TARGETS.format(num=self.num_examples, groups=self.groups)
         effects = [name for name in EFFECTS if not (name == "gain_se" and case.is_exact)]
@@ -266,7 +269,8 @@ def verdict_of(means: Sequence[MeanRow], of_examples: bool, num: int, num_exampl
     """How much calibration gains, and whether it brings the distribution nearer.
 
     Args:
-        num: samples of a class, if distributions are sampled. num_examples: on which gains are measured.
+        num: samples of a class, if distributions are sampled. num_examples: on which gains are measured, of the
+            class that has fewest.
     """
     said = []
     for _, own in by(means, "denoiser"):

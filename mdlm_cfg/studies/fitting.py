@@ -35,6 +35,7 @@ FIT = "fit"
 TEST = "test"
 NUM_EXAMPLES = 1000  # of a class, to which strengths are fitted
 FEWEST = 10
+FEW = 30  # examples, from fewer of which a standard error is itself uncertain
 SPREAD = 1.0  # of the prior of strengths around w: without evidence they stay near w
 GROUPS = 16  # of levels that share a strength when it is fitted to samples
 LEAST_MASKS = 4  # partial states per example
@@ -76,16 +77,27 @@ def examples_of(case: Case, which: str, target_class: int, num_examples: int) ->
     return val_x[val_classes == target_class][:num_examples].long()
 
 
-def origin_of_examples(case: Case, num_examples: int) -> str:
-    """A sentence for readers on what `examples_of` chooses."""
+def num_tested(case: Case, classes: Sequence[int], num_examples: int) -> list[int]:
+    """The number of samples of each class on which a fit is evaluated, if distributions are sampled."""
+    if case.target is not None:
+        return [num_examples] * len(classes)
+    return [len(examples_of(case, TEST, z, num_examples)) for z in classes]
+
+
+def origin_of_examples(case: Case, classes: Sequence[int], num_examples: int) -> str:
+    """Sentences for readers on what `examples_of` chooses, and on how few these are."""
+    numbers = num_tested(case, classes, num_examples)
+    fewest = min(numbers)
+    num = f"{fewest:,}" if fewest == max(numbers) else f"{fewest:,} to {max(numbers):,}"
+    few = " Standard errors from so few examples are often too small." if fewest < FEW else ""
     if case.data.val_examples() is None:
         return (
             f"The fit uses one half of the test data, at most {num_examples:,} examples of a class, and is evaluated "
-            "on the same number from the other half: the network was trained on neither."
+            f"on as many from the other half ({num} of a class): the network was trained on neither.{few}"
         )
     return (
         f"The fit uses the validation data, which were held out of training (at most {num_examples:,} examples of a "
-        "class), and is evaluated on all test data of the class."
+        f"class), and is evaluated on all test data of the class ({num} examples).{few}"
     )
 
 

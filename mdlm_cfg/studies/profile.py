@@ -18,7 +18,16 @@ from mdlm_cfg.laws.stepped import freeze, kernel_entries
 from mdlm_cfg.laws.terminal import tilted_law
 from mdlm_cfg.sampling.sampler import EVENT_LEAPING, Sampler
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Table, View, col, in_nats
-from mdlm_cfg.studies.fitting import FEWEST, FIT, NUM_EXAMPLES, TEST, check_samples, fitted_profile, origin_of_examples
+from mdlm_cfg.studies.fitting import (
+    FEWEST,
+    FIT,
+    NUM_EXAMPLES,
+    TEST,
+    check_samples,
+    fitted_profile,
+    num_tested,
+    origin_of_examples,
+)
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, tied_ends, where
 from mdlm_cfg.support.numbers import apart, largest, named
@@ -39,10 +48,11 @@ If w is not 0, the target distribution is the tilted one, and the conditionals a
 the cost of a step then includes the difference between the guided conditionals and those of the tilted distribution."""
 EXACTLY = "Everything is exact, computed by sums over all partial states."
 BY_SAMPLES = """\
-h(l) is the cross entropy of the conditionals on samples. Steps are chosen by the nearest profile that never rises: \
-the best steps are found on one set of samples, and the cost of every schedule is measured on another. Standard \
-errors are those of the measured profile, which makes them too large. Calibrated strengths are fitted to the set on \
-which costs are measured, which makes the costs of guided steps slightly too small."""
+h(l) is the cross entropy of the conditionals on samples, as measured. Steps, costs and sums are those of the nearest \
+profile that never rises: the best steps are found on one set of samples, and the cost of every schedule is measured \
+on another. Standard errors of costs and sums are those of the measured profile, which makes them \
+too large. Calibrated strengths are fitted to the set on which costs are measured, which makes the costs of guided \
+steps slightly too small."""
 OF_EXAMPLES = """\
 These data are known only by examples, so there is no tilted distribution: everything refers to the class, w = 0. \
 {origin}"""
@@ -156,14 +166,14 @@ class ProfileStudy(Settings):
         costs: list[CostRow] = []
         for g, who in _cases(case):
             _, test = self._profiles(case, made, g, who)
+            falling = test.decreasing()
             numbers = (test.entropies, test.standard_errors, test.strengths)
             levels += [
                 LevelRow(g, who, known, *found) for known, found in enumerate(zip(*(n.tolist() for n in numbers)))
             ]
-            sums = (test.total_entropy, test.total_correlation, test.dual_total_correlation)
+            sums = (falling.total_entropy, falling.total_correlation, falling.dual_total_correlation)
             totals.append(TotalRow(g, who, *(x for one in sums for x in (one.value, one.standard_error))))
             steps = self._steps(case, made, g, who)
-            falling = test.decreasing()
             exact = made.get(case.key_of(self._exact, g, who), [None] * len(steps))
             for (name, sizes), kl in zip(steps, exact):
                 cost: Measured = falling.plan(sizes).cost
@@ -172,7 +182,8 @@ class ProfileStudy(Settings):
                 costs.append(row)
         facts = {"target_class": case.one_class, "exact": case.is_exact}
         blocks = _blocks(case, costs, levels, totals, self.num_examples)
-        return Findings(case.plan, blocks, verdict_of(costs, totals, self.num_examples), facts)
+        (num,) = num_tested(case, (case.one_class,), self.num_examples)
+        return Findings(case.plan, blocks, verdict_of(costs, totals, num), facts)
 
 
 def _cases(case: Case) -> list[tuple[Guidance, str]]:
@@ -197,7 +208,7 @@ def _blocks(
     is_sampled = not case.is_exact
     text = f"Class {name}. {BY_SAMPLES if is_sampled else EXACTLY}\n\n{READING}"
     if case.target is None:
-        text += f"\n\n{OF_EXAMPLES.format(origin=origin_of_examples(case, num_examples))}"
+        text += f"\n\n{OF_EXAMPLES.format(origin=origin_of_examples(case, (case.one_class,), num_examples))}"
     caption = "Predicted cost against the number of steps."
     curve = Curve("calls", "cost", ["schedule", "denoiser"], caption, "w", log_x=True, log_y=True)
     views: list[View] = [

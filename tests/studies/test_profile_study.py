@@ -100,6 +100,16 @@ def test_examples_have_the_profile_of_their_class() -> None:
     assert max(abs(row.entropy - float(exact.entropies[row.known])) / row.entropy_se for row in rows) < 5
 
 
+def test_one_step_costs_the_total_correlation_of_few_examples_too() -> None:
+    """Noise makes a measured profile rise; costs and sums must then be of the same one."""
+    found = study_of(bernoulli_mixture(6), plan=replace(PLAN, guidances=(Guidance(0.0),), seed=5), num_examples=10)
+    known, following = ([row.entropy for row in block_of(found, "profile")][at] for at in (0, 1))
+    assert following > known
+    (total,) = block_of(found, "totals")
+    (cost,) = {row.cost for row in block_of(found, "costs") if row.calls == 1}
+    assert cost == pytest.approx(total.total_correlation, abs=1e-12)
+
+
 def test_the_nearest_profile_that_never_rises() -> None:
     g = torch.Generator().manual_seed(3)
     values = torch.linspace(1, 0, 8, dtype=torch.float64) + 0.2 * torch.randn(8, generator=g, dtype=torch.float64)
