@@ -24,6 +24,7 @@ from mdlm_cfg.support.signals import interrupts_given_back
 from mdlm_cfg.training.checkpoints import OUTLINE, outline_of, read_checkpoint
 from mdlm_cfg.training.data.base import Batch, DiffusionData
 from mdlm_cfg.training.module import MaskedDiffusion
+from mdlm_cfg.training.predicting import end_at_sigterm
 from mdlm_cfg.training.runs import check_same_data
 
 
@@ -78,6 +79,7 @@ def train(
     """
     if isinstance(data, DiffusionData):
         data.place_on(trainer.strategy.root_device)
+    end_at_sigterm(trainer)
     with interrupts_given_back():
         with _not_begun(ckpt_path, trainer):
             if ckpt_path is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,6 +20,21 @@ from mdlm_cfg.support.signals import interrupts_given_back
 def is_first_process() -> bool:
     """Whether this is the process that makes folders, prints and studies; always true in a single process."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+
+
+def end_at_sigterm(trainer: Trainer) -> None:
+    """Let SIGTERM end a process of a trainer as other interrupts do.
+
+    Lightning's handler sends the other processes a message, which meets whatever they are sending each other: they all
+    wait for ever. It is left out; the handler that was there before, which Lightning calls after its own, stays.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    def come(*_: object) -> None:
+        if before in (signal.SIG_DFL, None):
+            raise KeyboardInterrupt
+
+    trainer._signal_connector._sigterm_notifier_fn = come  # type: ignore[method-assign, assignment]
 
 
 class Piece(Protocol):
@@ -54,6 +68,7 @@ def share_work(trainer: Trainer, pieces: Sequence[Piece], net: nn.Module | None,
     # the processes get the pieces' numbers: Lightning would take the pieces themselves apart
     numbers: DataLoader[int] = DataLoader(range(len(pieces)), batch_size=None)  # type: ignore[arg-type]
     device = None if net is None else next(net.parameters()).device
+    end_at_sigterm(trainer)
     with interrupts_given_back():
         try:
             trainer.predict(_Worker(pieces, net, cache), numbers, return_predictions=False)
@@ -74,18 +89,12 @@ class _Worker(LightningModule):
         self.pieces = pieces
         self.net = net
         self.cache = cache
-        self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def configure_model(self) -> None:
         """Every process draws with the whole network, even if training sharded its weights."""
 
     def on_predict_start(self) -> None:
-        """Use the first process's folder; the cache's contents must be the same for all.
-
-        Lightning's handler of SIGTERM waits for that of the first process, which may have none.
-        """
-        if self.on_sigterm is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self.on_sigterm)
+        """Use the first process's folder; the cache's contents must be the same for all."""
         about = self.cache.about
         self.cache = self.trainer.strategy.broadcast(self.cache)
         if self.cache.about != about:

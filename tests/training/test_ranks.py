@@ -16,6 +16,7 @@ from harness import small_data, small_module, small_target, small_trainer
 from helpers import random_target, samples_of
 from hypothesis import given, strategies as st
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from torch import Tensor
 
 from mdlm_cfg import Guidance, Sampler
@@ -24,9 +25,11 @@ from mdlm_cfg.studies import draws as module
 from mdlm_cfg.studies.draws import Draw, draws_of
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.support.cache import Cache, no_cache
+from mdlm_cfg.support.signals import interrupts_alike
 from mdlm_cfg.training.checkpoints import CHECKPOINT, read_checkpoint
 from mdlm_cfg.training.data import TableData
 from mdlm_cfg.training.data.base import num_shared, shared_batches
+from mdlm_cfg.training.fit import train
 from mdlm_cfg.training.predicting import share_work
 
 TESTS = Path(__file__).parent.parent
@@ -254,20 +257,31 @@ def test_an_interrupt_before_drawing_leaves_the_next_one_heard(tmp_path: Path) -
     assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
 
 
-def test_a_process_that_draws_does_not_wait_for_the_first_one_at_its_end(tmp_path: Path) -> None:
-    """Lightning's handler of SIGTERM waits for that of the first process, for ever if that has none."""
+@pytest.mark.parametrize("stage", ["on_train_start", "on_test_start", "on_predict_start"])
+def test_sigterm_sends_the_other_processes_no_message(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would wait for one another, each for another message."""
+    sent: list[int] = []
+    monkeypatch.setattr(_SignalConnector, "_sigterm_notifier_fn", lambda _, number, __: sent.append(number))
 
-    class Noted:
-        key = "noted"
+    class Ended(Callback):
+        pass
 
-        def make(self) -> torch.Tensor:
-            self.handler = signal.getsignal(signal.SIGTERM)
-            return torch.zeros(1)
+    def end(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
 
-    piece = Noted()
+    setattr(Ended, stage, end)
+    trainer = small_trainer(tmp_path)
+    trainer.callbacks.insert(0, Ended())
     before = signal.getsignal(signal.SIGTERM)
-    share_work(small_trainer(tmp_path), [piece], None, Cache(tmp_path / "kept", "about"))
-    assert piece.handler == before == signal.getsignal(signal.SIGTERM)
+    with pytest.raises((KeyboardInterrupt, SystemExit)), interrupts_alike():
+        if stage == "on_predict_start":
+            pieces = draws_of(PLAN, random_target(2, 4).denoiser(), Guidance(0.0), 0)
+            share_work(trainer, pieces, None, Cache(tmp_path / "kept", "about"))
+        else:
+            train(small_module(data := small_data()), data, trainer)
+    assert sent == [] and trainer.interrupted and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_chunks_are_independent_and_the_first_is_what_few_samples_are(small_chunks: None) -> None:
