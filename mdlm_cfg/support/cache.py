@@ -59,13 +59,22 @@ class Cache:
                 if is_ours and not changed_code(found["code"]):
                     return found["value"]
         value = make()
-        self.folder.mkdir(exist_ok=True)
         try:
             with suppress(Unreadable):  # it is made again
-                store({"value": value, "code": code_of_the_user()}, path)
+                self._store({"value": value, "code": code_of_the_user()}, path)
         finally:
             self._leave_no_empty_folder()
         return value
+
+    def _store(self, value: object, path: Path) -> None:
+        """Another process that writes to the same report's folder may remove this folder at any moment: see `clear`."""
+        for is_last in (False, True):
+            self.folder.mkdir(exist_ok=True)
+            try:
+                return store(value, path)
+            except FileNotFoundError:
+                if is_last:
+                    raise
 
     def __len__(self) -> int:
         """The number of cached values."""

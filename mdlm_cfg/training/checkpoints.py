@@ -140,7 +140,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if checkpoint.get("written_by") != WRITTEN_BY or checkpoint.get("format") != FORMAT:
         ours = "net" in saved and "objective" in saved
         version = checkpoint.get("version", "0.1" if ours else None)
-        who = f"mdlm_cfg {version}, in another format: train it again" if ours else "a program other than mdlm_cfg"
+        format = checkpoint.get("format")
+        way = "use that version" if isinstance(format, int) and format > FORMAT else "train it again"
+        who = f"mdlm_cfg {version}, in another format: {way}" if ours else "a program other than mdlm_cfg"
         raise UserError(f"the checkpoint {path} cannot be used: it was written by {who}")
     missing = [name for name in ("epoch", "global_step") if not isinstance(checkpoint.get(name), int)]
     missing += [name for name in RECORDED if name not in saved]

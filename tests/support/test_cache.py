@@ -52,6 +52,23 @@ def test_it_is_made_once_and_is_the_same(tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
+def test_another_process_may_remove_the_folder_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two commands write to the same report's folder, and the first one to end has cleared its pieces."""
+
+    def stored(value: object, path: Path) -> None:
+        if not theirs:
+            theirs.append(path.parent.rmdir())
+        store(value, path)
+
+    theirs: list[None] = []
+    monkeypatch.setattr("mdlm_cfg.support.cache.store", stored)
+    kept = Cache(tmp_path / "kept", "about")
+    assert kept("key", lambda: 3) == 3 and theirs and len(kept) == 1
+    theirs.clear()
+    with pytest.raises(FileNotFoundError, match="report"):  # which is gone too
+        Cache(tmp_path / "report" / "kept", "about")("key", lambda: 3)
+
+
 def test_a_damaged_one_is_made_again(tmp_path: Path) -> None:
     kept = Cache(tmp_path / "kept", "about")
     kept("key", lambda: torch.arange(4))
