@@ -204,7 +204,7 @@ class Corpus(Settings):
         of_nelbos = [nelbo_block(nelbos, SEQUENCE, NETWORK)] if nelbos else []
         blocks = [_to_read(case, made), self._compared(case, rows, left_out), *of_nelbos, _by_class(by_class)]
         said = [training_sentence(nelbos, SEQUENCE, case.num_dims)] if nelbos else []
-        said += verdict_of(rows, case.data.num_classes)
+        said += verdict_of(rows, case.data.num_classes, [held[k].num_classified for k in compared])
         return Findings(case.plan, blocks, said, facts, _arrays(case, made, samples))
 
     def _compared(self, case: Case, rows: Sequence[SetRow], left_out: Sequence[str]) -> Block:
@@ -289,11 +289,12 @@ def _arrays(case: Case, made: Made, samples: Mapping[Guidance, Tensor]) -> dict[
     return {name: x.to(small).reshape(*x.shape[:-1], *case.data.grid_shape).numpy() for name, x in found.items()}
 
 
-def verdict_of(rows: Sequence[SetRow], num_classes: int) -> list[str]:
+def verdict_of(rows: Sequence[SetRow], num_classes: int, classified: Sequence[int]) -> list[str]:
     """The effect of guidance on the class assigned by the network and on diversity, and whether samples are copies.
 
     Args:
         rows: of every strength, then of held-out sequences.
+        classified: of how many held-out sequences of each class the network was asked for the class.
     """
     *samples, held = rows
     ends = weak_and_strong(samples)
@@ -301,7 +302,10 @@ def verdict_of(rows: Sequence[SetRow], num_classes: int) -> list[str]:
     said = []
     if num_classes > 1:
         nums = [row.num_classified for row in ends]
-        said += [*_of_the_judge(held, 1 / num_classes), of_recognised("network", ends, nums, held, SEQUENCE)]
+        said += [
+            *_of_the_judge(held, 1 / num_classes, classified),
+            of_recognised("network", ends, nums, held, SEQUENCE),
+        ]
     said.append(
         f"Two samples of a class differ in {at_strengths(ends, 'diversity', in_percent, 'of positions')} "
         f"({of_held(held, 'diversity', in_percent, SEQUENCE)})."
@@ -322,12 +326,16 @@ def _copies(samples: SetRow, held: SetRow) -> bool:
     return samples.nearest_train < held.nearest_train / 2
 
 
-def _of_the_judge(held: SetRow, chance: float) -> list[str]:
-    """A warning if the network cannot classify."""
+def _of_the_judge(held: SetRow, chance: float, classified: Sequence[int]) -> list[str]:
+    """A warning if it is not clear that the network can classify.
+
+    Guessing is right on a share `chance` of each class; of the mean over classes, few sequences of one count most.
+    """
     p = held.accuracy
-    if p is None or p - chance >= SURE * math.sqrt(chance * (1 - chance) / max(held.num_classified, 1)):
+    variance = math.fsum(chance * (1 - chance) / max(num, 1) for num in classified) / max(len(classified), 1) ** 2
+    if p is None or p - chance >= SURE * math.sqrt(variance):
         return []
     return [
-        f"The network cannot classify sequences: it recognises {percent(p, 1)} of held-out sequences, not clearly more "
-        f"than guessing would ({percent(chance, 1)})."
+        f"The network does not clearly classify better than guessing: it recognises {percent(p, 1)} of held-out "
+        f"sequences ({held.num_classified:,}; mean over classes), and guessing {percent(chance, 1)}."
     ]

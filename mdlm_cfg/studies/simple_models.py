@@ -99,7 +99,7 @@ def training_sentence(rows: Sequence[NelboRow], words: Words, num_dims: int) -> 
         return f"One test {words.example} does not tell whether the network is trained: {own}."
     sure = student(SURE, network.num_examples)
     if uniform.excess <= sure * uniform.excess_se:
-        how = "not clearly" if uniform.excess > 0 else "not"
+        how = "not clearly" if uniform.excess >= -sure * uniform.excess_se else "not"
         return untrained(how, own, f"uniform values ({uniform.nelbo:.1f})", uniform.excess > 0)
     least = sure * independent.excess_se
     than = f"independent {words.parts} of each class"

@@ -194,9 +194,21 @@ def test_two_sequences_that_are_recognised_do_not_show_that_a_network_can_classi
     """Guessing recognises two of two in 1 of 4 reports."""
     weak, strong, held = (row_of(findings, of) for of in (0.0, 2.0, "data"))
     said = {
-        num: len(verdict_of([weak, strong, replace(held, accuracy=1.0, num_classified=num)], 2)) for num in (2, 200)
+        num: len(verdict_of([weak, strong, replace(held, accuracy=1.0, num_classified=num)], 2, [num]))
+        for num in (2, 200)
     }
     assert said[2] == said[200] + 1
+
+
+def test_guessing_on_classes_of_unequal_size_rarely_looks_like_more(findings: Findings) -> None:
+    """A mean over classes counts the two sequences of the smallest as much as the sixty of the largest."""
+    weak, strong, held = (row_of(findings, of) for of in (0.0, 2.0, "data"))
+    nums = [60, 7, 2]
+    rng = np.random.default_rng(0)
+    shares = (rng.binomial(nums, 1 / 3, size=(400, 3)) / nums).mean(axis=1)
+    held = [replace(held, accuracy=share, num_classified=sum(nums)) for share in shares.tolist()]
+    fewest = len(verdict_of([weak, strong, replace(held[0], accuracy=1.0)], 3, nums))
+    assert np.mean([len(verdict_of([weak, strong, one], 3, nums)) == fewest for one in held]) < 0.06
 
 
 @pytest.mark.parametrize(("share", "copied"), [(0.4, True), (0.6, False)])
@@ -205,7 +217,7 @@ def test_samples_far_nearer_to_the_training_sequences_than_held_out_ones_are_cop
 ) -> None:
     weak, strong, held = (row_of(findings, of) for of in (0.0, 2.0, "data"))
     near = replace(strong, nearest_train=share * held.nearest_train)
-    said = verdict_of([weak, near, held], 2)
+    said = verdict_of([weak, near, held], 2, [held.num_classified])
     assert (f"{100 * near.nearest_train:.1f}" in decimals(said[-1])) == copied
 
 
