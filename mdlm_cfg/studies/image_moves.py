@@ -22,7 +22,7 @@ from mdlm_cfg.compare.mixtures import component_usage, components_in_use
 from mdlm_cfg.studies.common import as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
-from mdlm_cfg.studies.images import BY_FEATURES, Images, judging, of_few
+from mdlm_cfg.studies.images import BY_FEATURES, Images, compared, judging, of_few, of_left_out
 from mdlm_cfg.studies.moves import WHAT_MOVES_ARE, AfterMoves, MovedSets, Started, components_column, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, mean_of, measured, strongest, where
@@ -125,19 +125,24 @@ class ImageMoves(MovedSets):
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, start, move and number of moves, and one for test images."""
-        held_out = [made.of(self._held_out, z) for z in case.classes]
+        of_classes = compared(case)
+        held_out = [made.of(self._held_out, case.classes[at]) for at in of_classes]
         data = _mean([dict(zip(MEASURED, _mean(one["sets"]))) for one in held_out])
         rows = []
         pictures = {}
         for g in case.plan.guidances:
             rows.append(ImageSetRow(g, HELD_OUT, "", 0, 0, *data))
             found = dict(self.each_set(case, made, g, LEARNED))
-            rows += [ImageSetRow(g, *at, *_mean([one["numbers"] for one in seen])) for at, seen in found.items()]
+            rows += [
+                ImageSetRow(g, *index, *_mean([seen[at]["numbers"] for at in of_classes]))
+                for index, seen in found.items()
+            ]
             pictures[g] = {at: seen[0]["shown"] for at, seen in found.items()}
-        text = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}. {READING}"
+        sets = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}."
+        text = f"{sets} {READING}{of_left_out(case)}"
         blocks = [
             blocks_of(rows, f"{text} {BY_FEATURES}" if self.classifier else text),
-            _shown(case, held_out[0]["shown"], pictures),
+            _shown(case, made.of(self._held_out, case.classes[0])["shown"], pictures),
         ]
         noise = {name: _noise([one["sets"] for one in held_out], name) for name in FAR}
         said = verdict_of(rows, noise, case.plan.num_samples) + of_few(case)

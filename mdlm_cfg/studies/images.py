@@ -205,6 +205,12 @@ def compared(case: Case) -> list[int]:
     return enough or list(range(len(case.classes)))
 
 
+def of_left_out(case: Case) -> str:
+    """The end of a text that names the classes that are not `compared`, if there are any."""
+    left_out = [case.class_name(k) for at, k in enumerate(case.classes) if at not in compared(case)]
+    return f" Left out, with fewer than {FEWEST} test images: {', '.join(left_out)}." if left_out else ""
+
+
 def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
     """Of all classes, uint8 (C, n, D)."""
     return torch.stack([samples_of(made, draw_pieces(case, LEARNED, guidance, k)) for k in case.classes])
@@ -214,10 +220,8 @@ def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
     data = rows[-1]
     names = measured(ImageRow)
     text = READING if data.recall is None else f"{BY_FEATURES} {READING}"
+    text += of_left_out(case)
     sizes = [len(x) for x in held_out(case)]
-    left_out = [case.class_name(k) for at, k in enumerate(case.classes) if at not in compared(case)]
-    if left_out:
-        text += f" Left out, with fewer than {FEWEST} test images: {', '.join(left_out)}."
     fewest = min(sizes[at] for at in compared(case))
     if fewest < case.plan.num_samples:
         text += (
@@ -297,8 +301,8 @@ def verdict_of(
 
 
 def of_few(case: Case) -> list[str]:
-    """A warning if there are too few samples for firm statements."""
-    num = len(case.classes) * case.plan.num_samples
+    """A warning if the classes that are compared have too few samples for firm statements."""
+    num = len(compared(case)) * case.plan.num_samples
     if num >= ENOUGH:
         return []
     return [

@@ -141,6 +141,18 @@ def test_test_images_are_judged_in_disjoint_sets_and_their_distance_is_chance() 
     assert findings.facts["noise"]["energy_features"] == pytest.approx(chance, rel=1e-3)
 
 
+def test_a_class_without_test_images_is_left_out_of_samples_and_test_images_alike() -> None:
+    data = images()
+    x, labels = data.test_examples()
+    kept = (labels == Z) | (torch.arange(len(labels)) == int((labels != Z).nonzero()[0]))
+    data.test_examples = lambda: (x[kept], labels[kept])
+    small = replace(STUDY, sizes=[1], moves=(0, 1))
+    both, one = (found(case_of(data, classes=classes), small) for classes in ((1 - Z, Z), (Z,)))
+    assert block_of(both, "sets") == block_of(one, "sets")
+    assert both.facts["noise"] == one.facts["noise"]
+    assert both.verdict == one.verdict
+
+
 def test_usage_is_that_of_the_posterior_by_bayes_rule_beside_the_training_images() -> None:
     case = case_of(images(), n=40)
     findings = found(case)
