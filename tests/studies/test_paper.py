@@ -23,7 +23,7 @@ from mdlm_cfg.compare.metrics import total_variation
 from mdlm_cfg.reports.paper_report import to_markdown
 from mdlm_cfg.studies.evaluation import StrengthEvaluation
 from mdlm_cfg.studies.paper import claims, normalized, schedules
-from mdlm_cfg.studies.paper.claims import DECAY_STRENGTHS, DECAY_TAU, PaperResult
+from mdlm_cfg.studies.paper.claims import DECAY_STRENGTHS, DECAY_TAU, PaperResult, gain_in_time
 from mdlm_cfg.studies.paper.experiments import EXPERIMENTS, check
 from mdlm_cfg.studies.paper.study import Paper
 from mdlm_cfg.studies.plan import Plan
@@ -170,6 +170,12 @@ def test_speed_in_two_dimensions_is_judged_either_way() -> None:
     # full support: no partial state tells the class for certain, and nothing stops the growth
     found = [claim.verdict for claim in judge("2d_tv_vs_w", random_target(4, 2, seed=3)).claims]
     assert found[0] == YES and re.fullmatch(rf"{YES} .* w = \d", found[1])
+
+
+@pytest.mark.parametrize("most", [0.1, 0.1852, 0.494, 0.4996, 0.49999])
+def test_a_gain_that_is_never_half_is_not_said_to_be_half(most: float) -> None:
+    found = gain_in_time([1.0, *[1 - most] * (len(DECAY_STRENGTHS) - 1)])
+    assert found.verdict.endswith(f" {most:.0%}") and ("below" in found.verdict) == (f"{most:.0%}" == "50%")
 
 
 def test_gain_in_time_is_that_of_the_closed_form() -> None:

@@ -6,7 +6,6 @@ value and a computed verdict. This module has their parts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -78,6 +77,7 @@ def gain_in_time(times: Sequence[float]) -> Claim:
     """The published summary on speed, from the clock times to TV 0.05 at `DECAY_STRENGTHS`."""
     share = [1 - t / times[0] for t in times]
     enough = [w for s, w in zip(share, DECAY_STRENGTHS) if s >= 0.5]
+    most = f"{max(share):.0%}"
     return Claim(
         "Convergence is about 50% faster at strong guidance (the published summary).",
         "time to TV 0.05 shorter by "
@@ -85,7 +85,7 @@ def gain_in_time(times: Sequence[float]) -> Claim:
         ABSENT,
         f"holds from w = {enough[0]:g}"
         if enough
-        else f"does not hold here: the gain levels off at {math.floor(100 * max(share))}%",
+        else f"does not hold here: the gain levels off {'just below' if most == '50%' else 'at'} {most}",
     )
 
 
