@@ -44,7 +44,7 @@ from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, errors_raised_alon
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError, text_of
 from mdlm_cfg.support.schema import SCHEMAS
-from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike
+from mdlm_cfg.support.signals import errors_of_interrupts, interrupts_alike, is_default, is_heard
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -170,6 +170,7 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
         if sweep is not None:
             params = OmegaConf.select(settings, "sweeper.params") or ()  # type: ignore[arg-type]
             job = sweep.job(settings.job.num, overrides, params)
+            is_elsewhere = os.getpid() != sweep.process
             try:
                 check_config(name, settings.job.config_name, cfg)
                 config = settings_of(name, cfg)
@@ -178,10 +179,11 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
                 refuse_one_wandb_run(getattr(config, "logger", None))
                 decided = job.check(config)
             except UserError as error:  # of the whole sweep, which ends here without a message from hydra
-                if os.getpid() != sweep.process:  # hydra passes it to the process of the command
+                if is_elsewhere:  # hydra passes it to the process of the command
                     raise
                 exit_with([Failure("", error)])
-            with interrupts_alike():  # of a process that a launcher has started
+            # a launcher's handler may do nothing (submitit), and the process of the command waits for the job's end
+            with interrupts_alike(is_heard if is_elsewhere else is_default):
                 return job.run(lambda folder: _work(name, config, overrides, folder), full, decided)
         sys.argv[1:] = typed
         try:

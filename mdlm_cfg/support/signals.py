@@ -60,24 +60,32 @@ def interrupts_to(come: Callable[[int, FrameType | None], None], is_taken: Calla
         yield
 
 
+def is_default(handler: Any) -> bool:
+    """Whether a handler is the system's default, or Python's."""
+    return handler in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def is_heard(handler: Any) -> bool:
+    """Whether a signal with this handler is neither ignored (nohup) nor handled outside Python."""
+    return handler not in (signal.SIG_IGN, None)
+
+
 @contextmanager
-def interrupts_alike() -> Iterator[None]:
+def interrupts_alike(is_taken: Callable[[Any], bool] = is_default) -> Iterator[None]:
     """SIGTERM and SIGHUP raise KeyboardInterrupt inside, as SIGINT does; by default they end the process silently.
 
     Signals that are ignored (nohup) or already have a handler stay as they are.
+
+    Args:
+        is_taken: whether a handler is replaced.
     """
 
     def come(number: int, frame: FrameType | None) -> None:
         _HEARD.append(number)
         raise KeyboardInterrupt
 
-    with interrupts_to(come, is_default):
+    with interrupts_to(come, is_taken):
         yield
-
-
-def is_default(handler: Any) -> bool:
-    """Whether a handler is the system's default, or Python's."""
-    return handler in (signal.SIG_DFL, signal.default_int_handler)
 
 
 @contextmanager

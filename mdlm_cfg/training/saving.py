@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from mdlm_cfg.support.atomic import remove_parts
 from mdlm_cfg.support.checked_io import Unreadable, store
 from mdlm_cfg.support.errors import UserError
 from mdlm_cfg.support.numeric import number, whole_number
-from mdlm_cfg.support.signals import interrupts_to
+from mdlm_cfg.support.signals import interrupts_to, is_heard
 from mdlm_cfg.training.checkpoints import BEST, LAST, OUTLINE, outline_of
 from mdlm_cfg.training.module import Diverged, MaskedDiffusion
 from mdlm_cfg.training.unfinished import BEGUN
@@ -80,7 +79,7 @@ class Interrupts:
 
     def watch(self) -> None:
         """Install handlers for the signals that are not ignored."""
-        self._watching.enter_context(interrupts_to(self._come, lambda handler: handler not in (signal.SIG_IGN, None)))
+        self._watching.enter_context(interrupts_to(self._come, is_heard))
 
     def release(self) -> None:
         """Restore the previous handlers."""

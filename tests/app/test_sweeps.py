@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from helpers import every_pair
 from omegaconf import OmegaConf
 
 from mdlm_cfg import UserError
-from mdlm_cfg.app import eval_command, train_command
+from mdlm_cfg.app import cli, eval_command, train_command
 from mdlm_cfg.app.jobs import LOCK, RECORD, Outcome, interrupt_jobs_elsewhere
 from mdlm_cfg.app.refusals import check_hydras
 from mdlm_cfg.app.sweeps import sweep_of
@@ -516,6 +517,25 @@ def test_an_interrupted_sweep_of_several_processes_keeps_what_they_have_trained(
     assert sweep.returncode == 130 and "Traceback" not in said
     assert [row["state"] for row in index_of(tmp_path)] == ["interrupted"] * 2
     assert len(list(tmp_path.rglob(CHECKPOINT.name))) == 2
+
+
+def test_a_job_in_another_process_hears_an_interrupt_that_its_launcher_would_pass_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As submitit does with SIGTERM; the process of the command waits until the job has ended."""
+
+    def worked(*_: object) -> Outcome:
+        signal.raise_signal(signal.SIGTERM)
+        return Outcome()
+
+    monkeypatch.setattr(cli, "sweep_of", lambda arguments: replace(sweep_of(arguments), process=0))
+    monkeypatch.setattr(cli, "_work", worked)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        assert run("train", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path}") == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [row["state"] for row in index_of(tmp_path)] == ["interrupted"]
 
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="there is Slurm")
