@@ -262,9 +262,9 @@ class MaskedDiffusion(LeanModule):
         numbers: dict[str, float] = {}
         for suffix, total in zip(("", "_null"), totals):
             mean, of_masks, of_data = mean_and_errors(total, self.num_draws)
-            numbers |= {f"test/nelbo{suffix}": mean, f"test/nelbo{suffix}_data_se": of_data}
-            if of_masks is not None:
-                numbers[f"test/nelbo{suffix}_mc_se"] = of_masks
+            numbers[f"test/nelbo{suffix}"] = mean
+            errors = {"data_se": of_data, "mc_se": of_masks}
+            numbers |= {f"test/nelbo{suffix}_{name}": error for name, error in errors.items() if error is not None}
         numbers |= {f"test/{name}": value for name, value in self._exact_numbers().items()}
         self.log_dict(numbers)
 

@@ -85,13 +85,13 @@ def moments(draws: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(means), means, means**2, variances]).sum(dim=1)
 
 
-def mean_and_errors(total: Tensor, num_draws: int) -> tuple[float, float | None, float]:
-    """Mean, its Monte-Carlo standard error (None for one draw), and its standard error over the data as well.
+def mean_and_errors(total: Tensor, num_draws: int) -> tuple[float, float | None, float | None]:
+    """Mean, its Monte-Carlo standard error (None for one draw), and that over the data as well (None for one sample).
 
     The masks of a batch are stratified, so the true Monte-Carlo error is smaller than this estimate.
     """
     count, first, second, variances = total.tolist()
     mean = first / count
-    spread = max(second / count - mean**2, 0.0) / max(count - 1, 1)
     of_masks = math.sqrt(variances / num_draws) / count if num_draws > 1 else None
-    return mean, of_masks, math.sqrt(spread)
+    of_data = math.sqrt(max(second / count - mean**2, 0.0) / (count - 1)) if count > 1 else None
+    return mean, of_masks, of_data

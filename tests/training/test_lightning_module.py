@@ -157,6 +157,7 @@ def test_errors_of_known_draws() -> None:
     assert of_masks == pytest.approx(1 / math.sqrt(4 * 5000), rel=0.05)
     assert of_data == pytest.approx(1 / math.sqrt(4 * 5000), rel=0.05)
     assert mean_and_errors(moments(draws[:1]), 1)[1] is None
+    assert mean_and_errors(moments(draws[:, :1]), 4)[2] is None  # one sample does not tell how samples vary
 
 
 PRECISIONS = ("bf16-mixed", "bf16-true", "64-true")
