@@ -83,6 +83,7 @@ def newest_run(root: str | Path) -> Path:
 
     Raises:
         UserError: there is none.
+        PermissionError: there is none that this user may read.
     """
     files = [path for name in (LAST, BEST) for path in files_below(root, name)]
     found = [path for path in files if path.parent.name == CHECKPOINT.parent.name]
@@ -91,6 +92,7 @@ def newest_run(root: str | Path) -> Path:
     if path is None and os.path.lexists(root) and not os.path.isdir(root):
         raise UserError(f"{found_at(Path(root))}: give the folder of runs, runs=FOLDER, or ckpt_path=FILE")
     if path is None:
+        list(files_below(root, LAST, everywhere=True))  # runs may be in folders of another user's, which are then named
         raise UserError(f"there is no run in {root} yet: train one (python train.py), or give ckpt_path=FILE")
     return path
 

@@ -46,6 +46,26 @@ def test_the_newest_run_is_the_one_saved_last(tmp_path: Path) -> None:
         newest_run(tmp_path / "elsewhere")
 
 
+def test_runs_that_may_not_be_read_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shut = tmp_path / "another users"
+    for name in (shut.name, "mine"):
+        path = tmp_path / name / "date" / CHECKPOINT
+        path.parent.mkdir(parents=True)
+        path.touch()
+    right = os.scandir
+
+    def denied(path: str) -> Any:
+        if str(path) == str(shut):
+            raise PermissionError(13, "Permission denied", str(path))
+        return right(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # who runs the tests may be allowed everywhere
+    assert newest_run(tmp_path) == path
+    path.unlink()
+    with pytest.raises(PermissionError, match=shut.name):
+        newest_run(tmp_path)
+
+
 def test_missing_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{tmp_path}/last\.ckpt"):
         load_run(tmp_path / "last.ckpt")
