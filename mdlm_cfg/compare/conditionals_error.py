@@ -28,7 +28,8 @@ class ConditionalsError:
             exact conditionals; never negative.
         entropy: mean -log p(x | z) of the same images, which exact_nelbo estimates.
 
-    A denoiser that gives probability 0 to possible values has an infinite error, without a standard error.
+    A denoiser that gives probability 0 to possible values has an infinite error, without a standard error; nor has the
+    error on one example.
     """
 
     nelbo: float
@@ -55,7 +56,7 @@ def conditionals_error(
     Args:
         target: the mixture that the images or sequences are drawn from (otherwise `conditionals_kl` is meaningless).
         denoiser: the learned one.
-        x: int64 (n, D), n >= 2.
+        x: int64 (n, D).
         classes: int64 (n,); None judges the null class.
         num_draws: masks per image, stratified in their number.
         generator: draws the masks.
@@ -91,4 +92,5 @@ def conditionals_error(
 
 def _mean_and_error(values: Tensor) -> tuple[float, float | None]:
     mean = float(values.mean())
-    return mean, float(values.std() / len(values) ** 0.5) if math.isfinite(mean) else None
+    known = len(values) > 1 and math.isfinite(mean)
+    return mean, float(values.std() / len(values) ** 0.5) if known else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,13 @@ class ConditionalsRow:
     independent: float = in_nats("independent values", "mean -log p under independent values with the same marginals")
     conditionals_error: float = in_nats("error", "nelbo minus exact_nelbo", digits=3)
     conditionals_error_se: float | None = in_nats(
-        "standard error", "standard error of the difference, over examples; absent where it is infinite", digits=3
+        "standard error",
+        "standard error of the difference, over examples; absent where it is infinite, and of a single example",
+        digits=3,
     )
     conditionals_kl: float = in_nats("error as KL", "estimate of the same error with less noise", digits=3)
     conditionals_kl_se: float | None = in_nats(
-        "its standard error", "standard error of conditionals_kl, over examples; absent where it is infinite", digits=3
+        "its standard error", "standard error of conditionals_kl, over examples; absent likewise", digits=3
     )
     num_examples: int = col("examples", "number of test examples")
     num_draws: int = col("masks", "number of masks for each example")
@@ -111,8 +114,10 @@ def error_sentence(rows: Sequence[ConditionalsRow], unit: str) -> str:
     """Whether the network is trained, by its NELBO with the class."""
     row = next(row for row in rows if row.conditionals == "conditional")
     own = f"its NELBO is {row.nelbo:.2f} nats per {unit}"
-    if row.conditionals_error_se is None or row.conditionals_kl_se is None:
+    if math.isinf(row.conditionals_error) or math.isinf(row.conditionals_kl):
         return "The network gives probability 0 to values that are possible: its error is infinite."
+    if row.conditionals_error_se is None or row.conditionals_kl_se is None:
+        return f"One test {unit} does not tell how large the error of the network is: {own}."
     margin = student(SURE, row.num_examples) * row.conditionals_error_se
     structure = row.independent - row.entropy  # the NELBO of exact conditionals over all masks, without their noise
     said = f"{short(row.conditionals_kl, 2)} ± {short(row.conditionals_kl_se, 2)} nats per {unit}"

@@ -212,3 +212,12 @@ def test_what_a_network_has_learned_is_no_noise_of_masks(components: int) -> Non
         assert [int(share) for share in shares] == ([round(100 * learned)] if components > 1 else [])
         few = replace(row, num_examples=2, conditionals_error_se=max(row.independent - row.entropy, 0.1) / 4)
         assert "has learned" not in error_sentence([few], "image")  # four standard errors of two images are chance
+
+
+def test_one_example_does_not_tell_how_large_the_error_is() -> None:
+    target = bernoulli_mixture(6)
+    x, classes = target.sample(1, torch.Generator().manual_seed(0))
+    found = vars(conditionals_error(target, Blurred(target, 0.2), x, classes, 4, torch.Generator().manual_seed(1)))
+    row = ConditionalsRow("conditional", independent=found["entropy"] + 1, **found)
+    assert row.conditionals_error_se is None is row.conditionals_kl_se
+    assert not re.search(r"nan|inf|learned|±", error_sentence([row], "image"))
