@@ -214,7 +214,7 @@ class Corpus(Settings):
         note = "Means over classes; the last columns are total variations."
         if left_out:
             note += f" Left out of them, with fewer than two held-out sequences: {', '.join(left_out)}."
-        if held.num_sequences < plan.num_samples:
+        if FEWEST <= held.num_sequences < plan.num_samples:
             note += (
                 f" The held-out sequences of a class ({held.num_sequences:,}) are fewer than its samples, which makes "
                 "their total variations too large."

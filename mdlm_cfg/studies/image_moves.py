@@ -22,7 +22,7 @@ from mdlm_cfg.compare.mixtures import component_usage, components_in_use
 from mdlm_cfg.studies.common import as_images, held_out_of
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col, in_tv
 from mdlm_cfg.studies.image_models import accuracy_column, precision_column, recall_column
-from mdlm_cfg.studies.images import BY_FEATURES, Images, compared, judging, of_few, of_left_out
+from mdlm_cfg.studies.images import BY_FEATURES, Images, compared, judging, of_classes, of_few
 from mdlm_cfg.studies.moves import WHAT_MOVES_ARE, AfterMoves, MovedSets, Started, components_column, phrase
 from mdlm_cfg.studies.protocol import LEARNED, Case, Made, Needs, Piece, Rows
 from mdlm_cfg.studies.rows import AtStrength, mean_of, measured, strongest, where
@@ -125,8 +125,8 @@ class ImageMoves(MovedSets):
 
     def findings(self, case: Case, made: Made) -> Findings:
         """A row for each strength, start, move and number of moves, and one for test images."""
-        of_classes = compared(case)
-        held_out = [made.of(self._held_out, case.classes[at]) for at in of_classes]
+        places = compared(case)
+        held_out = [made.of(self._held_out, case.classes[at]) for at in places]
         data = _mean([dict(zip(MEASURED, _mean(one["sets"]))) for one in held_out])
         rows = []
         pictures = {}
@@ -134,12 +134,11 @@ class ImageMoves(MovedSets):
             rows.append(ImageSetRow(g, HELD_OUT, "", 0, 0, *data))
             found = dict(self.each_set(case, made, g, LEARNED))
             rows += [
-                ImageSetRow(g, *index, *_mean([seen[at]["numbers"] for at in of_classes]))
-                for index, seen in found.items()
+                ImageSetRow(g, *index, *_mean([seen[at]["numbers"] for at in places])) for index, seen in found.items()
             ]
             pictures[g] = {at: seen[0]["shown"] for at, seen in found.items()}
         sets = f"{case.plan.num_samples:,} samples of each class and set, seed {case.plan.seed}."
-        text = f"{sets} {READING}{of_left_out(case)}"
+        text = f"{sets} {READING}{of_classes(case)}"
         blocks = [
             blocks_of(rows, f"{text} {BY_FEATURES}" if self.classifier else text),
             _shown(case, made.of(self._held_out, case.classes[0])["shown"], pictures),

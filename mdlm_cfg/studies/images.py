@@ -205,10 +205,19 @@ def compared(case: Case) -> list[int]:
     return enough or list(range(len(case.classes)))
 
 
-def of_left_out(case: Case) -> str:
-    """The end of a text that names the classes that are not `compared`, if there are any."""
-    left_out = [case.class_name(k) for at, k in enumerate(case.classes) if at not in compared(case)]
-    return f" Left out, with fewer than {FEWEST} test images: {', '.join(left_out)}." if left_out else ""
+def of_classes(case: Case) -> str:
+    """The end of a text: the classes that are not `compared`, and whether the others have few test images."""
+    at = compared(case)
+    left_out = [case.class_name(k) for place, k in enumerate(case.classes) if place not in at]
+    text = f" Left out, with fewer than {FEWEST} test images: {', '.join(left_out)}." if left_out else ""
+    sizes = [len(x) for x in held_out(case)]
+    fewest = min(sizes[place] for place in at)
+    if FEWEST <= fewest < case.plan.num_samples:
+        text += (
+            f" The smallest class has {fewest} for {case.plan.num_samples} samples. The numbers of the test images "
+            "then overstate differences, and their recall is less certain."
+        )
+    return text
 
 
 def _samples(case: Case, made: Made, guidance: Guidance) -> Tensor:
@@ -220,14 +229,7 @@ def _distances(case: Case, rows: Sequence[ImageRow]) -> Block:
     data = rows[-1]
     names = measured(ImageRow)
     text = READING if data.recall is None else f"{BY_FEATURES} {READING}"
-    text += of_left_out(case)
-    sizes = [len(x) for x in held_out(case)]
-    fewest = min(sizes[at] for at in compared(case))
-    if fewest < case.plan.num_samples:
-        text += (
-            f" The smallest class has {fewest} for {case.plan.num_samples} samples. The numbers "
-            'of the row "data" then overstate differences, and their recall is less certain.'
-        )
+    text += of_classes(case)
     curves = {
         ("accuracy",): "Share of samples that the classifier assigns to the intended class.",
         ("precision", "recall"): "Precision and recall.",
