@@ -48,7 +48,8 @@ OF_TABLES = "NLL and NELBO are exact. Bounds from several orders are estimated w
 OF_OTHERS = """\
 The NELBO is over all {:,} test examples, with {} masks each. How far k random orders lower it was measured on {:,} of \
 them, along the same orders with the class and without. Each example is compared with itself, which has far less noise \
-than the NELBO of so few examples."""
+than the NELBO of so few examples. Few examples may have most of the disagreement between orders: the standard error \
+of a fall is then too small."""
 ONE_ORDER = """\
 A deterministic policy gives every example one order, and the likelihood is the product along it \
 (arXiv 2603.01367). With exact conditionals all orders agree."""
@@ -339,7 +340,7 @@ def _of_fall(best: BoundRow, num_images: int) -> str:
     end = "which shows no disagreement between orders"
     if best.fall >= SAME:  # orders that agree on an example lower nothing, so this is not chance
         is_clear = best.fall > student(CLEAR, num_images) * best.fall_se
-        gap = "is at least that large" if is_clear else f"is not clear from {num_images} examples"
+        gap = "is clearly above 0" if is_clear else f"is not clear from {num_images} examples"
         end = f"so orders disagree, and the order gap {gap}"
     fall = f"{short(best.fall)} ± {short(best.fall_se)}"
     bound = _nats(best.nats, best.nats_se)
