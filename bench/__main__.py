@@ -104,12 +104,11 @@ def main(folder: Path, device: torch.device) -> None:
     keep_freed_memory()
     ask_the_driver_alone()
     about = {"load average before": load()} | machine()
-    bandwidth = copy_rate(device)
     flops = matmul_rate(device)
     product = "float32 product" if device.type == "cpu" else "bfloat16 product"
     about |= {
         "device": device.type,
-        "copy (GB/s)": round(bandwidth / 1e9, 1),
+        "copy (GB/s)": round(copy_rate(device) / 1e9, 1),
         f"{product} (GFLOP/s)": round(flops / 1e9),
     }
     for name, value in about.items():
@@ -117,7 +116,7 @@ def main(folder: Path, device: torch.device) -> None:
     print(f"{'':<{WIDTH - sum(COLUMNS)}}{''.join(f'{head:>{width}}' for head, width in zip(HEADS[2:], COLUMNS))}")
     figures: list[Figure] = []
     parts: Iterator[Figure] = chain(
-        law_figures(bandwidth, device),
+        law_figures(device),
         decoder_figures(device),
         training_figures(flops, device),
         sampling_figures(device),

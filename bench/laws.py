@@ -16,7 +16,7 @@ import torch
 from scipy.sparse.linalg import expm_multiply
 from torch import Tensor
 
-from bench.ratio import Figure, in_turns, seconds
+from bench.ratio import Figure, copying, in_turns
 from mdlm_cfg import Guidance, TableMixture, law_at, terminal_law
 from mdlm_cfg.chain.denoiser import Denoiser
 from mdlm_cfg.laws import TabulatedDenoiser
@@ -69,11 +69,13 @@ def sparse_generator(denoiser: Denoiser, target_class: int) -> scipy.sparse.csr_
     return (inflow - scipy.sparse.diags(np.asarray(inflow.sum(axis=0)).ravel())).tocsr()
 
 
-def law_figures(bandwidth: float, device: torch.device) -> Iterator[Figure]:
-    """All figures on a device that copies `bandwidth` bytes per second."""
+def law_figures(device: torch.device) -> Iterator[Figure]:
+    """All figures on a device; its copying rate is measured in turns with the laws, because it varies."""
+    copy, moved = copying(device)
     for n, d in LARGE if device == CPU else LARGER:
         law = partial(terminal_law, random_table(n, d, device).denoiser(), GUIDANCE, 0)
-        took = seconds(law, 3)
+        took, copied = in_turns(law, copy)
+        bandwidth = moved / copied
         what = f"terminal law, N = {n}, D = {d} ({(n + 1) ** d:.2g} partial states)"
         yield Figure(what, "memory traffic per state", took, state_bytes(n, d) / bandwidth, "lower", 3.0)
         yield Figure(what, "memory traffic per edge", took, edge_bytes(n, d) / bandwidth, "lower")

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -86,11 +87,17 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def copy_rate(device: torch.device) -> float:
-    """Bytes per second, read plus written, of a large copy."""
+def copying(device: torch.device) -> tuple[Work, float]:
+    """A large copy, and its bytes, read plus written."""
     source = torch.rand(2**26, device=device)
     target = torch.empty(2**26, device=device)
-    return 2 * source.nbytes / seconds(lambda: target.copy_(source))
+    return partial(target.copy_, source), 2.0 * source.nbytes
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes per second of `copying`."""
+    copy, moved = copying(device)
+    return moved / seconds(copy)
 
 
 def matmul_rate(device: torch.device) -> float:
