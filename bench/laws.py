@@ -78,7 +78,7 @@ def law_figures(device: torch.device) -> Iterator[Figure]:
         bandwidth = moved / copied
         what = f"terminal law, N = {n}, D = {d} ({(n + 1) ** d:.2g} partial states)"
         yield Figure(what, "memory traffic per state", took, state_bytes(n, d) / bandwidth, "lower", 3.0)
-        yield Figure(what, "memory traffic per edge", took, edge_bytes(n, d) / bandwidth, "lower")
+        yield Figure(what, "memory traffic per edge", took, edge_bytes(n, d) / bandwidth, "lower", 3.0)
         if device != CPU and (n, d) in LARGE:
             there = partial(terminal_law, random_table(n, d).denoiser(), GUIDANCE, 0)
             yield Figure(what, f"the same on {torch.get_num_threads()} cores", *in_turns(law, there, 3), "higher")
