@@ -37,6 +37,11 @@ USER_ERROR = 2
 FAULT = 1
 PACKAGE = Path(__file__).resolve().parent.parent
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in omegaconf's words
+IN_OUR_WORDS = {  # sentences of hydra and omegaconf
+    r"Could not delete from config\. '(.*)' does not exist": r"~\1 leaves out nothing: \1 is not there or has no value",
+    r"In '\w+': Could not load '(.*)/(.*)'": r"\1 has no option \2: \1=\2 lists the options",
+    "Cannot merge DictConfig with ListConfig": "a mapping {KEY: VALUE} is given where none is allowed",
+}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # raised by a write that has no file name to report
 PLUGINS = ("hydra_plugins", "core_plugins")  # folders of hydra's launchers and sweepers; the second has its own
 MOST_SAID = 2_000  # characters of a message: other code may raise one of any length
@@ -150,7 +155,10 @@ def sentence(error: BaseException) -> str | None:
             return f"{wrong[1]} = {wrong[2]} must be {in_words(dict if is_dataclass(kind) else kind)}"
         if re.search(r"^In '(\w+)/.*Key '\1' not in ", message):
             message += "; settings of the whole command need # @package _global_ as the first line of that file"
-        return f"{message}: {_hydra_line(text_of(cause))}" if isinstance(cause, OmegaConfBaseException) else message
+        message += f": {_hydra_line(text_of(cause))}" if isinstance(cause, OmegaConfBaseException) else ""
+        for said, meant in IN_OUR_WORDS.items():
+            message = re.sub(said, meant, message)
+        return message
     # Lightning's own, recognised by name: importing it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return on_one_line(text_of(error)) or type(error).__name__

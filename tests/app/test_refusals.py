@@ -97,6 +97,8 @@ paper=1d_overlap data=toy_1d_disjoint
 paper=1d_overlap data=toy_1d_overlap guidance=normalized
 paper=nothing
 w=[]
+w={a:1}
+~nothing
 w=[0
 w=[1,1]
 w=[0,-2]
