@@ -216,7 +216,7 @@ class FullDisk:
         monkeypatch.setattr(os, "fsync", self)
 
     def __call__(self, file: int) -> None:
-        if self.is_full and self.name in os.readlink(f"/proc/self/fd/{file}"):
+        if self.is_full and self.name in Path(os.readlink(f"/proc/self/fd/{file}")).name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.fsync(file)
 
