@@ -102,9 +102,9 @@ def summary(found: Verification) -> Section:
     else:
         verdict = f"{len(found.failures):,} of {len(found.checks):,} checks failed."
     again = (
-        f"The seed is {found.seed}; `python -m mdlm_cfg.verify out=FOLDER seed={found.seed} minutes={found.minutes:g}` "
-        "repeats the verification. Some checks are random: a correct program fails one of them with probability at "
-        f"most {rounded_up(found.false_alarm)}."
+        f"The seed is {found.seed}. Some checks are random: a correct program fails one of them with probability at "
+        f"most {rounded_up(found.false_alarm)}.\n\nTo repeat the verification: python -m mdlm_cfg.verify out=FOLDER "
+        f"seed={found.seed} minutes={found.minutes:g}"
     )
     rows = []
     for group, seconds in found.seconds.items():

@@ -78,8 +78,8 @@ class RankingRow:
     error: float | None = in_tv("mean TV", "TV to the reference, mean over all targets and strengths")
     low: float | None = in_tv("low", "mean of the lower ends of the entry's intervals")
     high: float | None = in_tv("high", "mean of the upper ends of the entry's intervals")
-    best: int | None = col("best rank", "rank of the entry if its mean TV were `low`")
-    worst: int | None = col("worst rank", "rank of the entry if its mean TV were `high`")
+    best: int | None = col("best rank", "rank of the entry with the mean TV of low")
+    worst: int | None = col("worst rank", "rank of the entry with the mean TV of high")
 
 
 @dataclass(frozen=True)
