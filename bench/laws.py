@@ -158,13 +158,12 @@ def small_laws() -> None:
 
 def large_laws() -> None:
     """Large terminal laws and a memory copy in turns, in CPU time on one thread."""
-    source = torch.rand(2**26)
-    target = torch.empty(2**26)
+    copy, moved = copying(CPU)
     for n, d in LARGE:
         law = partial(terminal_law, random_table(n, d).denoiser(), GUIDANCE, 0)
-        runs = [(_cpu(law), _cpu(partial(target.copy_, source))) for _ in range(8)][1:]
+        runs = [(_cpu(law), _cpu(copy)) for _ in range(8)][1:]
         took, copied = (float(np.median(times)) for times in zip(*runs))
-        rate = 2 * source.nbytes / copied
+        rate = moved / copied
         print(f"| {n} | {d} | {took:.3f} | {rate / 1e9:.1f} | {took * rate / edge_bytes(n, d):.1f} |", flush=True)
 
 
