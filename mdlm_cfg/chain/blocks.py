@@ -23,10 +23,11 @@ from mdlm_cfg.chain.lattice import Lattice, flat_index, lattice_of
 
 MAX_WIDTH = 256  # columns: fewer need more calls, and more take longer to multiply
 MIN_WIDTH = 32  # columns, with many states: adding shorter pieces takes longer than products would
+FEW_VALUES = 10  # of all inner coordinates, m N: up to here, products are faster than adding pieces
 MANY = 2**20  # number of states from which calls cost less than products
 PRODUCT_WIDTH = 12  # columns of a result: MKL computes multiples of so many in half the time that others take
 SLOW_PRODUCT = 400  # numbers of the second factor below which torch multiplies matrices in a loop of its own
-CHUNK = 2**17  # numbers processed together, level by level, so that they stay in the processor's cache
+CHUNK = 2**18  # numbers processed together, level by level, so that they stay in the processor's cache
 
 Run = tuple[slice, int, slice]  # subsets, the position of a coordinate, and as many subsets of another level
 PassOn = Callable[[slice], Callable[[Tensor, int], object]]  # rows -> ((values (r, K, c), inner level), in place)
@@ -46,11 +47,13 @@ class BlockedLattice:
 
     @cached_property
     def num_inner(self) -> int:
-        """m >= 1: the most that `MAX_WIDTH` columns allow; with many states, no more than `MIN_WIDTH` needs."""
+        """m >= 1: as many as `MAX_WIDTH` allows; with many states, no more than `MIN_WIDTH` or `FEW_VALUES` needs."""
         n = self.num_tokens + 1
         least = MIN_WIDTH if n**self.num_dims > MANY else MAX_WIDTH
         found = 1
-        while found < self.num_dims and n**found < least and n ** (found + 1) <= MAX_WIDTH:
+        while found < self.num_dims and n ** (found + 1) <= MAX_WIDTH:
+            if n**found >= least and (found + 1) * self.num_tokens > FEW_VALUES:
+                break
             found += 1
         return found
 
