@@ -41,7 +41,7 @@ class Calibration:
 
     Attributes:
         strengths: w_0, ..., w_{D-1}, one for each number of unmasked coordinates.
-        standard_errors: of the strengths, over the samples; inf where the data do not determine a strength.
+        standard_errors: of the strengths, over the samples and the prior; inf where neither determines a strength.
     """
 
     strengths: tuple[float, ...]
@@ -176,7 +176,7 @@ def calibrate(
     states = masks / (d * float(masked.weights.square().sum()))  # effective number at a level, whose weights sum to 1
     pull = 1 / states / spread / spread
     strengths = minimise(shared, rows.weight.new_full((groups,), Guidance(centre).constant), pull)
-    errors = standard_errors(shared, strengths, len(masked.x), masks, pull)
+    errors = standard_errors(shared, strengths, len(masked.x), masks, pull, spread)
     each = group_of(torch.arange(d), groups, d).tolist()
     return Calibration(tuple(strengths[each].tolist()), tuple(errors[each].tolist()))
 
@@ -250,21 +250,27 @@ def held_out_gain(
     return Gain(means[0][0], means[1][0], means[2][1])
 
 
-def standard_errors(rows: LevelRows, strengths: Tensor, num_samples: int, masks: int = 1, pull: float = 0.0) -> Tensor:
-    """The standard errors of fitted strengths, (D,): the root of sum (W g)^2 / (sum W h)^2 over the samples.
+def standard_errors(
+    rows: LevelRows, strengths: Tensor, num_samples: int, masks: int = 1, pull: float = 0.0, spread: float = inf
+) -> Tensor:
+    """The standard errors of fitted strengths, (D,): the root of (sum (W g)^2 + (pull spread)^2) / (sum W h + pull)^2.
 
     g is the first derivative of a sample's cross entropy at the optimum, and h the second, as for every M-estimator
     (Huber 1967). The partial states of a sample are not independent: those of a level are added before the square
-    (Liang and Zeger 1986). inf where the optimum is an end of the bracket, or every strength does equally well.
+    (Liang and Zeger 1986). The prior holds a strength s at its centre c, an error of pull (s - c) / (sum W h + pull)
+    whose mean square over the prior is the second term: without evidence, the standard error is the prior's deviation.
+    inf where the optimum is an end of the bracket, or every strength does equally well and there is no prior.
 
     Args:
         rows: whose levels may be groups of levels. masks: partial states of each sample, in the order of the samples.
+        pull: see `minimise`. spread: the prior's standard deviation; infinite where pull is 0.
     """
     first, second = rows.slopes(strengths)
     d = len(strengths)
     place = rows.state // masks * d + rows.level
     of_samples = first.new_zeros(num_samples * d).index_add_(0, place, rows.weight * first).view(num_samples, d)
-    spread = (of_samples.square().sum(dim=0) * (num_samples / max(num_samples - 1, 1))).sqrt()
-    found = spread / (level_sums(rows.weight * second, rows.level, d) + pull)
+    of_data = of_samples.square().sum(dim=0) * (num_samples / max(num_samples - 1, 1))
+    of_prior = pull * spread if pull else 0.0
+    found = (of_data + of_prior * of_prior).sqrt() / (level_sums(rows.weight * second, rows.level, d) + pull)
     at_end = (strengths == MIN_STRENGTH) | (strengths == MAX_STRENGTH)
-    return found.masked_fill(at_end | ~rows.informative(d) | ~found.isfinite(), float("inf"))
+    return found.masked_fill(at_end | ~found.isfinite(), float("inf"))

@@ -108,7 +108,9 @@ class LevelRow(OfDenoiser):
     unmasked: int = col("unmasked", "coordinates that are already unmasked; the smallest number of a group", index=True)
     levels: int = col("levels", "number of levels that share the strength")
     strength: float = col("strength", "calibrated strength", digits=3)
-    strength_se: float = col("error", "standard error of the strength; 0 where it is exact", digits=3)
+    strength_se: float = col(
+        "error", "standard error of the strength, over samples and the prior; 0 where it is exact", digits=3
+    )
     gain: float | None = in_nats("gain", "these levels' part of the gain; absent where both NELBOs are infinite there")
     gain_se: float = in_nats("error", "standard error of the gain; 0 where it is exact")
 

@@ -48,11 +48,13 @@ If w is not 0, the target distribution is the tilted one, and the conditionals a
 the cost of a step then includes the difference between the guided conditionals and those of the tilted distribution."""
 EXACTLY = "Everything is exact, computed by sums over all partial states."
 BY_SAMPLES = """\
-h(l) is the cross entropy of the conditionals on samples, as measured. Steps, costs and sums are those of the nearest \
-profile that never rises: the best steps are found on one set of samples, and the cost of every schedule is measured \
-on another. Standard errors of costs and sums are those of the measured profile, which makes them \
-too large. Calibrated strengths are fitted to the set on which costs are measured, which makes the costs of guided \
-steps slightly too small."""
+h(l) is the cross entropy of the conditionals on samples, as measured. Steps, costs and the total correlation are those \
+of the nearest profile that never rises: the best steps are found on one set of samples, and the cost of every \
+schedule is measured on another. Noise then makes costs and the total correlation too large on average, by less than \
+one standard error. The entropy and the dual total correlation are those of h(l) as measured: few samples may give a \
+dual total correlation below 0. Standard errors are those of the measured profile, which makes those of costs too \
+large. Calibrated strengths are fitted to the set on which costs are measured, which makes the costs of guided steps \
+slightly too small."""
 OF_EXAMPLES = """\
 These data are known only by examples, so there is no tilted distribution: everything refers to the class, w = 0. \
 {origin}"""
@@ -171,7 +173,7 @@ class ProfileStudy(Settings):
             levels += [
                 LevelRow(g, who, known, *found) for known, found in enumerate(zip(*(n.tolist() for n in numbers)))
             ]
-            sums = (falling.total_entropy, falling.total_correlation, falling.dual_total_correlation)
+            sums = (test.total_entropy, falling.total_correlation, test.dual_total_correlation)
             totals.append(TotalRow(g, who, *(x for one in sums for x in (one.value, one.standard_error))))
             steps = self._steps(case, made, g, who)
             exact = made.get(case.key_of(self._exact, g, who), [None] * len(steps))

@@ -61,3 +61,30 @@ def test_partial_states_of_one_sample_count_as_one() -> None:
         found.append((fit.strengths[0], fit.standard_errors[0]))
     strengths, errors = torch.tensor(found).T
     assert 0.65 < float(strengths.std() / errors.mean()) < 1.45
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 0.4, 1.2])
+def test_a_prior_that_holds_a_strength_is_in_its_error(sharpness: float) -> None:
+    """Networks that are too flat: the right strength is 1, the prior is around 0, and samples say little to much."""
+    signs = torch.tensor([[1.0] * 6, [-1.0] * 6], dtype=torch.float64)[:, None]
+    data = BernoulliMixture(torch.sigmoid(sharpness * signs), torch.ones(2, 1), torch.full((2,), 0.5))
+    flat = BernoulliMixture(torch.sigmoid(sharpness * signs / 2), torch.ones(2, 1), torch.full((2,), 0.5)).denoiser()
+    everything = data.sample(20_000, torch.Generator().manual_seed(0), 0)[0]
+    g = torch.Generator().manual_seed(0)
+    (truth,) = set(calibrate(flat, 0, everything, None, g, masks=6, groups=1).strengths)
+    hits = []
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        x, _ = data.sample(12, g, 0)
+        fit = calibrate(flat, 0, x, None, g, masks=6, groups=1, spread=1.0)
+        hits.append(abs(fit.strengths[0] - truth) <= NORMAL * fit.standard_errors[0])
+    assert sum(hits) >= 50  # 95% of 60 are 57
+
+
+def test_without_evidence_the_error_of_a_strength_is_the_prior() -> None:
+    equal = BernoulliMixture(torch.full((2, 1, 4), 0.3, dtype=torch.float64), torch.ones(2, 1), torch.full((2,), 0.5))
+    x, _ = equal.sample(50, torch.Generator().manual_seed(0), 0)
+    g = torch.Generator().manual_seed(0)
+    fit = calibrate(equal.denoiser(), 0, x, None, g, masks=4, centre=2.0, spread=0.7)
+    assert fit.strengths == (2.0,) * 4
+    assert fit.standard_errors == pytest.approx([0.7] * 4, rel=1e-12)

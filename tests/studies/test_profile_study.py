@@ -16,6 +16,7 @@ from mdlm_cfg.compare.profile import InformationProfile
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.profile import BEST, CostRow, ProfileStudy, TotalRow, verdict_of
 from mdlm_cfg.studies.protocol import Case, check
+from mdlm_cfg.targets.bernoulli import BernoulliMixture
 from mdlm_cfg.targets.sequences import motif_in_noise
 
 Z = 1
@@ -108,6 +109,18 @@ def test_one_step_costs_the_total_correlation_of_few_examples_too() -> None:
     (total,) = block_of(found, "totals")
     (cost,) = {row.cost for row in block_of(found, "costs") if row.calls == 1}
     assert cost == pytest.approx(total.total_correlation, abs=1e-12)
+
+
+def test_the_dual_total_correlation_of_few_examples_has_the_right_mean() -> None:
+    """Coordinates that are independent have none, and noise alone must not show one."""
+    target = BernoulliMixture(torch.full((1, 1, 6), 0.3, dtype=torch.float64), torch.ones(1, 1), torch.ones(1))
+    plan = replace(PLAN, guidances=(Guidance(0.0),), classes=(0,))
+    found = []
+    for seed in range(30):
+        (total,) = block_of(study_of(target, plan=replace(plan, seed=seed), num_examples=12), "totals")
+        found.append(total.dual_total_correlation)
+    mean, error = torch.tensor(found).mean(), torch.tensor(found).std() / len(found) ** 0.5
+    assert abs(float(mean / error)) < 3.5
 
 
 def test_the_nearest_profile_that_never_rises() -> None:
