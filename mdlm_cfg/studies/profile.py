@@ -48,8 +48,8 @@ If w is not 0, the target distribution is the tilted one, and the conditionals a
 the cost of a step then includes the difference between the guided conditionals and those of the tilted distribution."""
 EXACTLY = "Everything is exact, computed by sums over all partial states."
 BY_SAMPLES = """\
-h(l) is the cross entropy of the conditionals on samples, as measured. Steps, costs and the total correlation are those \
-of the nearest profile that never rises: the best steps are found on one set of samples, and the cost of every \
+h(l) is the cross entropy of the conditionals on samples, as measured. Steps, costs and the total correlation are \
+those of the nearest profile that never rises: the best steps are found on one set of samples, and the cost of every \
 schedule is measured on another. Noise then makes costs and the total correlation too large on average, by less than \
 one standard error. The entropy and the dual total correlation are those of h(l) as measured: few samples may give a \
 dual total correlation below 0. Standard errors are those of the measured profile, which makes those of costs too \
