@@ -12,7 +12,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import chdir, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +40,7 @@ from mdlm_cfg.app.refusals import (
     refuse_processes,
     unreadable,
 )
-from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, errors_raised_alone, sweep_of
+from mdlm_cfg.app.sweeps import Sweep, check_has_jobs, ended, errors_raised_alone, jobs_checked_first, sweep_of
 from mdlm_cfg.app.terminal import steady_streams
 from mdlm_cfg.support.errors import UserError, text_of
 from mdlm_cfg.support.schema import SCHEMAS
@@ -102,6 +102,22 @@ def _imported(module: str) -> ModuleType:
 def settings_of(name: str, cfg: DictConfig) -> Any:
     """The settings of a command, resolved and checked: an object of its schema, with plain values."""
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SCHEMAS[name]), cfg))
+
+
+def _checked(name: str, chosen: str | None, cfg: DictConfig) -> Any:
+    """The settings of a command after all checks of the configuration alone; `chosen`: the configuration's name."""
+    check_config(name, chosen, cfg)
+    config = settings_of(name, cfg)
+    check_places(config)
+    return config
+
+
+def _checked_job(name: str, chosen: str | None, cfg: DictConfig) -> Any:
+    """The same of a job of a sweep."""
+    config = _checked(name, chosen, cfg)
+    refuse_processes(config.trainer)
+    refuse_one_wandb_run(getattr(config, "logger", None))
+    return config
 
 
 def _run(name: str) -> None:
@@ -172,11 +188,7 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
             job = sweep.job(settings.job.num, overrides, params)
             is_elsewhere = os.getpid() != sweep.process
             try:
-                check_config(name, settings.job.config_name, cfg)
-                config = settings_of(name, cfg)
-                check_places(config)
-                refuse_processes(config.trainer)
-                refuse_one_wandb_run(getattr(config, "logger", None))
+                config = _checked_job(name, settings.job.config_name, cfg)
                 decided = job.check(config)
             except UserError as error:  # of the whole sweep, which ends here without a message from hydra
                 if is_elsewhere:  # hydra passes it to the process of the command
@@ -187,15 +199,13 @@ def _main(name: str, sweep: Sweep | None, full: bool, recipe: Collection[str], t
                 return job.run(lambda folder: _work(name, config, overrides, folder), full, decided)
         sys.argv[1:] = typed
         try:
-            check_config(name, settings.job.config_name, cfg)
-            config = settings_of(name, cfg)
-            check_places(config)
-            _work(name, config, overrides, None)
+            _work(name, _checked(name, settings.job.config_name, cfg), overrides, None)
         except Exception as error:  # hydra would print all overrides
             failures.append(Failure("", error))
         return None
 
-    with help_as_text(), errors_raised_alone(), nullcontext() if sweep is None else sweep.as_a_whole():
+    of_a_sweep = nullcontext() if sweep is None else sweep.as_a_whole()
+    with help_as_text(), errors_raised_alone(), jobs_checked_first(partial(_checked_job, name)), of_a_sweep:
         main()
     return failures
 

@@ -142,11 +142,9 @@ def sentence(error: BaseException) -> str | None:
         return f"{error.full_key or error.key} is missing: give {error.full_key or error.key}=..."
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__
-        ambiguous = re.match(r"Ambiguous value for argument '(.*)'\n", text_of(error))
-        if ambiguous is not None:
+        if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", text_of(error)):
             return comma_outside_brackets(ambiguous[1])
-        swept = re.match(r"Sweep parameters '(.*)' requires --multirun", text_of(error))
-        if swept is not None:
+        if swept := re.match(r"Sweep parameters '(.*)' requires --multirun", text_of(error)):
             return f"{swept[1]} means several jobs: give it with -m, as in -m {swept[1]}"
         message = _hydra_line(text_of(error))
         wrong = re.match(r"Error merging override \+*(\w+)=(.*)", message)
@@ -158,7 +156,8 @@ def sentence(error: BaseException) -> str | None:
         message += f": {_hydra_line(text_of(cause))}" if isinstance(cause, OmegaConfBaseException) else ""
         for said, meant in IN_OUR_WORDS.items():
             message = re.sub(said, meant, message)
-        return message
+        key = getattr(error, "full_key", None)
+        return f"{key}: {message}" if isinstance(error, ValidationError) and key and key not in message else message
     # Lightning's own, recognised by name: importing it takes seconds
     if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
         return on_one_line(text_of(error)) or type(error).__name__

@@ -17,8 +17,8 @@ from mdlm_cfg.app.build import build_data, build_loggers
 from mdlm_cfg.app.evaluation import Report, evaluate, title_of
 from mdlm_cfg.app.folders import place_for, write_config
 from mdlm_cfg.app.jobs import Outcome
-from mdlm_cfg.app.merging import merged, merged_data
-from mdlm_cfg.app.overrides import given_for
+from mdlm_cfg.app.merging import merged, merged_data, naming_checkpoint
+from mdlm_cfg.app.overrides import given_for, key_of
 from mdlm_cfg.app.own import denoiser_of
 from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.session import command_of, describe, log, outcome_of, start, wandb_finished
@@ -111,9 +111,15 @@ def _judge_without_run(config: EvalSchema, overrides: Sequence[str], job: Path |
 def _judge_run(config: EvalSchema, overrides: Sequence[str], job: Path | None) -> Outcome:
     path = config.ckpt_path or newest_run(config.runs)
     run = load_run(path, config.batch_size, names_in(config.net))
-    settings = merged(run.config, config, list(overrides))
-    guides = checked_guides(settings, overrides, config)  # refused before anything is loaded
-    chosen = build_study(settings.study, config.study)
+
+    def of_command() -> None:
+        checked_guides(config, overrides)
+        build_study(config.study, config.study)
+
+    with naming_checkpoint(run.path, of_command):
+        settings = merged(run.config, config, list(overrides))
+        guides = checked_guides(settings, overrides, config)  # refused before anything is loaded
+        chosen = build_study(settings.study, config.study)
     data, data_settings = _data_of(run, config, overrides)
     trainer = sampling_trainer(config.trainer, run.net)
     guides = guides.completed(settings, data.target, run.denoiser)
@@ -174,9 +180,11 @@ def _data_of(run: LoadedRun, config: EvalSchema, overrides: Sequence[str]) -> tu
         data = build_data(settings, names_in(config.data))
     except UserError as error:
         path = settings.get("path")
-        if not isinstance(path, str) or os.path.exists(path):
+        if isinstance(path, str) and not os.path.exists(path):
+            raise UserError(f"{error}; if the data of {run.path} have moved, give data.path=NEW") from error
+        if any(key_of(item).partition(".")[0] in ("data", "experiment") for item in overrides):
             raise
-        raise UserError(f"{error}; if the data of {run.path} have moved, give data.path=NEW") from error
+        raise UserError(f"{error}; the data are those of the checkpoint {run.path}") from error
     run.check_data(data.describe())
     return data, settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from mdlm_cfg.training.checkpoints import CHECKPOINT, CONFIG, checkpoint_in, run
 from mdlm_cfg.training.predicting import is_first_process
 from mdlm_cfg.training.unfinished import unfinished_in, unfinished_run, working_on
 
+SPACE = 64 * 1024  # bytes that must be free: less than any command writes
 LONGEST = "a" * 140  # longer than any file name: reports.style.MOST_BYTES, an extension, and the suffix of a part
 
 
@@ -81,15 +83,17 @@ def run_folder(
 def check_place(folder: Path, key: str) -> None:
     """Refuse, before any work, a folder that cannot hold a command's files: one of the longest name is written there.
 
+    Its content is random, since a file system may store zeros without space.
+
     Raises:
-        UserError: the folder is not writable, or a name in it is too long for the file system; names the key that
-            chooses another.
+        UserError: the folder is not writable, the disk is full, or a name in it is too long for the file system; names
+            the key that chooses another.
     """
     if not is_first_process():
         return
     try:
         with part_folder(folder, "place") as part:
-            (part / LONGEST).touch()
+            (part / LONGEST).write_bytes(os.urandom(SPACE))
     except OSError as error:
         raise UserError(
             f"{folder} cannot hold files of mdlm_cfg ({error.strerror or error}): give {key}=FOLDER"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from mdlm_cfg.app.errors import sentence
 from mdlm_cfg.app.guides import RULE_OF
 from mdlm_cfg.app.overrides import key_of
 from mdlm_cfg.app.places import moved
@@ -53,6 +57,31 @@ def merged(
             kept["study"] = {**saved["study"], **chosen}
     checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluationSchema), kept))
     return replace(config, **{key: getattr(checked, key) for key in kept})
+
+
+@contextmanager
+def naming_checkpoint(path: Path, of_command: Callable[[], object]) -> Iterator[None]:
+    """An error inside names the checkpoint whose settings are merged, unless those of the command have the same one.
+
+    Args:
+        of_command: the same checks of the settings of the command line, without those of the checkpoint.
+    """
+    try:
+        yield
+    except (UserError, OmegaConfBaseException) as error:
+        if sentence(error) == _error_of(of_command):
+            raise
+        raise UserError(
+            f"{sentence(error)}; settings that the command line does not give are those of the checkpoint {path}"
+        ) from error
+
+
+def _error_of(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except UserError as error:
+        return sentence(error)
+    return None
 
 
 def merged_data(saved: Mapping[str, Any], config: EvalSchema, overrides: list[str]) -> dict[str, Any]:

@@ -118,6 +118,10 @@ def check_config(name: str, chosen: str | None, config: DictConfig) -> None:
             f"--config-name={chosen} is not a configuration of this command: it lacks {', '.join(missing)}; leave the "
             f"option out, or begin the defaults of that file with {name}"
         )
+    defaults = SCHEMAS[name]()
+    for key in known:
+        if isinstance(getattr(defaults, key), list) and OmegaConf.is_dict(config[key]):
+            raise UserError(f"{key} = {config[key]} is not allowed: it must be a list, not a mapping {{KEY: VALUE}}")
     parts = [key for key in known if is_dataclass(TYPES[key])]
     known = (*known, *(f"{part}.{key}" for part in parts for key in keys_of(TYPES[part])))
     text = repr(OmegaConf.to_container(config, resolve=False))

@@ -17,7 +17,7 @@ from mdlm_cfg.app.build import build_data
 from mdlm_cfg.app.folders import place_for
 from mdlm_cfg.app.guides import guides_of
 from mdlm_cfg.app.jobs import Outcome
-from mdlm_cfg.app.merging import merged
+from mdlm_cfg.app.merging import merged, naming_checkpoint
 from mdlm_cfg.app.places import shown_path
 from mdlm_cfg.app.report_cache import cache_in, check_places_for, files_of, saying_cached, written_together
 from mdlm_cfg.app.session import start
@@ -60,7 +60,9 @@ def draw(config: SampleSchema, overrides: Sequence[str], job: Path | None = None
     start(config)
     checked_guides(config, overrides)  # refused before anything is loaded
     run = load_run(config.ckpt_path or newest_run(config.runs), config.batch_size, names_in(config.net))
-    settings = merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result"))
+    with naming_checkpoint(run.path, lambda: None):  # those of the command alone were checked above
+        settings = merged(run.config, config, list(overrides), keys_of(SamplingSchema, "result"))
+        checked_guides(settings, overrides, config)
     trainer = sampling_trainer(config.trainer, run.net)
     plan = _plan_of(settings, config, run)
     plan.check_dims(run.denoiser.num_dims)

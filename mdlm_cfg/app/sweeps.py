@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import yaml
 from hydra._internal import hydra as hydras, utils as hydras_utils
 from hydra._internal.utils import run_and_report
 from hydra.core.utils import JobReturn
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from mdlm_cfg.app.errors import Account, Failure, account_of
 from mdlm_cfg.app.jobs import (
@@ -168,6 +169,31 @@ def errors_raised_alone() -> Iterator[None]:
         JobReturn.return_value = original  # type: ignore[method-assign]
         for module in CALLERS:
             module.run_and_report = reporting  # type: ignore[attr-defined]
+
+
+@contextmanager
+def jobs_checked_first(check: Callable[[str | None, DictConfig], object]) -> Iterator[None]:
+    """Inside, hydra begins no job of a sweep before every one of them is checked, in the way it composes them all.
+
+    What refers to something that is known only within a job, such as ${hydra:job.num}, is left to that job.
+
+    Args:
+        check: of the configuration's name and the settings of a job.
+    """
+    original = Sweeper.validate_batch_is_legal
+
+    def composes_and_checks(sweeper: Any, batch: Sequence[Sequence[str]]) -> None:
+        for overrides in batch:
+            config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
+            settings = OmegaConf.masked_copy(config, [key for key in config if key != HYDRA])
+            with suppress(InterpolationResolutionError):
+                check(config.hydra.job.config_name, settings)
+
+    Sweeper.validate_batch_is_legal = composes_and_checks  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Sweeper.validate_batch_is_legal = original  # type: ignore[method-assign]
 
 
 def _resolved(key: str, value: Any) -> Any:

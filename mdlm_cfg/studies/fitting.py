@@ -49,7 +49,7 @@ def check_samples(case: Case, target_class: int, num_examples: int) -> None:
         check_positive_class(target, target_class)
     if target is not None or case.is_exact:
         return
-    numbers = [len(examples_of(case, which, target_class, num_examples)) for which in (FIT, TEST)]
+    numbers = [num_of_class(case, which, target_class, num_examples) for which in (FIT, TEST)]
     d = math.prod(case.data.grid_shape)
     if any(num * masks_for(num, d) < 2 * d for num in numbers):
         raise UserError(
@@ -81,7 +81,18 @@ def num_tested(case: Case, classes: Sequence[int], num_examples: int) -> list[in
     """The number of samples of each class on which a fit is evaluated, if distributions are sampled."""
     if case.target is not None:
         return [num_examples] * len(classes)
-    return [len(examples_of(case, TEST, z, num_examples)) for z in classes]
+    return [num_of_class(case, TEST, z, num_examples) for z in classes]
+
+
+def num_of_class(case: Case, which: str, target_class: int, num_examples: int) -> int:
+    """The number of `examples_of`, without gathering them."""
+    num = int((case.data.test_examples()[1] == target_class).sum())
+    held_out = case.data.val_examples()
+    if held_out is None:
+        return min(num // 2 if which == FIT else num - num // 2, num_examples)
+    if which == TEST:
+        return num
+    return min(int((held_out[1] == target_class).sum()), num_examples)
 
 
 def origin_of_examples(case: Case, classes: Sequence[int], num_examples: int) -> str:

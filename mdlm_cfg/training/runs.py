@@ -161,6 +161,8 @@ def load_run(path: str | Path, batch_size: int = 1024, trusted: Collection[str] 
     try:
         net = build_net(saved["net"], trusted)
         net.load_state_dict(weights)
+    except UserError as error:
+        raise UserError(f"the network of the checkpoint {path} cannot be made: {error}") from error
     except RuntimeError as error:
         if is_lack_of_memory(error):
             raise

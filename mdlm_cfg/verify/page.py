@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from scipy import stats
 
+from mdlm_cfg.app.folders import check_place
 from mdlm_cfg.app.places import naming_way_out
 from mdlm_cfg.app.report_cache import files_of, written_together
 from mdlm_cfg.reports.page import Picture, Section, write_page
@@ -93,6 +94,7 @@ def check_folder(folder: Path, made: Made) -> None:
         remove_parts(folder)
         if {path.name for path in folder.iterdir()} - files_of(folder, NUMBERS):
             raise UserError(f"out={folder} exists and holds more than an earlier verification: give another folder")
+        check_place(folder, "out")
 
 
 def summary(found: Verification) -> Section:

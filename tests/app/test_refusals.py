@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from idx_files import write_images
 
 from mdlm_cfg.app.refusals import options_apart
+from mdlm_cfg.support.checked_io import load, store
+from mdlm_cfg.support.schema import SCHEMAS
 from mdlm_cfg.training.checkpoints import newest_run
 
 BASES: dict[str, tuple[str, ...]] = {
@@ -511,3 +513,42 @@ def test_a_folder_of_files_that_may_not_be_entered_is_named(
     monkeypatch.setattr(os, "stat", denied)  # who runs the tests may be allowed everywhere
     said = refusal(capsys, "train", *option.format(tmp_path).split(), "experiment=mine")
     assert str(tmp_path) in said and "Permission denied" in said
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_a_mapping_in_place_of_a_list_is_refused_with_its_key(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lists = [key for key, value in vars(SCHEMAS[command]()).items() if isinstance(value, list)]
+    assert "w" in lists
+    for key in lists:
+        for value in ("{a:1}", "{}"):
+            said = refusal(capsys, command, f"{key}={value}")
+            assert re.search(rf"\b{key}\s*=", said), said
+
+
+OF_A_CHECKPOINT: dict[str, tuple[tuple[str, ...], Any]] = {
+    "typo": (("net", "typo"), 1),
+    "steps": (("config", "steps"), 3),
+    "nix": (("config", "policy"), "nix"),
+    "temperature": (("config", "temperature"), "x"),
+    "odd": (("config", "weak"), {"odd": 3}),
+}
+
+
+def test_settings_of_a_checkpoint_are_refused_with_its_name_and_those_of_the_command_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", *QUICK, "trainer.max_steps=1", f"runs={tmp_path}") == 0
+    whole = newest_run(tmp_path)
+    path = tmp_path / "changed.ckpt"
+    for word, (place, value) in OF_A_CHECKPOINT.items():
+        changed = load(whole)
+        inner = changed["hyper_parameters"]
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        store(changed, path)
+        for command in ("eval", "sample"):
+            said = refusal(capsys, command, f"ckpt_path={path}")
+            assert str(path) in said and word in said
+    for command in ("eval", "sample"):
+        assert str(whole) not in refusal(capsys, command, f"ckpt_path={whole}", "steps=3")

@@ -6,12 +6,14 @@ import errno
 import getpass
 import io
 import os
+import resource
 import signal
 import stat
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +27,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch._dynamo.exc import BackendCompilerFailed
 
 from mdlm_cfg import UserError
-from mdlm_cfg.app import cli, comparing, dashboards, pages
+from mdlm_cfg.app import cli, comparing, dashboards, eval_command, pages
 from mdlm_cfg.app.build import for_own_targets, is_alone_in_slurm, rank_without_launcher
 from mdlm_cfg.app.commands import INTERRUPTED
 from mdlm_cfg.app.errors import FAULT, USER_ERROR, Failure, account_of, exit_with, sentence
@@ -35,7 +37,7 @@ from mdlm_cfg.app.train_command import _how_to_resume
 from mdlm_cfg.app.wandb_runs import keep_wandb_files_in
 from mdlm_cfg.support.schema import TrainSchema
 from mdlm_cfg.training.checkpoints import CONFIG
-from mdlm_cfg.verify import command as verify
+from mdlm_cfg.verify import command as verify, run as verification
 
 
 def failed(settings: dict) -> InstantiationException:
@@ -124,6 +126,34 @@ def test_a_write_that_fails_without_a_name_is_a_sentence(code: int) -> None:
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
 def test_too_many_open_files_are_not_the_fault_of_the_file_that_is_opened(code: int) -> None:
     assert "runs/here" not in str(sentence(OSError(code, "why", "runs/here"))) and sentence(OSError(code, "why"))
+
+
+@contextmanager
+def disk_for(most: int) -> Iterator[None]:
+    """Inside, a file of this process can have at most so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_noticed_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(eval_command, "evaluate", work)
+    monkeypatch.setattr(verification, "verify", work)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    with disk_for(1000):
+        assert str(tmp_path / "a") in refusal(capsys, "eval", *EXACT, f"out={tmp_path / 'a'}")
+        with pytest.raises(SystemExit) as ended:
+            verify.main([f"out={tmp_path / 'b'}"])
+    assert ended.value.code == 2 and str(tmp_path / "b") in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_to_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,30 @@ def test_a_sweep_that_never_began_leaves_no_folder_and_names_what_is_allowed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("swept", ["seed=0,???", "net.width=8,???", "name=a,../b", "trainer.devices=1,2", "runs=a,~/b"])
+def test_no_job_begins_if_the_settings_of_a_later_one_are_refused(
+    swept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: Any) -> Outcome:
+        raise AssertionError("a job has begun")
+
+    monkeypatch.setattr(train_command, "train", work)
+    assert swept.partition("=")[0] in refusal(capsys, "train", *QUICK, swept, f"hydra.sweep.dir={tmp_path / 's'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_known_only_in_a_job_is_checked_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def work(config: Any, *_: Any) -> Outcome:
+        found.append(config.seed)
+        return Outcome()
+
+    monkeypatch.setattr(train_command, "train", work)
+    assert run("train", *QUICK, "net.depth=1,2", "seed=${hydra:job.num}", f"hydra.sweep.dir={tmp_path}") == 0
+    assert found == [0, 1]
+
+
 def test_an_interrupted_sweep_goes_on_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

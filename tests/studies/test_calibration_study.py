@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ from mdlm_cfg.compare.levels import MaskedSamples
 from mdlm_cfg.compare.metrics import total_variation as tv
 from mdlm_cfg.reports.render import sections_of
 from mdlm_cfg.studies.calibration import CalibrationStudy
-from mdlm_cfg.studies.fitting import FIT, TEST, Fit, fitted_profile, fitted_strengths, log_posterior, part_of
+from mdlm_cfg.studies.fitting import (
+    FIT,
+    TEST,
+    Fit,
+    examples_of,
+    fitted_profile,
+    fitted_strengths,
+    log_posterior,
+    num_of_class,
+    part_of,
+)
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.protocol import Case, check, run
 from mdlm_cfg.support.seeds import generator_for
@@ -159,6 +170,16 @@ def test_where_validation_data_are_held_out_the_fit_sees_them_alone_and_all_test
         assert torch.equal(part_of(usual, which, "learned", Z, 0.0, len(own)).x, own)
         expected = own[:10] if which == FIT else own
         assert torch.equal(part_of(usual, which, "learned", Z, 0.0, 10).x, expected)
+
+
+@pytest.mark.parametrize("is_held_out", [True, False])
+@pytest.mark.parametrize("most", [1, 7, 10_000])
+def test_examples_are_counted_as_they_are_gathered(is_held_out: bool, most: int) -> None:
+    case = held_out_case(random_target(3, 4, 3, seed=4), (0, 1), num_test=101)
+    if not is_held_out:
+        case.data.val_examples = lambda: None
+    for z, which in product(range(3), (FIT, TEST)):
+        assert num_of_class(case, which, z, most) == len(examples_of(case, which, z, most))
 
 
 def test_gains_of_a_fit_to_validation_data_are_those_on_test_data() -> None:

@@ -15,7 +15,7 @@ from mdlm_cfg.support.seeds import generator_for
 from mdlm_cfg.targets.data import ExampleKind
 from mdlm_cfg.training.data.arrays import count_tokens, load_tokens
 from mdlm_cfg.training.data.base import Batch, Batches, DiffusionData, content_hash, loading_of
-from mdlm_cfg.training.data.examples import LEAST, Examples, check_enough, held_out
+from mdlm_cfg.training.data.examples import LEAST, Examples, check_enough, held_out, say_imbalance
 from mdlm_cfg.training.data.text import load_text
 
 MOST_VAL = 1000
@@ -91,6 +91,7 @@ class ExampleData(DiffusionData):
         stored = train.flatten(1)
         self.train_x = stored[rows]
         self.train_labels = labels[rows]
+        say_imbalance(self.name, torch.bincount(self.train_labels), self.class_names, "{:,} training examples")
         self._val = self.tokens(stored[val_rows], generator_for("val")), labels[val_rows]
         tested = _drawn("tested", len(test_labels), self.num_test)
         self._test = test.flatten(1)[tested], test_labels[tested]

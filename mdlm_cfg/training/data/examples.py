@@ -101,7 +101,6 @@ def assembled(
             for part, y in (("train", labels), ("test", test_y))
         )
         found = Examples(x[order], labels[order], test_x[test_order], test_y[test_order], class_names, names[1])
-    say_imbalance(where, torch.bincount(found.train_labels), found.class_names, "{:,} training examples")
     return found
 
 

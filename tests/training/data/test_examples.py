@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,14 +75,31 @@ def test_messages_name_classes_by_their_names() -> None:
 
 
 @pytest.mark.parametrize(("counts", "said"), [((41, 4), True), ((30, 20), False), ((39, 4), False)])
-def test_imbalance_is_said(counts: tuple[int, int], said: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imbalance_is_said(
+    counts: tuple[int, int], said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     labels = np.repeat([0, 1], counts)
-    x = np.arange(2 * len(labels)).reshape(-1, 2)
-    assembled("x", (x, labels), (x[-1:], labels[-1:]), (("common", "rare"), None))
+    x = np.arange(len(labels))[:, None] % 7
+    names = ("common", "rare")
+    np.savez(tmp_path / "t.npz", tokens=x, labels=labels, test_tokens=x, test_labels=labels, class_names=names)
+    ready(token_file(tmp_path / "t.npz"))
     line = capsys.readouterr().err
     assert ("'rare'" in line and "'common'" in line) == said
     weights = torch.tensor(counts).double() / sum(counts)
     pmfs = torch.full((2, 2, 2), 0.25, dtype=torch.float64)
-    TargetData(TableMixture(pmfs, weights, class_names=("common", "rare")), "x").setup()
+    TargetData(TableMixture(pmfs, weights, class_names=names), "x").setup()
     line = capsys.readouterr().err
     assert ("'rare'" in line and "'common'" in line) == said
+
+
+def test_the_examples_of_unequal_classes_are_counted_as_they_are_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.repeat([0, 1], [200, 9])
+    x = np.arange(len(labels))[:, None] % 7
+    np.savez(tmp_path / "t.npz", tokens=x, labels=labels, test_tokens=x, test_labels=labels)
+    data = ready(token_file(tmp_path / "t.npz", hold_out=True, num_val=60))
+    many, few = torch.bincount(data.train_labels).tolist()
+    assert many + few == len(labels) - 60
+    said = capsys.readouterr().err
+    assert re.findall(r"\b(\d+) training", said) == [f"{few}", f"{many}"]
