@@ -158,7 +158,7 @@ class Images(Settings):
         verdict = [*verdict_of(rows, nelbos, classifiers, num, case.num_dims), *of_few(case)]
         fewest = min(len(x) for x in held_out(case))
         facts = {"data": {"classes": list(case.classes), "num_held_out": fewest}, "num_draws": self.num_draws}
-        arrays = {f"w{g.written:g}": as_images(case, x) for g, x in samples.items()}
+        arrays = {g.identifier: as_images(case, x) for g, x in samples.items()}
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
 
     def _judgements(self, case: Case, made: Made, accuracy: float | None) -> tuple[list[NelboRow], list[JudgeRow]]:

@@ -52,9 +52,9 @@ All other pixels of the image are known. The denoiser is evaluated at all partia
 the class and without, so their distribution is exact at every strength. A completion is one set of values of all \
 hidden pixels. The effect of guidance is the total variation between the distribution and that at w = 0.
 
-The posterior is the probability of the class, given the known pixels; its prior is the frequency of the class in the \
-training data. Where it is near 1, the class adds nothing to the known pixels: both conditionals are the same, and \
-guidance changes nothing."""
+The posterior is the probability of the class, given the known pixels; its prior is the weight of the class in the \
+mixture, or, for data known by examples only, its frequency in the training data. Where the posterior is near 1, the \
+class adds nothing to the known pixels: both conditionals are the same, and guidance changes nothing."""
 BUDGETS = """\
 The plan's own sampler draws from the denoiser of the whole image, the other sampler from the denoiser of the hidden \
 pixels alone. The total is their distance to the {} distribution. A budget balances if the total lies in the central \
@@ -185,7 +185,7 @@ class Inpainting:
             _budgets(case, budgets),
         ]
         facts = {"judged": case.judged, "num_states": num_states}
-        arrays = {f"{s.name}_{g.kind}_w{g.constant:g}": one.law.numpy() for s, g, one in found}
+        arrays = {f"{s.name}_{g.kind}_{g.identifier}": one.law.numpy() for s, g, one in found}
         return Findings(case.plan, blocks, verdict_of(rows, budgets, case.judged), facts, arrays)
 
 

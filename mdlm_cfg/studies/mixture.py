@@ -112,7 +112,7 @@ class Mixtures(Settings):
         chance = {g: found["by_chance"] for g, found in compared.items()}
         by_chance = {g.label: value for g, value in chance.items()}
         facts = {"data": {"classes": list(case.classes)}, "energy_by_chance": by_chance}
-        arrays = {f"{who}_w{g.written:g}": as_images(case, x) for g, own in samples.items() for who, x in own.items()}
+        arrays = {f"{who}_{g.identifier}": as_images(case, x) for g, own in samples.items() for who, x in own.items()}
         verdict = verdict_of(errors, sets, pixels, components, chance[strongest(sets)], case.plan.num_samples)
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
 

@@ -145,6 +145,15 @@ def test_what_it_finds_is_written_whole(name: str, tmp_path: Path) -> None:
 
 
 @names
+def test_strengths_that_agree_in_six_digits_keep_their_own_arrays_and_files(name: str) -> None:
+    case = case_of(name)
+    close = replace(case, plan=replace(case.plan, guidances=(Guidance(2.0), Guidance(2.0000001))))
+    findings = run(CASES[name][0], close)
+    assert len(findings.arrays) == len(found(name).arrays)
+    assert len(set(table_files(findings))) == len(table_files(findings)) == len(table_files(found(name)))
+
+
+@names
 def test_without_a_network_nothing_is_said_of_one(name: str) -> None:
     if CASES[name][0].needs.learned != "required":
         findings = found_and_asked(name, False)[0]
