@@ -62,9 +62,10 @@ def _measured(found: Comparison, folder: Path) -> Section:
     ]
     rows = [[*head, *line] for head, line in zip(heads, _lines_of(found, found.means, shown))]
     note = (
-        "Means over seeds ± one standard error; reports with the same seed, and classes, are averaged first. Different "
-        "sets of samples, denoisers and policies are never averaged. The noise floor is the mean distance of the same "
-        "number of samples that follow the sampled distribution exactly. The CSV file holds every number."
+        "Means over seeds ± one standard error, which a single seed does not have; reports with the same seed are "
+        "averaged first. Different classes, sets of samples, denoisers and policies are never averaged. The noise "
+        "floor is the mean distance of the same number of samples that follow the sampled distribution exactly. The "
+        "CSV file holds every number."
     )
     pictures = [picture for name in shown if (picture := _picture(found, name, folder)) is not None]
     table = Table([SETTING, *about, *(MAIN.get(name, name) for name in shown)], rows, note)
@@ -97,18 +98,20 @@ def _picture(found: Comparison, name: str, folder: Path) -> Picture | None:
     for row in found.means.to_dict("records"):
         if isinstance(row[STRENGTH], int | float) and math.isfinite(row[STRENGTH]) and math.isfinite(row[name]):
             label = ", ".join([found.labels[row[SETTING]], *(f"{key}={_text(row[key])}" for key in about)])
-            error = 0.0 if math.isnan(row[f"{name}_se"]) else row[f"{name}_se"]
-            lines.setdefault(label, []).append((row[STRENGTH], row[name], error))
+            lines.setdefault(label, []).append((row[STRENGTH], row[name], row[f"{name}_se"]))
     lines = {label: sorted(points) for label, points in lines.items() if len(points) > 1}
     if not lines:
         return None
     series: dict[str, Points] = {label: ([w for w, _, _ in p], [v for _, v, _ in p]) for label, p in lines.items()}
     bands: dict[tuple[str, str], Points] = {
-        ("", label): ([v - se for _, v, se in p], [v + se for _, v, se in p]) for label, p in lines.items()
+        ("", label): ([v - se for _, v, se in p], [v + se for _, v, se in p])
+        for label, p in lines.items()
+        if not all(math.isnan(se) for _, _, se in p)
     }
     head = MAIN.get(name, name)
     path = save(Lines({"": series}, "guidance strength w", head, bands=bands), folder / f"{name}.png")
-    return Picture(path, f"{head[0].upper()}{head[1:]} against w; the band is one standard error over seeds.")
+    about_bands = "; the band is one standard error over seeds" if bands else ""
+    return Picture(path, f"{head[0].upper()}{head[1:]} against w{about_bands}.")
 
 
 def _text(value: Any) -> str:

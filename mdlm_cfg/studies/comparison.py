@@ -29,7 +29,6 @@ UNCERTAINTIES = ("_se", "_low", "_high")  # suffixes, replaced by the spread ove
 SETTING = "setting"
 SEED = "seed"
 STRENGTH = "w"
-CLASS = "class"
 FLOOR = "noise_floor"
 FINGERPRINT = "data.fingerprint"
 CODE_OF = "code of "  # a module of the user's own
@@ -129,7 +128,7 @@ def compare(paths: Sequence[str | Path]) -> Comparison:
         seeds[place].append(repeat)
     who = [{SETTING: place, SEED: repr(repeat)} for repeat, place in zip(repeats, places)]
     index = [SETTING, *dict.fromkeys(name for entry in entries for name in entry.index)]
-    rows = [about | row for entry, about in zip(entries, who) for row in _over_classes(entry.rows, index)]
+    rows = [about | row for entry, about in zip(entries, who) for row in entry.rows]
     means, measured = _over_seeds(rows, index)
     tests, _ = _over_seeds([about | e.test for e, about in zip(entries, who)], [SETTING])
     return Comparison(settings, seeds, index, measured, means, tests)
@@ -309,30 +308,6 @@ def _distinct(entries: Sequence[Entry], keys: Sequence[str]) -> dict[str, Entry]
 
 def _values(entry: Entry, keys: Sequence[str]) -> str:
     return repr([entry.settings.get(key) for key in keys])
-
-
-def _over_classes(rows: Sequence[Mapping[str, Any]], index: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of one report, with those that differ only in their class merged into the mean over these classes.
-
-    A number that one of the classes lacks is absent. A row for all classes together ("all") stays separate.
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        about = {key: row.get(key) for key in index}
-        if isinstance(about.get(CLASS), int):
-            about[CLASS] = "each"
-        groups.setdefault(repr(about), []).append(row)
-    return [_mean_of(group, index) for group in groups.values()]
-
-
-def _mean_of(group: Sequence[Mapping[str, Any]], index: Sequence[str]) -> dict[str, Any]:
-    found = dict(group[0])
-    for key in {key for row in group for key in row if key not in index}:
-        values = [row.get(key, math.nan) for row in group]
-        found[key] = sum(values) / len(values)
-    if len(group) > 1 and CLASS in index and isinstance(group[0].get(CLASS), int):
-        found[CLASS] = f"mean of {', '.join(str(row[CLASS]) for row in group)}"
-    return found
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,15 +29,12 @@ Rows = Sequence[dict[str, Any]]
 INDEX = ("w", "kind", "class", "set", "denoiser", "policy", "num_samples", "calls")
 
 
-def written(
-    folder: Path, errors: dict[Any, float], seed: int = 0, classes: int = 1, more: Rows = (), **config: Any
-) -> None:
-    """A run's folder with a report of these errors by w; class k's is k higher. `more` are further rows."""
+def written(folder: Path, errors: dict[Any, float], seed: int = 0, more: Rows = (), **config: Any) -> None:
+    """A run's folder with a report of these errors by w. `more` are further rows."""
     (folder / "report").mkdir(parents=True)
     rows = [
-        {"w": w, "kind": "rate", "class": k, "tv_exact_learned": error + k, "tv_tilted_exact": None, "kl": "inf"}
+        {"w": w, "kind": "rate", "tv_exact_learned": error, "tv_tilted_exact": None, "kl": "inf"}
         for w, error in errors.items()
-        for k in range(classes)
     ] + [{"w": 0, "kind": "rate"} | row for row in more]
     report = {
         "version": REPORT_VERSION,
@@ -178,19 +175,15 @@ def test_code_that_came_with_another_job_tells_no_reports_apart(tmp_path: Path) 
     assert compare([tmp_path]).seeds == [[0, 1, 2]]
 
 
-def test_classes_are_averaged_within_a_report(tmp_path: Path) -> None:
-    together = {"class": "all", "tv_exact_learned": 50.0}  # of the union of the classes: not one of them
-    written(tmp_path / "a", {0: 1.0}, classes=3, more=[together])
-    found = compare([tmp_path / "a" / "report" / "report.json"])
-    assert found.labels == ["all"] and len(found.means) == 2
-    assert at(found, 0, "tv_exact_learned", **{"class": "mean of 0, 1, 2"})[0] == 2.0
-    assert at(found, 0, "tv_exact_learned", **{"class": "all"})[0] == 50.0
-
-
-def test_a_number_that_a_class_lacks_is_absent(tmp_path: Path) -> None:
-    rows = [{"class": 0, "recall": 0.5}, {"class": 1, "recall": "nan"}, {"class": 2, "recall": None}]
-    written(tmp_path / "a", {}, more=rows)
-    assert math.isnan(compare([tmp_path]).means["recall"][0])
+def test_a_single_seed_has_no_error_and_no_band(tmp_path: Path) -> None:
+    for seed, errors in enumerate(({0: 0.1, 2: 0.2, 4: 0.5}, {0: 0.3, 2: 0.6})):
+        written(tmp_path / f"a{seed}", errors, seed, net={"width": 8})
+    written(tmp_path / "b", {0: 0.5, 2: 0.7}, net={"width": 16})
+    main([str(tmp_path), f"out={tmp_path / 'out'}"])
+    with (tmp_path / "out" / "tv_exact_learned.csv").open(newline="") as file:
+        drawn = list(csv.DictReader(file))
+    bands = [(float(row["low"]), float(row["high"])) if row["low"] else None for row in drawn]
+    assert bands == [pytest.approx((0.1, 0.3)), pytest.approx((0.2, 0.6)), None, None, None]
 
 
 @given(

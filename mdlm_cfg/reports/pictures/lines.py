@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Lines:
         x_label, y_label: with their units.
         log_x, log_y: logarithmic axes. On a logarithmic y axis a 0 (or rounding) is a hollow marker at the bottom.
         from_zero: whether a linear y axis starts at 0 if nothing is negative.
-        bands: (low, high) around the series of the same panel and name.
+        bands: (low, high) around the series of the same panel and name; NaN where a point has none.
         levels: horizontal dashed lines by name.
         dashed: names of the series that are drawn dashed.
         colours: of single series by name; the others take a palette for colour-blind readers.
@@ -66,9 +67,9 @@ class Lines:
         rows: list[dict[str, Any]] = []
         for title, series in self.panels.items():
             for name, (x, y) in series.items():
-                lows, highs = self.bands.get((title, name), ([None] * len(x), [None] * len(x)))
+                lows, highs = self.bands.get((title, name), ([math.nan] * len(x), [math.nan] * len(x)))
                 for a, b, low, high in zip(x, y, lows, highs):
-                    band = {} if low is None else {"low": low, "high": high}
+                    band = {} if math.isnan(low) else {"low": low, "high": high}
                     rows.append({"panel": title, "series": name, self.x_label: a, self.y_label: b} | band)
         return rows + [{"series": name, self.y_label: level} for name, level in self.levels.items()]
 
