@@ -157,13 +157,18 @@ def _regions_block(rows: Sequence[RegionRow], meaning: Mapping[str, str]) -> Blo
         Curve("w", "mean_probability", ["region", "law"], caption, where=where),
         Table(["law", "region", "states"], ["mass"], "w", "Mass of each region.", where=where),
     ]
+    if len(meaning) < 2:  # all mass is in it, at every strength
+        text, views = "", []
     return Block("geometry", rows, "Which regions guidance favours", text, views=views, group="Geometry")
 
 
 def _spread_block(rows: Sequence[SpreadRow]) -> Block:
     table = Table(["law", "w"], ["eigenvalues", "private_mean", "private_trace"])
-    title = "Covariance, and moments within the private region"
-    text = "The private region holds the states in which no coordinate has a value that another class takes."
+    title = "Covariance"
+    text = ""
+    if any(row.private_mean is not None for row in rows):
+        title = "Covariance, and moments within the private region"
+        text = "The private region holds the states in which no coordinate has a value that another class takes."
     return Block("spread", rows, title, text, views=[table], group="Geometry")
 
 

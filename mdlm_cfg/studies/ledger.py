@@ -79,6 +79,15 @@ class LedgerRow(Budget, OfDenoiser):
     conditionals_error_unconditional: float | None = in_tv("error, null only", ALONE.format("null conditional"))
 
 
+class Line(str):
+    """The column of a line of the budget, with its heading for tables."""
+
+    @property
+    def label(self) -> str:
+        """As in the budget's own table."""
+        return next(head for head, name in COLUMNS.items() if name == self)
+
+
 @dataclass(frozen=True)
 class LineRow(OfDenoiser):
     """One line of a budget in other distances."""
@@ -218,7 +227,7 @@ def _lines(guidance: Guidance, entry: Ledger, judged: str) -> list[LineRow]:
             w=guidance,
             denoiser=judged,
             sampler=entry.sampler,
-            line=COLUMNS[line],
+            line=Line(COLUMNS[line]),
             kl=entry.kl[line],
             mean=entry.mean[line]["euclidean"],
             covariance_frobenius=entry.covariance[line]["frobenius"],

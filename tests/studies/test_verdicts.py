@@ -6,12 +6,24 @@ import math
 import re
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from helpers import Blurred, Inconsistent, block_of, conclusion, data_of, decimals, every_pair, found_by, random_target
+from helpers import (
+    Blurred,
+    Inconsistent,
+    block_of,
+    conclusion,
+    data_of,
+    decimals,
+    every_pair,
+    found_by,
+    random_target,
+    without_pixels,
+)
 from study_cases import CASES, PIXELS, TABLE
 from torch import Tensor
 
@@ -240,6 +252,23 @@ def test_the_regions_that_change_most_are_those_of_all_regions(seed: int, weakes
     for region in (max(change, key=change.__getitem__), min(change, key=change.__getitem__)):
         before, after = masses[region]
         assert re.search(rf"\b{region} \([^()]*\)[^()]*{before:.4f}\D+{after:.4f}", found.verdict[0])
+
+
+def test_one_region_is_no_table_and_a_private_region_is_mentioned_only_where_there_is_one(tmp_path: Path) -> None:
+    private = torch.tensor([[[0.4, 0.4, 0], [0.2, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0.3, 0.4], [0, 0.2, 0.1]]])
+    for target, has_regions in ((random_target(3, 2), False), (TableMixture(private.double(), HALF), True)):
+        found = found_by(GeometryStudy(), data_of(target), None, PLAN)
+        sections = without_pixels(found, tmp_path)
+        assert (len({row.region for row in block_of(found, "geometry")}) > 1) == has_regions
+        assert any("region" in s.table.columns for s in sections if s.table is not None) == has_regions
+        assert any("private region" in f"{s.title} {s.text}" for s in sections) == has_regions
+
+
+def test_lines_of_a_budget_have_the_headings_of_its_columns(tmp_path: Path) -> None:
+    found = found_by(LedgerStudy(), data_of(random_target(3, 2)), None, PLAN)
+    budget, lines = (s.table for s in without_pixels(found, tmp_path) if s.table is not None)
+    shown = {row[lines.columns.index("line")] for row in lines.rows}
+    assert len(shown) > 3 and shown <= set(budget.columns)
 
 
 def exchanged(text: str) -> str:
