@@ -28,6 +28,7 @@ from mdlm_cfg.studies.fitting import (
     num_tested,
     origin_of_examples,
     part_of,
+    too_few,
 )
 from mdlm_cfg.studies.mixture_correction import usage_noise
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole
@@ -48,7 +49,7 @@ OF_TABLES = """\
 The target is the tilted distribution of strength w. Everything is exact, computed by sums over all partial states. \
 The chain unmasks in the order of its kind of guidance."""
 OF_TARGETS = """\
-The target samples are {num:,} of each class, weighted by p(z | x)^w: the tilted distribution of strength w. \
+The target samples are {num:,} of each class, weighted by p(z | x)^w: the tilted distribution of strength w.{few} \
 Strengths are fitted to one set and tested on another; there is one strength for each of {groups} groups of \
 neighbouring levels. A Gaussian prior of standard deviation 1 around w holds strengths that the samples do not \
 determine."""
@@ -237,7 +238,7 @@ class CalibrationStudy(Settings):
             origin = origin_of_examples(case, _classes(case), self.num_examples)
             how = OF_EXAMPLES.format(origin=origin, groups=self.groups)
         elif not case.is_exact:
-            how = OF_TARGETS.format(num=self.num_examples, groups=self.groups)
+            how = OF_TARGETS.format(num=self.num_examples, few=too_few(self.num_examples), groups=self.groups)
         effects = [name for name in EFFECTS if not (name == "gain_se" and case.is_exact)]
         every = Table(["w", "denoiser", "target_class"], ["nelbo", "nelbo_calibrated", *effects])
         of_level = ["denoiser", "target_class", "unmasked"]

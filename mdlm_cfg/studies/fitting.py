@@ -100,7 +100,7 @@ def origin_of_examples(case: Case, classes: Sequence[int], num_examples: int) ->
     numbers = num_tested(case, classes, num_examples)
     fewest = min(numbers)
     num = f"{fewest:,}" if fewest == max(numbers) else f"{fewest:,} to {max(numbers):,}"
-    few = " Standard errors from so few examples are often too small." if fewest < FEW else ""
+    few = too_few(fewest)
     if case.data.val_examples() is None:
         return (
             f"The fit uses one half of the test data, at most {num_examples:,} examples of a class, and is evaluated "
@@ -110,6 +110,11 @@ def origin_of_examples(case: Case, classes: Sequence[int], num_examples: int) ->
         f"The fit uses the validation data, which were held out of training (at most {num_examples:,} examples of a "
         f"class), and is evaluated on all test data of the class ({num} examples).{few}"
     )
+
+
+def too_few(num: int) -> str:
+    """A sentence for readers, after a blank, where standard errors are of fewer samples than `FEW`; else nothing."""
+    return f" Standard errors from fewer than {FEW} of them are often too small." if num < FEW else ""
 
 
 def masks_for(num: int, num_dims: int) -> int:

@@ -27,6 +27,7 @@ from mdlm_cfg.studies.fitting import (
     fitted_profile,
     num_tested,
     origin_of_examples,
+    too_few,
 )
 from mdlm_cfg.studies.protocol import Case, Made, Needs, Piece, Rows, Settings, whole, wholes
 from mdlm_cfg.studies.rows import OfDenoiser, by, tied_ends, where
@@ -209,6 +210,8 @@ def _blocks(
     name = case.class_name(case.one_class)
     is_sampled = not case.is_exact
     text = f"Class {name}. {BY_SAMPLES if is_sampled else EXACTLY}\n\n{READING}"
+    if is_sampled and case.target is not None:
+        text += f"\n\nEach set has {num_examples:,} samples.{too_few(num_examples)}"
     if case.target is None:
         text += f"\n\n{OF_EXAMPLES.format(origin=origin_of_examples(case, (case.one_class,), num_examples))}"
     caption = "Predicted cost against the number of steps."

@@ -13,6 +13,7 @@ from helpers import Blurred, bernoulli_mixture, block_of, data_of, found_by, ran
 from mdlm_cfg import Guidance, Sampler, UserError, calibrated_strengths, exact_information_profile, tilted_law
 from mdlm_cfg.compare.metrics import kl_divergence
 from mdlm_cfg.compare.profile import InformationProfile
+from mdlm_cfg.studies.calibration import CalibrationStudy
 from mdlm_cfg.studies.plan import Plan
 from mdlm_cfg.studies.profile import BEST, CostRow, ProfileStudy, TotalRow, verdict_of
 from mdlm_cfg.studies.protocol import Case, check
@@ -121,6 +122,17 @@ def test_the_dual_total_correlation_of_few_examples_has_the_right_mean() -> None
         found.append(total.dual_total_correlation)
     mean, error = torch.tensor(found).mean(), torch.tensor(found).std() / len(found) ** 0.5
     assert abs(float(mean / error)) < 3.5
+
+
+@pytest.mark.parametrize("study", [ProfileStudy, CalibrationStudy])
+def test_few_samples_of_a_known_distribution_are_said_to_be_few(study: Any) -> None:
+    plan = replace(PLAN, guidances=(Guidance(0.0),), num_samples=4)
+    data = data_of(bernoulli_mixture(6))
+    words = [
+        [re.sub(r"[\d,]+", "", block.text) for block in found_by(study(num_examples=num), data, None, plan).blocks]
+        for num in (10, 40, 1000)
+    ]
+    assert words[0] != words[1] == words[2]
 
 
 def test_the_nearest_profile_that_never_rises() -> None:
