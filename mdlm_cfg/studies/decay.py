@@ -30,10 +30,10 @@ NONE = (
     f"or top-p, and for tables of at most {MAX_STATES:,} partial states."
 )
 READING = """\
-tau is the time scale on which every masked coordinate is unmasked at rate 1 without guidance. The total variation to \
-the terminal distribution at time tau is the probability that some coordinate is still masked. A partial state is \
-neutral if its masked coordinates carry no further information about the class: p(. | x_U, z) = p(. | x_U). From \
-a neutral state on, guidance cannot speed up the chain."""
+The chain is that of exact conditionals. tau is the time scale on which every masked coordinate is unmasked at rate 1 \
+without guidance. The total variation to the terminal distribution at time tau is the probability that some coordinate \
+is still masked. A partial state is neutral if its masked coordinates carry no further information about the class: \
+p(. | x_U, z) = p(. | x_U). From a neutral state on, guidance cannot speed up the chain."""
 
 
 @dataclass(frozen=True)
