@@ -145,11 +145,12 @@ def test_what_it_finds_is_written_whole(name: str, tmp_path: Path) -> None:
 
 
 @names
-def test_strengths_that_agree_in_six_digits_keep_their_own_arrays_and_files(name: str) -> None:
+def test_strengths_that_agree_in_six_digits_keep_their_own_arrays_numbers_and_files(name: str) -> None:
     case = case_of(name)
     close = replace(case, plan=replace(case.plan, guidances=(Guidance(2.0), Guidance(2.0000001))))
     findings = run(CASES[name][0], close)
     assert len(findings.arrays) == len(found(name).arrays)
+    assert len(findings.numbers()) == len(found(name).numbers())
     assert len(set(table_files(findings))) == len(table_files(findings)) == len(table_files(found(name)))
 
 
