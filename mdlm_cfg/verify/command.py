@@ -45,7 +45,7 @@ def settings_of(given: Sequence[str]) -> dict[str, str]:
     for item in given:
         key, equals, value = item.partition("=")
         if not equals or not value or key not in KEYS or key in found:
-            near = did_you_mean(key, KEYS)
+            near = "" if key in KEYS else did_you_mean(key, KEYS)
             raise UserError(f"{item!r} is not allowed: give each of {', '.join(KEYS)} at most once, as KEY=VALUE{near}")
         found[key] = value
     if "out" not in found:

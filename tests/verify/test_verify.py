@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,13 @@ def test_the_picture_shows_the_p_values_that_are_tested(tmp_path: Path) -> None:
     page.draw_quantiles(checks, tmp_path / "samples.png")
     shown = np.genfromtxt(tmp_path / "samples.csv", delimiter=",", names=True, usecols=(1, 2))
     assert shown["p_value"].tolist() == pytest.approx(uniform) == shown["expected"].tolist()
+
+
+def test_a_known_key_without_a_value_is_not_suggested_in_its_own_place(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = []
+    for item in ("groups=", "group=laws"):
+        with pytest.raises(SystemExit) as ended:
+            main(["out=nowhere", item])
+        assert ended.value.code == 2
+        counts.append(len(re.findall(r"\bgroups\b", capsys.readouterr().err)))
+    assert counts == [2, 2]  # what was given or is suggested, and the list of keys
