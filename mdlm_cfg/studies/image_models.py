@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mdlm_cfg.compare.images import class_nelbos
-from mdlm_cfg.studies.common import SURE, class_weights_of
+from mdlm_cfg.studies.common import SURE
 from mdlm_cfg.studies.findings import Block, Table, col
 from mdlm_cfg.studies.protocol import LEARNED, Case
 from mdlm_cfg.studies.simple_models import NelboRow, Words, nelbo_block, without_structure
@@ -43,10 +43,24 @@ class JudgeRow:
 
     judge: str = col("classifier", '"classifier", or "nelbo": the class of the smallest NELBO', index=True)
     test_accuracy: float = col("accuracy", "share of test images that are classified correctly", unit="share")
+    class_accuracy: float = col("mean over classes", "mean of the classes' accuracies", unit="share")
     commonest: float = col(
         "commonest class", "accuracy of always naming the most common class of the training images", unit="share"
     )
     num_images: int = col("images", "number of test images that were classified")
+
+    @classmethod
+    def of(cls, judge: str, hits: Tensor, labels: Tensor, weights: Tensor) -> JudgeRow:
+        """The row of a classifier.
+
+        Args:
+            hits: which test images are classified correctly, (n,). labels: their classes, int64 (n,). weights: of the
+                classes in training, (K,).
+        """
+        hits = hits.double()
+        means = torch.stack([hits[labels == k].mean() for k in labels.unique()])
+        of_commonest = float((labels == weights.argmax()).double().mean())  # that of the test images would fit them
+        return cls(judge, float(hits.mean()), float(means.mean()), of_commonest, len(labels))
 
     @property
     def is_useless(self) -> bool:
@@ -63,11 +77,6 @@ def nelbos_of_classes(case: Case, num: int, num_draws: int) -> tuple[Tensor, Ten
     return chosen, class_nelbos(case.denoisers[LEARNED], x[chosen].long(), num_draws, generator)
 
 
-def commonest(case: Case, labels: Tensor) -> float:
-    """The share of test images in the most common class of training: the accuracy of always naming that class."""
-    return float((labels == class_weights_of(case).argmax()).double().mean())
-
-
 def baselines_of(case: Case, x: Tensor, labels: Tensor) -> Tensor:
     """Minus the log-probability of images under models without any structure, float64 (2, n)."""
     found = torch.empty(2, len(x), dtype=torch.float64)
@@ -81,7 +90,7 @@ def blocks_of_models(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]
     """The NELBO of the network, and the accuracy of the classifier and of the network."""
     group = "Network and classifier on test images"
     accuracy = 'The classifier of the samples, and the network itself ("nelbo"): the class of the smallest NELBO.'
-    of_judge = [Table(["judge"], ["test_accuracy", "commonest", "num_images"])]
+    of_judge = [Table(["judge"], ["test_accuracy", "class_accuracy", "commonest", "num_images"])]
     return [
         nelbo_block(nelbos, IMAGE, group),
         Block("classifiers", classifiers, "Accuracy on test images", accuracy, [], of_judge, ["test_accuracy"], group),
@@ -89,13 +98,14 @@ def blocks_of_models(nelbos: Sequence[NelboRow], classifiers: Sequence[JudgeRow]
 
 
 def of_classifier(row: JudgeRow) -> list[str]:
-    """A warning if the classifier is not good enough to judge samples."""
-    if row.test_accuracy >= GOOD and not row.is_useless:
+    """A warning if the classifier is not good enough to judge samples, whose accuracies are means over classes."""
+    if min(row.test_accuracy, row.class_accuracy) >= GOOD and not row.is_useless:
         return []
     judged = "judges samples only roughly"
     if row.is_useless:
         judged = "cannot judge samples: disregard accuracy, precision and recall"
     return [
-        f"The classifier {judged}. It is right on {percent(row.test_accuracy, 1)} of test images, and always choosing "
-        f"the most common class on {percent(row.commonest, 1)}."
+        f"The classifier {judged}. It is right on {percent(row.test_accuracy, 1)} of test images "
+        f"({percent(row.class_accuracy, 1)} in the mean over classes), and always choosing the most common class on "
+        f"{percent(row.commonest, 1)}."
     ]

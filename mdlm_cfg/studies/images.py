@@ -17,7 +17,15 @@ from torch import Tensor
 from mdlm_cfg.chain.guidance import Guidance
 from mdlm_cfg.compare.image_judge import Judge, Row, judge_all, judges_of
 from mdlm_cfg.compare.metrics import recognised
-from mdlm_cfg.studies.common import as_images, columns_shown, draw_more, draw_pieces, held_out_of, samples_of
+from mdlm_cfg.studies.common import (
+    as_images,
+    class_weights_of,
+    columns_shown,
+    draw_more,
+    draw_pieces,
+    held_out_of,
+    samples_of,
+)
 from mdlm_cfg.studies.findings import Block, Curve, Findings, Mosaic, Table, View, col
 from mdlm_cfg.studies.image_models import (
     IMAGE,
@@ -25,7 +33,6 @@ from mdlm_cfg.studies.image_models import (
     accuracy_column,
     baselines_of,
     blocks_of_models,
-    commonest,
     nelbos_of_classes,
     of_classifier,
     precision_column,
@@ -130,12 +137,12 @@ class Images(Settings):
         return judge_all(judges, list(_samples(case, case.made, guidance)), classifier, compared(case))
 
     def _held_out(self, case: Case) -> dict[str, Any]:
-        """Evaluated test images, the classifier's accuracy on all of them, and pixel means of training images."""
+        """Evaluated test images, which of all of them the classifier recognises, and pixel means of training images."""
         judges, classifier = judging(case, self.classifier)
         by_class, pooled = judge_all(judges, held_out(case), classifier, compared(case))
         return {
             "judged": (by_class, pooled),
-            "accuracy": None if classifier is None else classifier.accuracy(*case.data.test_examples()),
+            "hits": None if classifier is None else classifier.hits(*case.data.test_examples()),
             "means": torch.stack([judge.mean for judge in judges]),
         }
 
@@ -149,7 +156,7 @@ class Images(Settings):
             for w, (found, _) in judged.items()
             for k, row in zip(case.classes, found)
         ]
-        nelbos, classifiers = self._judgements(case, made, reference["accuracy"])
+        nelbos, classifiers = self._judgements(case, made, reference["hits"])
         samples = {g: _samples(case, made, g) for g in case.plan.guidances}
         of_models = blocks_of_models(nelbos, classifiers)
         first = [_distances(case, rows), _shown(case, samples), *of_models]
@@ -161,16 +168,16 @@ class Images(Settings):
         arrays = {g.identifier: as_images(case, x) for g, x in samples.items()}
         return Findings(case.plan, blocks, verdict, facts, arrays, "samples.npz")
 
-    def _judgements(self, case: Case, made: Made, accuracy: float | None) -> tuple[list[NelboRow], list[JudgeRow]]:
+    def _judgements(self, case: Case, made: Made, hits: Tensor | None) -> tuple[list[NelboRow], list[JudgeRow]]:
         """The network and the classifiers on test images."""
         x, labels = case.data.test_examples()
-        judges = [] if accuracy is None else [JudgeRow("classifier", accuracy, commonest(case, labels), len(x))]
+        weights = class_weights_of(case)
+        judges = [] if hits is None else [JudgeRow.of("classifier", hits, labels, weights)]
         if not (num := self._num_classified(case.data)):
             return [], judges
         chosen, nelbos = made.of(nelbos_of_classes, num, self.num_draws)
         own = labels[chosen].long()
-        hits = float(recognised(-nelbos, own).mean())
-        judges.append(JudgeRow("nelbo", hits, commonest(case, own), len(own)))
+        judges.append(JudgeRow.of("nelbo", recognised(-nelbos, own), own, weights))
         return nelbo_rows(nelbos.gather(1, own[:, None])[:, 0], baselines_of(case, x[chosen], own), IMAGE), judges
 
 

@@ -139,9 +139,9 @@ class ImageClassifier(nn.Module):
         """ln p(z | x), float64 (n, K), of images (n, D) with values 0..N-1."""
         return self.head(self.features(x)).double().log_softmax(dim=1)
 
-    def accuracy(self, x: Tensor, classes: Tensor) -> float:
-        """The share of images (n, D) that are assigned to their true class, int64 (n,)."""
-        return float((self.predict(x) == classes).double().mean())
+    def hits(self, x: Tensor, classes: Tensor) -> Tensor:
+        """Which images (n, D) are assigned to their true class, int64 (n,): bool (n,)."""
+        return self.predict(x) == classes
 
 
 def train_classifier(

@@ -191,13 +191,22 @@ def test_the_error_of_a_difference_is_never_shown_as_0_where_it_is_not() -> None
 def test_a_classifier_that_is_not_good_enough_is_said(found: Findings) -> None:
     warned = []
     for accuracy, num in ((0.43, 42), (0.3, 10_000), (0.8, 1000), (0.95, 1000)):
-        *said, _, _ = verdict_of(
-            block_of(found, "distances"), [], [JudgeRow("classifier", accuracy, 1 / 3, num)], 360, 20
-        )
-        assert [decimals(sentence) for sentence in said] == [[f"{100 * accuracy:.1f}", "33.3"]] * (accuracy < 0.95)
+        row = JudgeRow("classifier", accuracy, accuracy, 1 / 3, num)
+        *said, _, _ = verdict_of(block_of(found, "distances"), [], [row], 360, 20)
+        each = f"{100 * accuracy:.1f}"
+        assert [decimals(sentence) for sentence in said] == [[each, each, "33.3"]] * (accuracy < 0.95)
         warned += [conclusion(sentence) for sentence in said]
     assert warned[0] == warned[1] != warned[2]  # too weak to rely on what it measures; and only rough
     assert ["precision" in sentence for sentence in warned] == [True, True, False]
+
+
+def test_a_classifier_that_fails_on_a_rare_class_is_said(found: Findings) -> None:
+    """The accuracies of samples are means over classes, where a rare class counts as much as any other."""
+    labels = torch.arange(3).repeat_interleave(torch.tensor([100, 60, 4]))
+    row = JudgeRow.of("classifier", labels < 2, labels, torch.tensor([0.6, 0.3, 0.1]))
+    assert row.test_accuracy == 160 / 164 and row.class_accuracy == pytest.approx(2 / 3) and row.commonest == 100 / 164
+    said, *_ = verdict_of(block_of(found, "distances"), [], [row], 360, 20)
+    assert decimals(said) == ["97.6", "66.7", "61.0"]
 
 
 def test_the_class_that_is_always_named_is_the_commonest_of_training(data: BinaryImageData) -> None:
@@ -287,7 +296,7 @@ def test_grey_levels_are_judged_by_their_shades() -> None:
     grey._ready = True
     grey.class_names = ("dull", "sharp")
     trained = train_classifier(grey.train_x, grey.train_labels, (2, 3), 2, SETTINGS, num_tokens=3)
-    assert trained.accuracy(grey.test_x, grey.test_classes) > 0.8
+    assert trained.hits(grey.test_x, grey.test_classes).double().mean() > 0.8
     found = found_of(grey, known.denoiser(), plan_of(Guidance(1.0), n=40), trained)
     drawn = torch.from_numpy(found.arrays["w1"][1]).reshape(40, 6).double() / 2
     row = block_of(found, "by_class")[1]
