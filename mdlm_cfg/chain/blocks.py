@@ -27,7 +27,7 @@ FEW_VALUES = 10  # of all inner coordinates, m N: up to here, products are faste
 MANY = 2**20  # number of states from which calls cost less than products
 PRODUCT_WIDTH = 12  # columns of a result: MKL computes multiples of so many in half the time that others take
 SLOW_PRODUCT = 400  # numbers of the second factor below which torch multiplies matrices in a loop of its own
-CHUNK = 2**18  # numbers processed together, level by level, so that they stay in the processor's cache
+CHUNK = 2**19  # numbers processed together, level by level, so that they stay in the processor's cache
 
 Run = tuple[slice, int, slice]  # subsets, the position of a coordinate, and as many subsets of another level
 PassOn = Callable[[slice], Callable[[Tensor, int], object]]  # rows -> ((values (r, K, c), inner level), in place)
