@@ -114,7 +114,6 @@ def test_a_sweep_that_never_began_leaves_no_folder_and_names_what_is_allowed(
     assert not list(tmp_path.glob("*/*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("swept", ["seed=0,???", "net.width=8,???", "name=a,../b", "trainer.devices=1,2", "runs=a,~/b"])
 def test_no_job_begins_if_the_settings_of_a_later_one_are_refused(
     swept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -139,6 +138,7 @@ def test_what_is_known_only_in_a_job_is_checked_there(tmp_path: Path, monkeypatc
     assert found == [0, 1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
