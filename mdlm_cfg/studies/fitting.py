@@ -64,17 +64,23 @@ def examples_of(case: Case, which: str, target_class: int, num_examples: int) ->
     If validation data are held out of training, at most `num_examples` of them, and all test data; else at most
     `num_examples` from each half of the test data.
     """
+    x, rows = _rows_of(case, which, target_class, num_examples)
+    return x[rows].long()
+
+
+def _rows_of(case: Case, which: str, target_class: int, num_examples: int) -> tuple[Tensor, Tensor]:
+    """The data (m, D) that hold `examples_of`, and their rows, int64 (n,)."""
     x, classes = case.data.test_examples()
     held_out = case.data.val_examples()
     if held_out is None:
         order = torch.randperm(len(x), generator=generator_for("calibration halves", case.plan.seed))
-        own = x[order][classes[order] == target_class]
+        own = order[classes[order] == target_class]
         half = len(own) // 2
-        return (own[:half] if which == FIT else own[half:])[:num_examples].long()
+        return x, (own[:half] if which == FIT else own[half:])[:num_examples]
     if which == TEST:
-        return x[classes == target_class].long()
+        return x, (classes == target_class).nonzero()[:, 0]
     val_x, val_classes = held_out
-    return val_x[val_classes == target_class][:num_examples].long()
+    return val_x, (val_classes == target_class).nonzero()[:, 0][:num_examples]
 
 
 def num_tested(case: Case, classes: Sequence[int], num_examples: int) -> list[int]:
@@ -86,13 +92,7 @@ def num_tested(case: Case, classes: Sequence[int], num_examples: int) -> list[in
 
 def num_of_class(case: Case, which: str, target_class: int, num_examples: int) -> int:
     """The number of `examples_of`, without gathering them."""
-    num = int((case.data.test_examples()[1] == target_class).sum())
-    held_out = case.data.val_examples()
-    if held_out is None:
-        return min(num // 2 if which == FIT else num - num // 2, num_examples)
-    if which == TEST:
-        return num
-    return min(int((held_out[1] == target_class).sum()), num_examples)
+    return len(_rows_of(case, which, target_class, num_examples)[1])
 
 
 def origin_of_examples(case: Case, classes: Sequence[int], num_examples: int) -> str:
